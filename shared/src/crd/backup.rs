@@ -1,0 +1,153 @@
+//! `KafkaBackup`: copies topics of a Kafka cluster into an archive, once or by schedule.
+#![allow(
+    unreachable_pub,
+    reason = "KubeSchema repeats the struct in a private scope"
+)]
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{IsolationLevel, SegmentLimits};
+use crate::spec::{JobSettings, KafkaCluster, MissingTopics, Storage};
+use crate::status::{FinishedRun, Life};
+
+/// What to back up, from where, to where, and when.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "kafka-backup.dev",
+    version = "v1alpha1",
+    kind = "KafkaBackup",
+    plural = "kafkabackups",
+    shortname = "kb",
+    category = "kafka-backup",
+    namespaced,
+    status = "KafkaBackupStatus",
+    derive = "PartialEq",
+    doc = "Copies topics of a Kafka cluster into an archive in an object store, once or by schedule.",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Schedule", type_ = "string", json_path = ".spec.schedule"),
+    printcolumn(
+        name = "Last Backup",
+        type_ = "date",
+        json_path = ".status.lastBackupTime"
+    ),
+    printcolumn(
+        name = "Next",
+        type_ = "string",
+        json_path = ".status.nextScheduledTime"
+    ),
+    printcolumn(
+        name = "Records",
+        type_ = "integer",
+        json_path = ".status.lastBackupRecords"
+    ),
+    printcolumn(
+        name = "Size",
+        type_ = "integer",
+        json_path = ".status.lastBackupSize",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaBackupSpec {
+    /// Five-field cron line in UTC, as a Kubernetes CronJob reads it; left out, one run is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    pub schedule: Option<String>,
+    /// Holds the schedule: no run is started until it is false again, and the ticks meanwhile are not made up for.
+    #[serde(default)]
+    pub suspend: bool,
+    /// The cluster to copy from.
+    pub kafka_cluster: KafkaCluster,
+    /// Topics by name or by glob (`*`, `?`); internal topics (`__*`) are never taken.
+    #[schemars(length(min = 1))]
+    #[x_kube(validation = Rule::new("self.all(t, !t.startsWith('__'))").message("topics that begin with __ are internal to Kafka and are not backed up"))]
+    pub topics: Vec<String>,
+    /// Names and globs that are left out of what `topics` matches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude_topics: Vec<String>,
+    /// What happens when a topic that is named literally does not exist.
+    #[serde(default)]
+    pub missing_topics: MissingTopics,
+    /// Where the archive is kept.
+    pub storage: Storage,
+    /// Whether records of open and aborted transactions are copied.
+    #[serde(default)]
+    pub isolation_level: IsolationLevel,
+    /// Seconds after which an open segment is stored even if it is small.
+    #[serde(default = "SegmentLimits::default_checkpoint_interval_secs")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub checkpoint_interval_secs: u32,
+    /// Size at which a segment is stored; it closes earlier when the worker's memory budget needs it.
+    #[serde(default = "SegmentLimits::default_segment_max_bytes")]
+    #[schemars(range(min = 65536, max = 1073741824))]
+    pub segment_max_bytes: u32,
+    /// Finished Jobs of successful runs that are kept.
+    #[serde(default = "default_history_limit")]
+    #[schemars(range(min = 0, max = 100))]
+    pub successful_runs_history_limit: u32,
+    /// Finished Jobs of failed runs that are kept.
+    #[serde(default = "default_history_limit")]
+    #[schemars(range(min = 0, max = 100))]
+    pub failed_runs_history_limit: u32,
+    /// Settings of the Job that makes a run.
+    #[serde(default)]
+    pub job: JobSettings,
+    /// Resources of the worker's container; the controller's defaults where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+fn default_history_limit() -> u32 {
+    3
+}
+
+/// What has become of a KafkaBackup.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaBackupStatus {
+    /// The life of its runs.
+    #[serde(flatten)]
+    pub life: Life,
+    /// Run id of the newest successful run; what a restore names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_backup_id: Option<String>,
+    /// When that run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_backup_time: Option<Time>,
+    /// Bytes that it added to the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_backup_size: Option<u64>,
+    /// Records that it added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_backup_records: Option<u64>,
+    /// The newest tick of the schedule that was decided upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_schedule_time: Option<Time>,
+    /// The next tick.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_scheduled_time: Option<Time>,
+    /// Ticks count from here: creation, un-suspending, a change of the schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_from: Option<Time>,
+    /// The schedule that `scheduleFrom` belongs to; a different one in the spec starts counting anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_schedule: Option<String>,
+    /// Value of the trigger annotation that was obeyed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_trigger: Option<String>,
+    /// Ticks that were never run, because a run was going on or the controller was away.
+    #[serde(default)]
+    pub missed_runs: u64,
+    /// Finished runs, newest last, as many as the history limits keep.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backup_history: Vec<FinishedRun>,
+}

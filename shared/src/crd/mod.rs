@@ -1,0 +1,17 @@
+//! The custom resources: group `kafka-backup.dev`, version `v1alpha1`.
+//!
+//! # Guarantees
+//! - A field that is accepted is obeyed; what is not supported yet has no field, so that the API server refuses it.
+//! - What can be known to be wrong from the object alone is refused at admission by the schema and CEL, and by the pure
+//!   functions of [`crate::plan`] for those who run the worker by hand.
+
+mod backup;
+mod restore;
+
+pub use backup::{KafkaBackup, KafkaBackupSpec, KafkaBackupStatus};
+pub use restore::{KafkaRestore, KafkaRestoreSpec, KafkaRestoreStatus, RestoredTopic};
+
+/// The API group of every kind.
+pub const GROUP: &str = "kafka-backup.dev";
+/// The version of every kind.
+pub const VERSION: &str = "v1alpha1";

@@ -1,0 +1,30 @@
+//! What the controller and the worker agree on.
+//!
+//! # Guarantees
+//! - No IO and no async: everything here is plain data and pure functions.
+//! - The spec types of the custom resources are the same structs that a [`plan::Plan`] carries to the worker; there is no second copy.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`crd`] | the custom resources and their status |
+//! | [`spec`] | the parts that several kinds share: cluster, storage, topics, Job settings |
+//! | [`plan`] | what one run must do, and the pure functions that make it from an object |
+//! | [`pod`] | what a worker finds in its pod |
+//! | [`report`] | how a run ended: counts, [`report::Fault`], exit code |
+//! | [`selector`] | which topics are meant by names and globs |
+//! | [`schedule`] | when a five-field cron line is due |
+//! | [`archive`] | keys, manifests and record batches of a backup in its store |
+//! | [`metrics`] | the metric families, declared once |
+#![warn(missing_docs)]
+
+pub mod archive;
+pub mod crd;
+pub mod metrics;
+pub mod object;
+pub mod plan;
+pub mod pod;
+pub mod report;
+pub mod schedule;
+pub mod selector;
+pub mod spec;
+pub mod status;

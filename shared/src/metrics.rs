@@ -1,0 +1,123 @@
+//! The metric families, declared once: the code, the documentation's table and the lint test come from this table.
+
+/// Counter, gauge or histogram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricType {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts observations per bucket.
+    Histogram,
+}
+
+impl MetricType {
+    /// The word in a `# TYPE` line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// Name, with unit and `_total` as Prometheus' conventions want it.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: MetricType,
+    /// What it says; units named.
+    pub help: &'static str,
+    /// Label names, in the order in which they are printed.
+    pub labels: &'static [&'static str],
+}
+
+/// Upper bounds of run durations in seconds, 10 s to 6 h.
+pub const DURATION_BUCKETS: [f64; 14] = [
+    10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 5400.0, 7200.0, 10800.0, 14400.0,
+    21600.0,
+];
+
+/// Upper bounds of reconcile durations in seconds: a handful of requests to the API server each.
+pub const RECONCILE_BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+macro_rules! families {
+    ($($id:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
+        $(#[doc = $help] pub const $id: Family = Family {
+            name: $name, kind: MetricType::$kind, help: $help, labels: &[$($label),*],
+        };)*
+        /// Every family.
+        pub const FAMILIES: &[Family] = &[$($id),*];
+    };
+}
+
+families! {
+    BACKUPS = "kafka_backup_backups_total", Counter, ["backup_name", "namespace", "outcome"],
+        "Finished backup runs by outcome.";
+    BACKUP_DURATION = "kafka_backup_backup_duration_seconds", Histogram, ["backup_name", "namespace", "outcome"],
+        "Duration of finished backup runs in seconds, from the Job's start to its end.";
+    BACKUP_SIZE = "kafka_backup_backup_size_bytes", Gauge, ["backup_name", "namespace"],
+        "Bytes of record batches that the last successful backup run added to the store.";
+    BACKUP_RECORDS = "kafka_backup_backup_records_total", Counter, ["backup_name", "namespace"],
+        "Records that are durable in the store, growing while a run goes on.";
+    LAST_SUCCESSFUL_BACKUP = "kafka_backup_last_successful_backup_timestamp", Gauge, ["backup_name", "namespace"],
+        "When the last successful backup run ended, in seconds since 1970-01-01 UTC.";
+    RESTORES = "kafka_backup_restores_total", Counter, ["restore_name", "namespace", "outcome"],
+        "Finished restore runs by outcome.";
+    RESTORE_DURATION = "kafka_backup_restore_duration_seconds", Histogram, ["restore_name", "namespace", "outcome"],
+        "Duration of finished restore runs in seconds, from the Job's start to its end.";
+    RESTORE_RECORDS = "kafka_backup_restore_records_total", Counter, ["restore_name", "namespace"],
+        "Records that are in the target topics, growing while a run goes on.";
+    LAST_SUCCESSFUL_RESTORE = "kafka_backup_last_successful_restore_timestamp", Gauge, ["restore_name", "namespace"],
+        "When the last successful restore run ended, in seconds since 1970-01-01 UTC.";
+    RESOURCE_STATUS = "kafka_backup_resource_status", Gauge, ["kind", "name", "namespace"],
+        "1 when the object's Ready condition is True, else 0.";
+    RESOURCE_PHASE = "kafka_backup_resource_phase", Gauge, ["kind", "name", "namespace", "phase"],
+        "1 for the phase that the object is in, 0 for the others.";
+    BUILD_INFO = "kafka_backup_operator_build_info", Gauge, ["version"],
+        "Always 1; the label names the version of the controller.";
+    RECONCILIATIONS = "kafka_backup_operator_reconciliations_total", Counter, ["controller", "namespace", "name"],
+        "Reconciliations of an object since the controller started.";
+    RECONCILIATION_ERRORS = "kafka_backup_operator_reconciliation_errors_total", Counter, ["controller", "namespace", "name"],
+        "Reconciliations that ended with an error.";
+    RECONCILIATION_DURATION = "kafka_backup_operator_reconciliation_duration_seconds", Histogram, ["controller", "namespace", "name"],
+        "Duration of reconciliations in seconds, the run itself not included.";
+    PUSHES = "kafka_backup_operator_pushes_total", Counter, ["result"],
+        "Pushes of workers by what became of them.";
+    RUN_BYTES = "kafka_backup_run_bytes", Gauge, ["run"],
+        "Bytes of record batches that the run has made durable so far; pushed by the worker, shown in the object's status.";
+    RUN_PROGRESS = "kafka_backup_run_progress_ratio", Gauge, ["run"],
+        "Part of the planned offsets that is done, 0 to 1; pushed by the worker, shown in the object's status.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_follow_prometheus_conventions() {
+        let mut names = HashSet::new();
+        for family in FAMILIES {
+            assert!(names.insert(family.name), "{} twice", family.name);
+            assert_eq!(
+                family.kind == MetricType::Counter,
+                family.name.ends_with("_total"),
+                "{}",
+                family.name
+            );
+            assert!(family.help.ends_with('.'), "{}", family.name);
+        }
+    }
+
+    #[test]
+    fn buckets_rise_and_hold_the_promised_bounds() {
+        assert!(DURATION_BUCKETS.windows(2).all(|pair| pair[0] < pair[1]));
+        for bound in [60.0, 300.0, 600.0, 3600.0, 21600.0] {
+            assert!(DURATION_BUCKETS.contains(&bound));
+        }
+    }
+}

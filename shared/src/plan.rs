@@ -1,0 +1,567 @@
+//! What one run must do.
+//!
+//! # Guarantees
+//! - [`backup`] and [`restore`] are pure: the controller and the worker's command line make the same plan from the same object.
+//! - A plan holds everything that the run needs; it is frozen into the Job, so that later changes of the object do not reach a running worker.
+//! - What a plan is made from has been checked: a plan never fails for a reason that its object alone could have told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::crd::{KafkaBackup, KafkaRestore};
+use crate::selector::{Selector, is_internal};
+use crate::spec::{KafkaCluster, MissingTopics, S3Storage, Storage, StorageType};
+
+/// The largest plan, in bytes of JSON, that fits into a Job's annotation beside everything else (annotations hold 256 KiB together).
+pub const PLAN_MAX: usize = 200 * 1024;
+
+/// Whose run it is: the identity in Job names, labels, keys, metrics and logs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunRef {
+    /// `KafkaBackup` or `KafkaRestore`.
+    pub kind: String,
+    /// Namespace of the object.
+    pub namespace: String,
+    /// Name of the object.
+    pub name: String,
+    /// UID of the object.
+    pub uid: String,
+    /// Run id, see [`run_id`].
+    pub run: String,
+}
+
+impl RunRef {
+    /// A fixed one, for tests and documentation.
+    pub fn example() -> Self {
+        Self {
+            kind: "KafkaBackup".into(),
+            namespace: "default".into(),
+            name: "orders".into(),
+            uid: "00000000-0000-0000-0000-000000000001".into(),
+            run: "orders-20260102-030405".into(),
+        }
+    }
+}
+
+/// The id of a run: `<name>-<YYYYMMDD-HHMMSS>` in UTC.
+pub fn run_id(name: &str, at: Timestamp) -> String {
+    format!("{name}-{}", at.strftime("%Y%m%d-%H%M%S"))
+}
+
+/// Whose archive: the KafkaBackup's namespace and name, which are its folders in the store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ArchiveName {
+    /// Namespace of the KafkaBackup.
+    pub namespace: String,
+    /// Name of the KafkaBackup.
+    pub name: String,
+}
+
+impl fmt::Display for ArchiveName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Which records a consumer, and a backup, gets to see (KIP-98).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum IsolationLevel {
+    /// Up to the last stable offset, without aborted transactions.
+    #[default]
+    #[serde(rename = "read_committed")]
+    ReadCommitted,
+    /// Up to the high watermark, everything.
+    #[serde(rename = "read_uncommitted")]
+    ReadUncommitted,
+}
+
+/// How long and how large a segment may grow before it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SegmentLimits {
+    /// Seconds since the segment's first batch was fetched.
+    pub checkpoint_interval_secs: u32,
+    /// Bytes of record batches.
+    pub segment_max_bytes: u32,
+}
+
+impl SegmentLimits {
+    /// 30 s.
+    pub fn default_checkpoint_interval_secs() -> u32 {
+        30
+    }
+
+    /// 16 MiB.
+    pub fn default_segment_max_bytes() -> u32 {
+        16 << 20
+    }
+}
+
+/// Which topics are meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Topics {
+    /// Names and globs that are taken.
+    pub include: Vec<String>,
+    /// Names and globs that are left out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// What happens when a literal name does not exist.
+    #[serde(default)]
+    pub missing: MissingTopics,
+}
+
+/// Copy topics into an archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupPlan {
+    /// Whose run it is.
+    pub run: RunRef,
+    /// Which archive is written.
+    pub archive: ArchiveName,
+    /// The cluster to copy from.
+    pub cluster: KafkaCluster,
+    /// Where the archive is kept.
+    pub storage: Storage,
+    /// Which topics.
+    pub topics: Topics,
+    /// Which records.
+    pub isolation_level: IsolationLevel,
+    /// When segments are stored.
+    pub segments: SegmentLimits,
+}
+
+/// Write what a run captured into topics.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestorePlan {
+    /// Whose run it is.
+    pub run: RunRef,
+    /// Run id of the backup, or `latest`.
+    pub backup_id: String,
+    /// Which archive is read; found by the run id where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveName>,
+    /// Where the archive is kept.
+    pub storage: Storage,
+    /// The cluster to write to.
+    pub cluster: KafkaCluster,
+    /// Which topics of the backup.
+    pub topics: Topics,
+    /// Source topic to target topic; others keep their name.
+    #[serde(default)]
+    pub topic_mapping: BTreeMap<String, String>,
+}
+
+/// What one run must do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "camelCase")]
+pub enum Plan {
+    /// Copy topics into an archive.
+    Backup(BackupPlan),
+    /// Write what a run captured into topics.
+    Restore(RestorePlan),
+}
+
+impl Plan {
+    /// Whose run it is.
+    pub fn run(&self) -> &RunRef {
+        match self {
+            Self::Backup(plan) => &plan.run,
+            Self::Restore(plan) => &plan.run,
+        }
+    }
+
+    /// The store it uses.
+    pub fn storage(&self) -> &Storage {
+        match self {
+            Self::Backup(plan) => &plan.storage,
+            Self::Restore(plan) => &plan.storage,
+        }
+    }
+
+    /// As it travels in a Job.
+    ///
+    /// # Errors
+    /// [`SpecError`] when it is larger than [`PLAN_MAX`].
+    pub fn to_json(&self) -> Result<String, SpecError> {
+        let json = serde_json::to_string(self).expect("a plan has only string keys");
+        if json.len() > PLAN_MAX {
+            return Err(SpecError::new(
+                "spec",
+                format!(
+                    "a plan of at most {PLAN_MAX} bytes (globs instead of long lists of names)"
+                ),
+                format!("{} bytes", json.len()),
+            ));
+        }
+        Ok(json)
+    }
+}
+
+/// A field that cannot be obeyed as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: expected {expected}, found {found}")]
+pub struct SpecError {
+    /// Path of the field.
+    pub field: String,
+    /// What would be right.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+}
+
+impl SpecError {
+    /// An error at `field`.
+    pub fn new(
+        field: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+}
+
+/// The plan of one run of a KafkaBackup.
+///
+/// # Errors
+/// [`SpecError`] names the field that cannot be obeyed.
+pub fn backup(object: &KafkaBackup, run: &str) -> Result<Plan, SpecError> {
+    let spec = &object.spec;
+    check_cluster("spec.kafkaCluster", &spec.kafka_cluster)?;
+    check_topics(&spec.topics, &spec.exclude_topics)?;
+    check_storage(&spec.storage)?;
+    let run = run_ref("KafkaBackup", object, run);
+    Ok(Plan::Backup(BackupPlan {
+        archive: ArchiveName {
+            namespace: run.namespace.clone(),
+            name: run.name.clone(),
+        },
+        run,
+        cluster: spec.kafka_cluster.clone(),
+        storage: spec.storage.clone(),
+        topics: Topics {
+            include: spec.topics.clone(),
+            exclude: spec.exclude_topics.clone(),
+            missing: spec.missing_topics,
+        },
+        isolation_level: spec.isolation_level,
+        segments: SegmentLimits {
+            checkpoint_interval_secs: spec.checkpoint_interval_secs,
+            segment_max_bytes: spec.segment_max_bytes,
+        },
+    }))
+}
+
+/// The plan of a KafkaRestore.
+///
+/// # Errors
+/// [`SpecError`] names the field that cannot be obeyed.
+pub fn restore(object: &KafkaRestore, run: &str) -> Result<Plan, SpecError> {
+    let spec = &object.spec;
+    check_cluster("spec.targetCluster", &spec.target_cluster)?;
+    check_topics(&spec.topics, &spec.exclude_topics)?;
+    check_storage(&spec.storage)?;
+    check_mapping(&spec.topic_mapping)?;
+    let archive = spec.archive.as_deref().map(parse_archive).transpose()?;
+    Ok(Plan::Restore(RestorePlan {
+        run: run_ref("KafkaRestore", object, run),
+        backup_id: spec.backup_id.clone(),
+        archive,
+        storage: spec.storage.clone(),
+        cluster: spec.target_cluster.clone(),
+        topics: Topics {
+            include: spec.topics.clone(),
+            exclude: spec.exclude_topics.clone(),
+            missing: spec.missing_topics,
+        },
+        topic_mapping: spec.topic_mapping.clone(),
+    }))
+}
+
+/// Identity of a run of `object`. An object that the API server has not seen (a file at a terminal) has no UID: its
+/// namespace and name stand in, so that two runs of the same file meet each other's work.
+fn run_ref(kind: &str, object: &impl ResourceExt, run: &str) -> RunRef {
+    let namespace = object.namespace().unwrap_or_else(|| "default".into());
+    let name = object.name_any();
+    let uid = object
+        .uid()
+        .unwrap_or_else(|| format!("{namespace}.{name}"));
+    RunRef {
+        kind: kind.into(),
+        namespace,
+        name,
+        uid,
+        run: run.into(),
+    }
+}
+
+fn parse_archive(text: &str) -> Result<ArchiveName, SpecError> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(ArchiveName {
+            namespace: namespace.into(),
+            name: name.into(),
+        }),
+        Some(_) | None => Err(SpecError::new(
+            "spec.archive",
+            "<namespace>/<name> of a KafkaBackup",
+            format!("{text:?}"),
+        )),
+    }
+}
+
+fn check_cluster(field: &str, cluster: &KafkaCluster) -> Result<(), SpecError> {
+    if cluster.bootstrap_servers.is_empty() {
+        return Err(SpecError::new(
+            format!("{field}.bootstrapServers"),
+            "at least one host:port",
+            "an empty list",
+        ));
+    }
+    for server in &cluster.bootstrap_servers {
+        let valid = server.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0)
+        });
+        if !valid {
+            return Err(SpecError::new(
+                format!("{field}.bootstrapServers"),
+                "host:port",
+                format!("{server:?}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_topics(include: &[String], exclude: &[String]) -> Result<(), SpecError> {
+    Selector::parse("spec.topics", include)?;
+    if include.is_empty() {
+        return Err(SpecError::new(
+            "spec.topics",
+            "at least one name or glob",
+            "an empty list",
+        ));
+    }
+    if let Some(internal) = include.iter().find(|topic| is_internal(topic)) {
+        return Err(SpecError::new(
+            "spec.topics",
+            "names that do not begin with __ (those topics are internal to Kafka)",
+            format!("{internal:?}"),
+        ));
+    }
+    Selector::parse("spec.excludeTopics", exclude)?;
+    Ok(())
+}
+
+fn check_mapping(mapping: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    let mut targets = BTreeSet::new();
+    for (source, target) in mapping {
+        let field = format!("spec.topicMapping.{source}");
+        if !is_topic_name(target) || is_internal(target) {
+            return Err(SpecError::new(
+                field,
+                "a topic name: 1 to 249 of a-z A-Z 0-9 . _ -, not beginning with __",
+                format!("{target:?}"),
+            ));
+        }
+        if !targets.insert(target) {
+            return Err(SpecError::new(
+                field,
+                "a target topic that no other source topic is mapped to",
+                format!("{target:?}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a broker would take `name` as a topic's (`org.apache.kafka.common.internals.Topic`).
+pub fn is_topic_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 249
+        && name != "."
+        && name != ".."
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+fn check_storage(storage: &Storage) -> Result<(), SpecError> {
+    let (wanted, right) = match storage.storage_type {
+        StorageType::S3 => (
+            "spec.storage.s3",
+            storage.s3.is_some() && storage.pvc.is_none(),
+        ),
+        StorageType::Pvc => (
+            "spec.storage.pvc",
+            storage.pvc.is_some() && storage.s3.is_none(),
+        ),
+    };
+    if !right {
+        return Err(SpecError::new(
+            "spec.storage",
+            format!("exactly the block {wanted}, as storageType says"),
+            match (&storage.s3, &storage.pvc) {
+                (None, None) => "none",
+                (Some(_), None) => "s3",
+                (None, Some(_)) => "pvc",
+                (Some(_), Some(_)) => "s3 and pvc",
+            },
+        ));
+    }
+    if let Some(s3) = &storage.s3 {
+        check_s3(s3)?;
+    }
+    if let Some(pvc) = &storage.pvc {
+        check_folder("spec.storage.pvc.subPath", pvc.sub_path.as_deref())?;
+    }
+    Ok(())
+}
+
+fn check_s3(s3: &S3Storage) -> Result<(), SpecError> {
+    check_folder("spec.storage.s3.prefix", s3.prefix.as_deref())?;
+    let Some(endpoint) = s3.endpoint.as_deref() else {
+        return Ok(());
+    };
+    if endpoint.starts_with("http://") && !s3.allow_http {
+        return Err(SpecError::new(
+            "spec.storage.s3.endpoint",
+            "https, or allowHttp: true",
+            format!("{endpoint:?}"),
+        ));
+    }
+    if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+        return Err(SpecError::new(
+            "spec.storage.s3.endpoint",
+            "a URL that begins with https:// or http://",
+            format!("{endpoint:?}"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_folder(field: &str, folder: Option<&str>) -> Result<(), SpecError> {
+    let Some(folder) = folder else { return Ok(()) };
+    let plain = folder
+        .split('/')
+        .all(|part| !matches!(part, "" | "." | ".."));
+    if plain {
+        return Ok(());
+    }
+    Err(SpecError::new(
+        field,
+        "a path without leading, trailing or double slashes and without . or ..",
+        format!("{folder:?}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn example() -> serde_json::Value {
+        json!({
+            "apiVersion": "kafka-backup.dev/v1alpha1", "kind": "KafkaBackup",
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "u"},
+            "spec": {
+                "kafkaCluster": {"bootstrapServers": ["kafka:9092"]},
+                "topics": ["orders*"],
+                "storage": {"storageType": "s3", "s3": {"bucket": "backups"}},
+            }
+        })
+    }
+
+    fn plan_of(object: serde_json::Value) -> Result<Plan, SpecError> {
+        backup(&serde_json::from_value(object).unwrap(), "orders-1")
+    }
+
+    #[test]
+    fn a_plan_survives_the_way_to_the_worker() {
+        let plan = plan_of(example()).unwrap();
+        let read: Plan = serde_json::from_str(&plan.to_json().unwrap()).unwrap();
+        assert_eq!(read, plan);
+        assert_eq!(plan.run().namespace, "shop");
+    }
+
+    #[test]
+    fn what_cannot_be_obeyed_is_named() {
+        let cases = [
+            (
+                "/spec/kafkaCluster/bootstrapServers",
+                json!([]),
+                "spec.kafkaCluster.bootstrapServers",
+            ),
+            (
+                "/spec/kafkaCluster/bootstrapServers",
+                json!(["kafka"]),
+                "spec.kafkaCluster.bootstrapServers",
+            ),
+            (
+                "/spec/kafkaCluster/bootstrapServers",
+                json!(["kafka:0"]),
+                "spec.kafkaCluster.bootstrapServers",
+            ),
+            ("/spec/topics", json!([]), "spec.topics"),
+            ("/spec/topics", json!(["__consumer_offsets"]), "spec.topics"),
+            ("/spec/topics", json!(["a b"]), "spec.topics"),
+            ("/spec/storage/storageType", json!("pvc"), "spec.storage"),
+            (
+                "/spec/storage/s3",
+                json!({"bucket": "b", "prefix": "/x"}),
+                "spec.storage.s3.prefix",
+            ),
+            (
+                "/spec/storage/s3",
+                json!({"bucket": "b", "prefix": "x/../y"}),
+                "spec.storage.s3.prefix",
+            ),
+            (
+                "/spec/storage/s3",
+                json!({"bucket": "b", "endpoint": "http://s3"}),
+                "spec.storage.s3.endpoint",
+            ),
+        ];
+        for (pointer, value, field) in cases {
+            let mut object = example();
+            *object.pointer_mut(pointer).unwrap() = value.clone();
+            let error = plan_of(object).expect_err(&format!("{pointer} = {value}"));
+            assert_eq!(error.field, field, "{pointer} = {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn two_sources_may_not_share_a_target() {
+        let mapping = BTreeMap::from([("a".into(), "x".into()), ("b".into(), "x".into())]);
+        assert_eq!(
+            check_mapping(&mapping).unwrap_err().field,
+            "spec.topicMapping.b"
+        );
+    }
+
+    #[test]
+    fn run_ids_are_utc_to_the_second() {
+        let at = "2026-01-02T03:04:05.999Z".parse().unwrap();
+        assert_eq!(run_id("orders", at), "orders-20260102-030405");
+    }
+
+    #[test]
+    fn too_large_a_plan_is_refused() {
+        let mut object = example();
+        object["spec"]["topics"] = (0..20_000).map(|i| format!("topic-{i:08}")).collect();
+        assert_eq!(
+            plan_of(object).unwrap().to_json().unwrap_err().field,
+            "spec"
+        );
+    }
+}

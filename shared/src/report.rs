@@ -1,0 +1,269 @@
+//! How a run ended.
+//!
+//! # Guarantees
+//! - A [`Fault`] decides five things at once: whether the run is retried, the exit code, the Job's pod failure rule, the
+//!   condition's reason and the severity when several things went wrong.
+//! - [`Report::to_termination_message`] never exceeds [`TERMINATION_MESSAGE_MAX`] bytes and always stays valid JSON.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::RunRef;
+
+/// Bytes of a termination message that survive: the kubelet cuts all containers of a pod to 12 KiB together.
+pub const TERMINATION_MESSAGE_MAX: usize = 2048;
+
+/// Why a run did not succeed. Ordered by severity: of many failures in one run the greatest one names the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Fault {
+    /// The pod was told to stop before the run was complete (SIGTERM: eviction, preemption, deletion).
+    Interrupted,
+    /// Something that may work later did not: broker down, time-out, 5xx, disk full.
+    Unavailable,
+    /// The object asks for something that cannot be: no topic matches, backup not found, target not empty.
+    Spec,
+    /// Credentials or permissions were refused.
+    Denied,
+    /// Data is not what it was when it was written: CRC mismatch, unknown format version.
+    Corrupt,
+    /// An invariant of ours is broken.
+    Bug,
+}
+
+impl Fault {
+    /// All faults, from the least to the most severe.
+    pub const ALL: [Self; 6] = [
+        Self::Interrupted,
+        Self::Unavailable,
+        Self::Spec,
+        Self::Denied,
+        Self::Corrupt,
+        Self::Bug,
+    ];
+
+    /// The worker's exit code: `sysexits.h` where it has a word for it, 128 + SIGTERM for an interruption.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Spec => 64,
+            Self::Corrupt => 65,
+            Self::Unavailable => 69,
+            Self::Bug => 70,
+            Self::Denied => 77,
+            Self::Interrupted => 143,
+        }
+    }
+
+    /// The fault that an exit code stands for; `None` for 0 and for codes that the worker does not use.
+    pub fn from_exit_code(code: i32) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|fault| i32::from(fault.exit_code()) == code)
+    }
+
+    /// Whether another pod of the same Job may succeed where this one failed.
+    pub fn is_retried(self) -> bool {
+        match self {
+            Self::Unavailable | Self::Interrupted => true,
+            Self::Spec | Self::Denied | Self::Corrupt | Self::Bug => false,
+        }
+    }
+
+    /// The reason in conditions, history and Events (CamelCase, as Kubernetes writes them).
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Spec => "InvalidSpec",
+            Self::Denied => "AccessDenied",
+            Self::Corrupt => "DataCorrupt",
+            Self::Unavailable => "Unavailable",
+            Self::Interrupted => "Interrupted",
+            Self::Bug => "InternalError",
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "camelCase")]
+pub enum Outcome {
+    /// Everything the plan asks for is done and durable.
+    Success,
+    /// It is not; what is durable stays and a later attempt goes on from there.
+    #[serde(rename_all = "camelCase")]
+    Failure {
+        /// The most severe fault of the run.
+        fault: Fault,
+        /// What failed, expected and found, in one line that a user can act on.
+        message: String,
+    },
+}
+
+/// What one topic contributed to a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicReport {
+    /// The topic; in a restore the target topic.
+    pub topic: String,
+    /// Number of partitions.
+    pub partitions: u32,
+    /// Records that this run added.
+    pub records: u64,
+    /// Bytes of record batches that this run added.
+    pub bytes: u64,
+}
+
+/// The outcome of a run with its counts; what the worker hands to the controller and prints at a terminal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Whose run it was.
+    pub run: RunRef,
+    /// Success or failure.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// When this attempt began.
+    pub start_time: Timestamp,
+    /// When this attempt ended.
+    pub completion_time: Timestamp,
+    /// Backup: records that this run's manifest has beyond its base run's, whichever attempt stored them. Restore: records in the target.
+    pub records: u64,
+    /// The same for bytes of record batches.
+    pub bytes: u64,
+    /// Offset ranges that are missing for good: gone from the source before they were captured.
+    #[serde(default)]
+    pub gaps: u64,
+    /// What a user should know although the run succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Per topic; empty in the short form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topics: Vec<TopicReport>,
+}
+
+impl Report {
+    /// The fault of a failed run.
+    pub fn fault(&self) -> Option<Fault> {
+        match &self.outcome {
+            Outcome::Success => None,
+            Outcome::Failure { fault, .. } => Some(*fault),
+        }
+    }
+
+    /// Exit code of the worker for this report: 0 only for success.
+    pub fn exit_code(&self) -> u8 {
+        self.fault().map_or(0, Fault::exit_code)
+    }
+
+    /// The short form for the termination log: topics left out, then warnings and the message shortened until it fits.
+    pub fn to_termination_message(&self) -> String {
+        let mut short = self.clone();
+        short.topics.clear();
+        loop {
+            let json = serde_json::to_string(&short).expect("a report has only string keys");
+            if json.len() <= TERMINATION_MESSAGE_MAX {
+                return json;
+            }
+            let excess = json.len() - TERMINATION_MESSAGE_MAX;
+            if short.warnings.pop().is_some() {
+                continue;
+            }
+            match &mut short.outcome {
+                Outcome::Failure { message, .. } if !message.is_empty() => shorten(message, excess),
+                Outcome::Failure { .. } | Outcome::Success => return json,
+            }
+        }
+    }
+
+    /// Reads a termination message; `None` where it is not one of ours (a pod that was killed leaves none).
+    pub fn from_termination_message(message: &str) -> Option<Self> {
+        serde_json::from_str(message.trim()).ok()
+    }
+}
+
+/// Takes at least `excess` bytes off the end, at a character boundary, and marks the cut.
+fn shorten(message: &mut String, excess: usize) {
+    let mut keep = message.len().saturating_sub(excess + '…'.len_utf8() + 1);
+    while !message.is_char_boundary(keep) {
+        keep -= 1;
+    }
+    message.truncate(keep);
+    if keep > 0 {
+        message.push('…');
+    }
+}
+
+/// Joins an error with its sources, outermost first: `a: b: c`.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(message: String) -> Report {
+        Report {
+            run: RunRef::example(),
+            outcome: Outcome::Failure {
+                fault: Fault::Denied,
+                message,
+            },
+            start_time: Timestamp::UNIX_EPOCH,
+            completion_time: Timestamp::UNIX_EPOCH,
+            records: 1,
+            bytes: 2,
+            gaps: 0,
+            warnings: vec!["w".repeat(500); 9],
+            topics: vec![TopicReport {
+                topic: "t".into(),
+                partitions: 1,
+                records: 1,
+                bytes: 2,
+            }],
+        }
+    }
+
+    #[test]
+    fn the_most_severe_fault_is_the_greatest() {
+        assert_eq!(
+            Fault::ALL.into_iter().max(),
+            Some(Fault::Bug),
+            "Bug must win"
+        );
+        assert!(Fault::Corrupt > Fault::Denied && Fault::Denied > Fault::Spec);
+        assert!(Fault::Spec > Fault::Unavailable && Fault::Unavailable > Fault::Interrupted);
+    }
+
+    #[test]
+    fn exit_codes_are_distinct_and_read_back() {
+        for fault in Fault::ALL {
+            assert_eq!(Fault::from_exit_code(fault.exit_code().into()), Some(fault));
+        }
+        assert_eq!(Fault::from_exit_code(0), None);
+        assert_eq!(Fault::from_exit_code(137), None);
+    }
+
+    #[test]
+    fn termination_message_fits_and_reads_back() {
+        for length in [0, 10, 1500, 2048, 100_000] {
+            for letter in ["x", "ä", "\"", "\u{1F980}"] {
+                let report = failed(letter.repeat(length));
+                let message = report.to_termination_message();
+                assert!(
+                    message.len() <= TERMINATION_MESSAGE_MAX,
+                    "{}",
+                    message.len()
+                );
+                let read = Report::from_termination_message(&message).expect("valid JSON");
+                assert_eq!(read.fault(), Some(Fault::Denied));
+                assert_eq!((read.records, read.bytes), (1, 2));
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The parts that several kinds share.
+//!
+//! These are the structs that a user writes in a custom resource, that the API server checks (schema and CEL), that a plan
+//! carries and that the worker reads: one definition, so that no field can get lost on the way.
+#![allow(
+    unreachable_pub,
+    reason = "KubeSchema repeats the struct in a private scope"
+)]
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where a Kafka cluster is and how it is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaCluster {
+    /// `host:port` of one or more brokers; any one of them is enough to find the others.
+    #[schemars(length(min = 1))]
+    pub bootstrap_servers: Vec<String>,
+    /// How brokers are spoken to.
+    #[serde(default)]
+    pub security_protocol: SecurityProtocol,
+}
+
+/// Kafka's security protocols, as far as they are supported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SecurityProtocol {
+    /// Neither encrypted nor authenticated.
+    #[default]
+    #[serde(rename = "PLAINTEXT")]
+    Plaintext,
+}
+
+/// The kinds of object store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum StorageType {
+    /// Amazon S3 or a server that speaks its protocol, conditional writes included.
+    S3,
+    /// A volume: in a Job a PersistentVolumeClaim, at a terminal a folder.
+    Pvc,
+}
+
+/// Where an archive is kept: exactly the block that `storageType` names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(self.storageType == 's3') == has(self.s3)").message("storage.s3 must be given exactly when storageType is s3"),
+    validation = Rule::new("(self.storageType == 'pvc') == has(self.pvc)").message("storage.pvc must be given exactly when storageType is pvc")
+)]
+pub struct Storage {
+    /// Which of the blocks below is given.
+    pub storage_type: StorageType,
+    /// An S3 bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Storage>,
+    /// A PersistentVolumeClaim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pvc: Option<PvcStorage>,
+}
+
+/// An S3 bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Storage {
+    /// The bucket; it must exist.
+    #[schemars(length(min = 3, max = 63))]
+    pub bucket: String,
+    /// The region; `us-east-1` where it is left out and an endpoint is given, else what the platform's environment says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Key prefix below which archives are kept, without slashes at its ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[^/].*[^/]$|^[^/]$"))]
+    pub prefix: Option<String>,
+    /// URL of a server other than Amazon's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^https?://"))]
+    pub endpoint: Option<String>,
+    /// Bucket in the path instead of the host name, as most servers other than Amazon's want it.
+    #[serde(default)]
+    pub path_style: bool,
+    /// Permits an endpoint without TLS.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// Keys of the store; left out, the platform's identity is used (environment, IRSA, instance role).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<S3CredentialsSecret>,
+}
+
+/// A Secret with S3 keys, in the namespace of the object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3CredentialsSecret {
+    /// Name of the Secret.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// Key in it that holds the access key id.
+    #[serde(default = "access_key")]
+    pub access_key_key: String,
+    /// Key in it that holds the secret access key.
+    #[serde(default = "secret_key")]
+    pub secret_key_key: String,
+    /// Key in it that holds a session token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token_key: Option<String>,
+}
+
+fn access_key() -> String {
+    "accessKey".into()
+}
+
+fn secret_key() -> String {
+    "secretKey".into()
+}
+
+/// A PersistentVolumeClaim in the namespace of the object, mounted into the Job's pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PvcStorage {
+    /// Name of the claim.
+    #[schemars(length(min = 1))]
+    pub claim_name: String,
+    /// Folder in the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[^/].*[^/]$|^[^/]$"))]
+    pub sub_path: Option<String>,
+}
+
+impl Storage {
+    /// Names of the Secrets that the worker needs as files `<secrets dir>/<secret name>/<key>`.
+    pub fn secret_names(&self) -> Vec<&str> {
+        self.s3
+            .iter()
+            .filter_map(|s3| s3.credentials_secret.as_ref())
+            .map(|secret| secret.name.as_str())
+            .collect()
+    }
+}
+
+/// What happens when a topic that is named literally does not exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MissingTopics {
+    /// The run fails before it writes anything.
+    #[default]
+    Fail,
+    /// The others are taken; the missing ones are named as warnings.
+    Ignore,
+}
+
+/// Settings of the Job that makes a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobSettings {
+    /// Failed pods after which the run has failed; 3 where it is left out (a later pod goes on where an earlier one stopped).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub backoff_limit: Option<i32>,
+    /// Seconds after which the run has failed, however far it got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub active_deadline_seconds: Option<i64>,
+    /// Seconds within which the run's first pod must have started; 600 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub start_deadline_seconds: Option<i64>,
+    /// Seconds that the finished Job is kept, from the moment it is accounted; 86400 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub ttl_seconds_after_finished: Option<i32>,
+}
+
+impl JobSettings {
+    /// Failed pods after which the run has failed.
+    pub fn backoff_limit(&self) -> i32 {
+        self.backoff_limit.unwrap_or(3)
+    }
+
+    /// Seconds within which the run's first pod must have started.
+    pub fn start_deadline_seconds(&self) -> i64 {
+        self.start_deadline_seconds.unwrap_or(600)
+    }
+
+    /// Seconds that an accounted Job is kept.
+    pub fn ttl_seconds_after_finished(&self) -> i32 {
+        self.ttl_seconds_after_finished.unwrap_or(86_400)
+    }
+}
