@@ -1,0 +1,176 @@
+//! `cargo lab`: starts and stops the real parts, and runs commands among them.
+
+use clap::{Parser, Subcommand};
+use kafka_backup_tests::demo::{self, Demo};
+use kafka_backup_tests::lab::components::{self, Options};
+use kafka_backup_tests::lab::{Lab, LabError, images, kubernetes, net};
+use kafka_backup_tests::{bench, suite};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// The lab: real Kafka, a real object store, real Kubernetes and Prometheus on this machine.
+#[derive(Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Start components (all if none is named) and what they need
+    Up {
+        /// kafka (both clusters), kafka-target, store, kubernetes, prometheus, net
+        names: Vec<String>,
+        /// Brokers of each Kafka cluster
+        #[arg(long, default_value_t = 1, value_parser = brokers)]
+        brokers: u16,
+    },
+    /// Stop components (all if none is named) and what needs them, and remove their data
+    Down { names: Vec<String> },
+    /// Show what runs, where, and how much memory it takes
+    Status,
+    /// Print the log of a process that `status` names
+    Logs {
+        name: String,
+        /// Go on printing what is added
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Run kubectl as the cluster's administrator
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Compile worker and controller, write their image archives and print references and paths
+    Images,
+    /// Start everything and show the whole way: records, backup, restore, comparison, metrics
+    Demo {
+        /// Records to produce, over three topics
+        #[arg(long, default_value_t = Demo::default().records)]
+        records: u64,
+    },
+    /// Run every test; the last line says how many passed and failed
+    Test {
+        /// Only test programs whose path contains this, such as `faults` or `shared/`
+        filter: Option<String>,
+    },
+    /// Measure what the worker costs, beside a named alternative
+    #[command(subcommand)]
+    Bench(Bench),
+    /// The first process of the Kubernetes node
+    #[command(hide = true)]
+    NodeInit,
+    /// Run a command inside the lab's network namespace
+    Exec {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Backup to a folder and restore: wall, CPU seconds and memory per GB, for each codec
+    Data {
+        /// Records of about 1 KB
+        #[arg(long, default_value_t = 1_000_000)]
+        records: u64,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn brokers(text: &str) -> Result<u16, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("a cluster has 1 or 3 brokers".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            components::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode, LabError> {
+    let lab = Lab::open()?;
+    match verb {
+        Verb::Up {
+            names: wanted,
+            brokers,
+        } => {
+            let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+            components::up(&lab, &wanted, Options { brokers })?;
+            print!("{}", components::status(&lab));
+        }
+        Verb::Down { names: wanted } => {
+            let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+            components::down(&lab, &wanted)?;
+        }
+        Verb::Status => print!("{}", components::status(&lab)),
+        Verb::Logs { name, follow } => {
+            let log = lab.log(&name);
+            if !log.exists() {
+                return Err(LabError::State(format!(
+                    "there is no log {}",
+                    log.display()
+                )));
+            }
+            let (program, args) = if follow {
+                ("tail", &["-n", "100", "-f"][..])
+            } else {
+                ("cat", &[][..])
+            };
+            return Err(become_command(Command::new(program).args(args).arg(log)));
+        }
+        Verb::Kubectl { args } => {
+            return Err(become_command(kubernetes::kubectl(&lab)?.args(args)));
+        }
+        Verb::Images => {
+            let built = images::worker_and_controller(&lab)?;
+            for image in [built.worker, built.controller] {
+                println!("{}  {}", image.reference, image.archive.display());
+            }
+        }
+        Verb::Demo { records } => demo::main(
+            &lab,
+            &Demo {
+                records,
+                ..Demo::default()
+            },
+        )?,
+        Verb::Test { filter } => {
+            if !suite::run(&lab, filter.as_deref())? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Verb::Bench(Bench::Data { records, json }) => {
+            bench::data(&lab, bench::Data { records, json })?
+        }
+        Verb::NodeInit => match kubernetes::init::main(&lab)? {},
+        Verb::Exec { command } => {
+            let mut inside = net::command(&lab, &command[0])?;
+            let kubeconfig = kubernetes::kubeconfig(&lab);
+            if kubeconfig.exists() {
+                inside.env("KUBECONFIG", kubeconfig);
+            }
+            return Err(become_command(inside.args(&command[1..])));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Replaces this process by the command; only returns when that fails.
+fn become_command(command: &mut Command) -> LabError {
+    LabError::Io {
+        what: format!("run {:?}", command.get_program()),
+        source: command.exec(),
+    }
+}

@@ -1,0 +1,136 @@
+//! The lab's state, and the list of its components.
+//!
+//! # Guarantees
+//! - Everything lives in one cache folder, one network namespace, and what a component declares; nothing in the namespace has a way out of the machine.
+//! - `up` may be repeated, also after an earlier one was killed; `down` leaves no process of the lab.
+//! - Only processes are stopped whose pid *and* start time are those that the lab recorded, or which carry the lab's mark in their environment.
+//!
+//! # Assumptions
+//! Linux, run as root (network namespaces), a Debian userland for what `packages` installs.
+
+pub mod components;
+mod error;
+pub mod images;
+pub mod kafka;
+pub mod kafka_tools;
+pub mod kubernetes;
+pub mod net;
+pub mod packages;
+pub mod parts;
+pub mod process;
+pub mod prometheus;
+pub mod store;
+
+pub use error::{Doing, LabError, chain};
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// The address on which all servers of the lab listen; pods and host-side programs both reach it.
+pub const NODE_IP: &str = "198.18.0.2";
+/// The addresses of pods.
+pub const POD_CIDR: &str = "198.18.16.0/20";
+/// The addresses of Services.
+pub const SERVICE_CIDR: &str = "198.18.32.0/20";
+/// Where the controller's metrics Service is found in the lab; the lab's install gives the Service this address.
+pub const CONTROLLER_METRICS: &str = "198.18.32.80:8080";
+
+/// One lab, by name: its folders. Nothing is running yet because this exists.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    /// Tells labs on one machine apart; part of cgroup names and the like.
+    pub name: String,
+    /// What is kept between runs: third-party parts, compiler output.
+    pub cache: PathBuf,
+    /// All state of this lab; gone after `down`, but for logs.
+    pub run: PathBuf,
+}
+
+impl Lab {
+    /// Opens the lab that KAFKA_BACKUP_LAB names (`default` without it), and creates its folders.
+    pub fn open() -> Result<Self, LabError> {
+        let name = std::env::var("KAFKA_BACKUP_LAB").unwrap_or_else(|_| "default".to_owned());
+        let home = std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+            .ok_or_else(|| LabError::State("neither XDG_CACHE_HOME nor HOME is set, so there is no place for the lab's cache".to_owned()))?;
+        Self::at(home.join("kafka-backup-lab"), &name)
+    }
+
+    /// Opens the lab `name` in the given cache folder.
+    pub fn at(cache: PathBuf, name: &str) -> Result<Self, LabError> {
+        let fits = !name.is_empty()
+            && name.len() <= 20
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !fits {
+            return Err(LabError::State(format!(
+                "lab name {name:?} (KAFKA_BACKUP_LAB) must be 1 to 20 of a-z, 0-9 and '-'"
+            )));
+        }
+        let run = cache.join("run").join(name);
+        let lab = Self {
+            name: name.to_owned(),
+            cache,
+            run,
+        };
+        for folder in [
+            lab.run.join("pids"),
+            lab.run.join("logs"),
+            lab.run.join("locks"),
+            lab.cache.join("third-party"),
+        ] {
+            fs::create_dir_all(&folder).doing(|| format!("create {}", folder.display()))?;
+        }
+        Ok(lab)
+    }
+
+    /// CARGO_TARGET_DIR of everything that the lab builds.
+    pub fn target(&self) -> PathBuf {
+        self.cache.join("target")
+    }
+
+    /// GOCACHE of everything that the lab builds.
+    pub fn go_build(&self) -> PathBuf {
+        self.cache.join("go-build")
+    }
+
+    /// The log file of the process `name`.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.run.join("logs").join(format!("{name}.log"))
+    }
+
+    /// The folder for the state of component `name`, not created.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.run.join(name)
+    }
+}
+
+/// Waits until `ready` says true, looking every 20 ms; an error when that takes longer than `limit`.
+pub fn wait_for(
+    what: &str,
+    limit: Duration,
+    mut ready: impl FnMut() -> bool,
+) -> Result<(), LabError> {
+    let deadline = Instant::now() + limit;
+    while !ready() {
+        if Instant::now() >= deadline {
+            return Err(LabError::Timeout {
+                what: what.to_owned(),
+                seconds: limit.as_secs(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Does one step and prints one line with its name and duration, when it succeeds.
+pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T, LabError>) -> Result<T, LabError> {
+    let start = Instant::now();
+    let value = work()?;
+    println!("{:>8.1} s  {what}", start.elapsed().as_secs_f64());
+    Ok(value)
+}

@@ -1,0 +1,85 @@
+//! Programs that the machine must have: Debian packages are installed when missing, toolchains are only asked for.
+
+use super::process::run;
+use super::{Doing, LabError};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Tells maintainer scripts that they must not start services (Debian policy, section 9.3.3); ours if it has this text.
+const POLICY: &str =
+    "#!/bin/sh\n# made by the lab of kafka-backup for one apt-get install\nexit 101\n";
+const POLICY_PATH: &str = "/usr/sbin/policy-rc.d";
+
+/// The path of a program: looked up in PATH and the folders of system programs, or taken as it is when it is absolute.
+pub fn find(program: &str) -> Option<PathBuf> {
+    if program.starts_with('/') {
+        return Some(PathBuf::from(program)).filter(|path| path.exists());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Makes sure that each program (a name, or an absolute path) is there, by one `apt-get install` of the packages of those that are missing.
+pub fn require(programs: &[(&str, &str)]) -> Result<(), LabError> {
+    let mut missing: Vec<&str> = programs
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    missing.sort_unstable();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!(
+        "            installing Debian packages: {}",
+        missing.join(" ")
+    );
+    super::step(&format!("installed {}", missing.join(" ")), || {
+        install(&missing)
+    })?;
+    match programs.iter().find(|(program, _)| find(program).is_none()) {
+        Some((program, package)) => Err(LabError::State(format!(
+            "the Debian package {package} was installed but has no {program}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Installs packages without starting any service they bring.
+fn install(packages: &[&str]) -> Result<(), LabError> {
+    run(&mut apt(&["update", "-qq"]))?;
+    let policy = Path::new(POLICY_PATH);
+    let made = !policy.exists();
+    if made {
+        fs::write(policy, POLICY).doing(|| format!("write {POLICY_PATH}"))?;
+        run(Command::new("chmod").args(["755", POLICY_PATH]))?;
+    }
+    let installed = run(apt(&["install", "-y", "-qq", "--no-install-recommends"]).args(packages));
+    // Also one that a killed lab left.
+    if fs::read_to_string(policy).is_ok_and(|text| text == POLICY) {
+        fs::remove_file(policy).doing(|| format!("remove {POLICY_PATH}"))?;
+    }
+    installed.map(drop)
+}
+
+pub(super) fn apt(args: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .args(["-o", "DPkg::Lock::Timeout=300"])
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// The path of a toolchain's program; an error that names what is needed when it is missing.
+pub fn toolchain(program: &str, needed: &str) -> Result<PathBuf, LabError> {
+    find(program).ok_or_else(|| LabError::Toolchain {
+        program: program.to_owned(),
+        needed: needed.to_owned(),
+    })
+}

@@ -1,0 +1,7 @@
+//! The lab: real Kafka, Kubernetes, stores and Prometheus; and what runs on it: demo, test suite, benchmarks.
+
+pub mod bench;
+pub mod demo;
+pub mod lab;
+pub mod operator;
+pub mod suite;

@@ -1,0 +1,88 @@
+//! The main road: from an object to restored records, through every real part. Needs `cargo lab up` and the installed operator.
+
+use std::process::{Command, Stdio};
+
+use kafka_backup_tests::demo::{self, Demo};
+use kafka_backup_tests::lab::{Lab, net, prometheus};
+use kafka_backup_tests::operator;
+
+#[test]
+fn restored_topics_equal_the_source_record_by_record() {
+    let lab = Lab::open().unwrap();
+    let demo = Demo {
+        namespace: "t-main".into(),
+        records: 60_000,
+        size: 1024,
+    };
+    let shown = demo::run(&lab, &demo).unwrap();
+
+    assert_eq!(shown.comparison.topics.len(), 3);
+    assert_eq!(shown.backup["status"]["lastBackupRecords"], 60_000);
+    assert_eq!(shown.restore["status"]["restoredRecords"], 60_000);
+    let history = &shown.backup["status"]["backupHistory"][0];
+    assert_eq!(
+        (&history["outcome"], &history["records"]),
+        (&"success".into(), &60_000.into())
+    );
+    for (object, kind) in [
+        (&shown.backup, "KafkaBackup"),
+        (&shown.restore, "KafkaRestore"),
+    ] {
+        let conditions = object["status"]["conditions"].as_array().unwrap();
+        let of = |name: &str| {
+            conditions
+                .iter()
+                .find(|c| c["type"] == name)
+                .unwrap_or_else(|| panic!("{kind} has no condition {name}"))
+        };
+        assert_eq!(of("Ready")["status"], "True", "{kind}");
+        assert_eq!(of("Succeeded")["status"], "True", "{kind}");
+        let events = operator::events(&lab, "t-main", kind, "shop").unwrap();
+        assert!(
+            events.len() >= 2,
+            "a run that starts and ends is told by Events, found {events:?}"
+        );
+    }
+}
+
+#[test]
+fn the_page_passes_promtool() {
+    let lab = Lab::open().unwrap();
+    let page = operator::metrics(&lab).unwrap();
+    let file = lab.run.join("page.prom");
+    std::fs::write(&file, &page).unwrap();
+    let promtool = prometheus::program(&lab, "promtool").unwrap();
+    let checked = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::from(std::fs::File::open(&file).unwrap()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned()
+        + &String::from_utf8_lossy(&checked.stdout);
+    assert!(
+        checked.status.success() && said.trim().is_empty(),
+        "{said}\n{page}"
+    );
+}
+
+#[test]
+fn health_is_served_on_8081() {
+    let lab = Lab::open().unwrap();
+    let pods = operator::list(&lab, operator::NAMESPACE, "pods").unwrap();
+    let address = pods[0]["status"]["podIP"].as_str().unwrap();
+    for path in ["healthz", "readyz"] {
+        let status = net::command(&lab, "curl")
+            .unwrap()
+            .args([
+                "--silent",
+                "--show-error",
+                "--fail",
+                "--max-time",
+                "5",
+                &format!("http://{address}:8081/{path}"),
+            ])
+            .status()
+            .unwrap();
+        assert!(status.success(), "{path}");
+    }
+}
