@@ -15,6 +15,7 @@
 //! | [`schedule`] | when a five-field cron line is due |
 //! | [`archive`] | keys, manifests and record batches of a backup in its store |
 //! | [`metrics`] | the metric families, declared once |
+//! | [`object`] | reads an object as the API server would admit it |
 #![warn(missing_docs)]
 
 pub mod archive;

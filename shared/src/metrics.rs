@@ -85,6 +85,12 @@ families! {
         "Reconciliations that ended with an error.";
     RECONCILIATION_DURATION = "kafka_backup_operator_reconciliation_duration_seconds", Histogram, ["controller", "namespace", "name"],
         "Duration of reconciliations in seconds, the run itself not included.";
+    WORKQUEUE_DEPTH = "kafka_backup_operator_workqueue_depth", Gauge, ["controller"],
+        "Objects that are due to be looked at and not being worked on.";
+    WORKQUEUE_ADDS = "kafka_backup_operator_workqueue_adds_total", Counter, ["controller"],
+        "Objects put into the queue, those that were in it already not counted again.";
+    WORKQUEUE_RETRIES = "kafka_backup_operator_workqueue_retries_total", Counter, ["controller"],
+        "Objects put back into the queue because of an error.";
     PUSHES = "kafka_backup_operator_pushes_total", Counter, ["result"],
         "Pushes of workers by what became of them.";
     RUN_BYTES = "kafka_backup_run_bytes", Gauge, ["run"],

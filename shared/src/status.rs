@@ -245,6 +245,9 @@ pub struct Life {
     /// Generation that the newest run was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run_generation: Option<i64>,
+    /// SHA-256 of what the newest run was asked to do; an object without a schedule runs again when it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run_plan: Option<String>,
     /// What the counters publish.
     #[serde(default)]
     pub totals: Totals,

@@ -199,7 +199,14 @@ pub fn run(lab: &Lab, demo: &Demo) -> Result<Shown, LabError> {
         )
     })?;
     for topic in &comparison.topics {
-        println!("            {topic:?}");
+        let verdict = if topic.equal { "equal" } else { "DIFFERENT" };
+        println!(
+            "            {} and {}: {} partitions, {} records, {verdict}",
+            topic.topic, topic.target, topic.partitions, topic.records
+        );
+        for difference in &topic.differences {
+            println!("              {difference}");
+        }
     }
     let expected: u64 = TOPICS
         .iter()

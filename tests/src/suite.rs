@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::lab::components::{self, Options};
 use crate::lab::kafka::{SOURCE, TARGET};
-use crate::lab::{Doing, Lab, LabError, kubernetes, net, packages, step};
+use crate::lab::{Doing, Lab, LabError, images, kubernetes, net, packages, step};
 use crate::operator;
 
 /// No test program may take longer.
@@ -84,7 +84,7 @@ fn compile(lab: &Lab) -> Result<Vec<Program>, LabError> {
             "--quiet",
             "--message-format=json",
         ])
-        .args(["--features", "kafka-backup-worker/lab-tests"])
+        .args(["--features", images::FEATURES])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -170,6 +170,8 @@ fn run_program(
 
 /// The command in the lab's network namespace, told where the real parts are.
 fn inside(lab: &Lab, path: &Path) -> Result<Command, LabError> {
+    let this = std::env::current_exe().doing(|| "find the lab's own program".to_owned())?;
+    let restart = format!("{} kill-broker {}", this.display(), TARGET.broker(1));
     let mut command = net::command(lab, "timeout")?;
     command
         .arg("--kill-after=10")
@@ -177,7 +179,8 @@ fn inside(lab: &Lab, path: &Path) -> Result<Command, LabError> {
         .arg(path)
         .env("KUBECONFIG", kubernetes::kubeconfig(lab))
         .env("KAFKA_BACKUP_LAB_SOURCE", SOURCE.bootstrap(lab))
-        .env("KAFKA_BACKUP_LAB_TARGET", TARGET.bootstrap(lab));
+        .env("KAFKA_BACKUP_LAB_TARGET", TARGET.bootstrap(lab))
+        .env("KAFKA_BACKUP_LAB_RESTART", restart);
     Ok(command)
 }
 

@@ -70,6 +70,9 @@ pub struct Begin {
     /// Literal names that do not exist in the source cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_topics: Vec<String>,
+    /// Topics that are meant but whose offsets could not be learnt, with the reason: the run can only end partial.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed: BTreeMap<String, String>,
 }
 
 /// A topic in a [`Begin`].

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::chain::OffsetRange;
 use super::layout::{SegmentName, TopicId};
 use crate::plan::RunRef;
+use crate::report::TopicReport;
 
 /// `plan.json`: what was decided before the first record was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,14 +40,22 @@ pub struct RestoreDecision {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoredTopicDecision {
+    /// Id of the source topic: its segments stand below it.
+    pub source_topic_id: TopicId,
     /// Name in the target cluster.
     pub target: String,
     /// Id in the target cluster: a topic that was deleted and created again is another one.
     pub target_topic_id: TopicId,
     /// Largest batch that the target takes, in bytes.
     pub max_message_bytes: u32,
+    /// Whether the restore created the topic. The configs of one that was there before are left alone.
+    pub created: bool,
     /// Configs to set when the data is in.
+    #[serde(default)]
     pub final_configs: BTreeMap<String, String>,
+    /// Configs of the source that are not set, because they would expire restored records.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_configs: BTreeMap<String, String>,
     /// Partitions, sorted by number.
     pub partitions: Vec<RestoredPartitionDecision>,
 }
@@ -95,6 +104,15 @@ pub struct Done {
     pub records: u64,
     /// Bytes of record batches that were restored.
     pub bytes: u64,
+    /// Offset ranges that the backup could not capture.
+    #[serde(default)]
+    pub gaps: u64,
+    /// What a user should know although the restore succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Per topic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topics: Vec<TopicReport>,
 }
 
 /// Where the records of one restored segment went.

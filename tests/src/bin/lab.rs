@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use kafka_backup_tests::demo::{self, Demo};
 use kafka_backup_tests::lab::components::{self, Options};
-use kafka_backup_tests::lab::{Lab, LabError, images, kubernetes, net};
+use kafka_backup_tests::lab::{Lab, LabError, images, kafka, kubernetes, net};
 use kafka_backup_tests::{bench, suite};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -36,6 +36,11 @@ enum Verb {
         /// Go on printing what is added
         #[arg(short, long)]
         follow: bool,
+    },
+    /// Kill a broker with SIGKILL and start it again on its data
+    KillBroker {
+        /// A broker that `status` names, such as kafka-target-1
+        name: String,
     },
     /// Run kubectl as the cluster's administrator
     Kubectl {
@@ -129,6 +134,13 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
                 ("cat", &[][..])
             };
             return Err(become_command(Command::new(program).args(args).arg(log)));
+        }
+        Verb::KillBroker { name } => {
+            let (cluster, id) = kafka::by_name(&name).ok_or_else(|| {
+                LabError::State(format!("{name} is not a broker, such as kafka-source-1"))
+            })?;
+            cluster.kill_broker(&lab, id)?;
+            cluster.start_broker(&lab, id)?;
         }
         Verb::Kubectl { args } => {
             return Err(become_command(kubernetes::kubectl(&lab)?.args(args)));

@@ -20,6 +20,8 @@ use std::process::Command;
 const HOST: &str = "kafka-backup.local";
 /// Changes when the layout of images changes, so that old archives in the cache are not taken.
 const LAYOUT: &str = "2";
+/// Features that the workspace is compiled with, here and for the tests: they only add test programs.
+pub const FEATURES: &str = "kafka-backup-worker/lab-tests,kafka-backup-worker/lab-kill-tests";
 /// User and group of our programs in their images.
 pub const USER: u32 = 10001;
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -82,14 +84,15 @@ pub fn worker_and_controller(lab: &Lab) -> Result<Built, LabError> {
         .expect("the tests crate is a folder of the workspace");
     step("compiled worker and controller", || {
         let mut build = Command::new(cargo);
+        // As the test suite compiles them, so that nothing is compiled twice.
         build.current_dir(root).args([
             "build",
             "--release",
             "--quiet",
-            "-p",
-            "kafka-backup-worker",
-            "-p",
-            "kafka-backup-controller",
+            "--workspace",
+            "--bins",
+            "--features",
+            FEATURES,
         ]);
         run(build.env("CARGO_TARGET_DIR", lab.target())).map(drop)
     })?;

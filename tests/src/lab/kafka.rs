@@ -167,6 +167,15 @@ pub fn java(
     Ok(command)
 }
 
+/// The cluster and number of a broker of the lab, by the name that `status` shows.
+pub fn by_name(broker: &str) -> Option<(Cluster<'static>, u16)> {
+    let (cluster, id) = broker.rsplit_once('-')?;
+    let cluster = [SOURCE, TARGET]
+        .into_iter()
+        .find(|known| cluster == format!("kafka-{}", known.name))?;
+    Some((cluster, id.parse().ok()?))
+}
+
 impl Cluster<'_> {
     /// The process name of broker `id`, counted from 1.
     pub fn broker(&self, id: u16) -> String {

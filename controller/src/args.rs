@@ -1,0 +1,121 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Turns KafkaBackup and KafkaRestore objects into Jobs, and serves their metrics.
+#[derive(Debug, Parser)]
+#[command(name = "kafka-backup-controller", version, about)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the controller against the cluster of KUBECONFIG or of the pod it runs in.
+    Run(RunArguments),
+    /// Print the custom resource definitions.
+    Crds,
+    /// Print everything that an installation needs: CRDs, permissions, Deployment, Service.
+    Install,
+    /// Print the Job that the controller would create for each object in a file.
+    Render(RenderArguments),
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub(crate) worker: WorkerArguments,
+    /// Watch this namespace only; all of them where it is left out.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// How long a counter's value stays exposed before a finished run changes it: three scrapes (90s, 2m).
+    #[arg(long, value_name = "DURATION", default_value = "90s", value_parser = duration)]
+    pub(crate) hold: Duration,
+    /// Where /metrics is served and workers push.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    pub(crate) metrics_addr: SocketAddr,
+    /// Where /healthz and /readyz are served.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8081")]
+    pub(crate) health_addr: SocketAddr,
+    /// How log lines look; RUST_LOG chooses what is logged.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// What every Job gets.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArguments {
+    /// Image of the worker's container.
+    #[arg(long, value_name = "REFERENCE")]
+    pub(crate) worker_image: String,
+    /// Where workers push; the Service kafka-backup-operator of the own namespace where it is left out.
+    #[arg(long, value_name = "URL")]
+    pub(crate) push_url: Option<String>,
+}
+
+/// Flags of `render`.
+#[derive(Debug, Args)]
+pub(crate) struct RenderArguments {
+    /// The file with a KafkaBackup or KafkaRestore.
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Image of the worker's container.
+    #[arg(
+        long,
+        value_name = "REFERENCE",
+        default_value = "kafka-backup.local/worker:dev"
+    )]
+    pub(crate) worker_image: String,
+    /// Where workers push.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://kafka-backup-operator.kafka-backup.svc:8080"
+    )]
+    pub(crate) push_url: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Reads `90s`, `2m`, `1h` or `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let span = text
+        .parse::<jiff::SignedDuration>()
+        .map_err(|error| format!("expected a duration such as 90s: {error}"))?;
+    Duration::try_from(span).map_err(|_| "expected a duration that is not negative".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_with_their_unit() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert!(duration("90").is_err());
+        assert!(duration("-1s").is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! The page as a whole.
+
+use std::collections::HashSet;
+
+use kafka_backup_shared::metrics::FAMILIES;
+use kafka_backup_shared::status::{HeldRun, Phase, RunOutcome, time};
+use serde_json::json;
+
+use super::fixtures::{backup, restore};
+use super::*;
+
+/// A backup that has had runs, one whose first run goes on, and a restore without a status.
+fn snapshot() -> Snapshot {
+    let mut seasoned = backup("kafka-backup", "hourly-backup");
+    let status = seasoned.status.get_or_insert_default();
+    let totals = &mut status.life.totals;
+    totals.success.add(45_500);
+    totals.success.add(299_000);
+    totals.failure.add(30_000_000);
+    totals.records = 1000;
+    totals.uncommitted = 23;
+    let end = "2023-12-01T12:00:00Z".parse().expect("a time");
+    totals.last_success_time = Some(time(end));
+    status.life.phase = Phase::Failed;
+    status.last_backup_size = Some(4096);
+
+    let mut first = backup("a", "first");
+    let status = first.status.get_or_insert_default();
+    status.life.totals.uncommitted = 7;
+    status.life.phase = Phase::Running;
+    status.life.conditions = serde_json::from_value(json!([{
+        "type": "Ready", "status": "True", "reason": "SpecValid", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }]))
+    .expect("conditions");
+    Snapshot {
+        backups: vec![seasoned.into(), first.into()],
+        restores: vec![restore("a", "never-looked-at").into()],
+        queues: vec![QueueState {
+            controller: "backup",
+            depth: 1,
+            adds: 20,
+        }],
+    }
+}
+
+fn only(backup: KafkaBackup) -> Snapshot {
+    Snapshot {
+        backups: vec![backup.into()],
+        ..Snapshot::default()
+    }
+}
+
+/// Compares with a file; `GOLDEN=write` writes it instead.
+fn assert_golden(path: &str, text: &str) {
+    let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("GOLDEN").is_some_and(|mode| mode == "write") {
+        std::fs::write(&path, text).expect(&path);
+    }
+    let golden = std::fs::read_to_string(&path).expect(&path);
+    assert!(golden == text, "{path} differs from:\n{text}");
+}
+
+#[test]
+fn the_page_is_the_one_in_the_golden_file() {
+    let text = Exporter::new(Box::new(snapshot)).render_page().text;
+    let text = String::from_utf8_lossy(&text);
+    let version = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
+    let text = text.replace(version, "version=\"0.0.0\"");
+    assert_golden("src/exporter/golden/page.txt", &text);
+}
+
+#[test]
+fn the_order_of_the_caches_does_not_matter() {
+    let snapshot = snapshot();
+    let mut turned = snapshot.clone();
+    turned.backups.reverse();
+    assert_eq!(render(&snapshot), render(&turned));
+}
+
+/// `# TYPE`, `# HELP` and label names are the table's, and nothing else is on the page.
+#[test]
+fn the_whole_page_reads_back_as_the_table_of_families() {
+    let exporter = Exporter::new(Box::new(snapshot));
+    let text = exporter.render_page().text;
+    let families = parse(std::str::from_utf8(&text).expect("UTF-8")).expect("a valid page");
+    for read in &families {
+        let family = FAMILIES.iter().find(|family| family.name == read.name);
+        let family = family.unwrap_or_else(|| panic!("{} is not in the table", read.name));
+        let kind = format!("{:?}", read.kind).to_lowercase();
+        assert_eq!(kind, family.kind.as_str(), "{}", family.name);
+        assert_eq!(read.help.as_deref(), Some(family.help), "{}", family.name);
+        let expected: HashSet<_> = family.labels.iter().copied().collect();
+        for sample in &read.samples {
+            let labels = sample.labels.iter().map(|(name, _)| name.as_str());
+            let labels: HashSet<_> = labels.filter(|name| *name != "le").collect();
+            assert_eq!(labels, expected, "{}", sample.name);
+        }
+    }
+    // Pushed, shown in the status, not on the page.
+    let only_pushed = ["kafka_backup_run_bytes", "kafka_backup_run_progress_ratio"];
+    assert_eq!(families.len(), FAMILIES.len() - only_pushed.len());
+}
+
+#[test]
+fn a_histogram_rises_to_its_count() {
+    let mut object = backup("ns", "b");
+    let totals = &mut object.status.get_or_insert_default().life.totals;
+    for duration in [1, 10_000, 10_001, 300_000, 21_600_000, 90_000_000] {
+        totals.success.add(duration);
+    }
+    let text = render(&only(object));
+    let bucket = |outcome: &str, bound: &str| {
+        let start = format!(
+            "kafka_backup_backup_duration_seconds_bucket{{backup_name=\"b\",namespace=\"ns\",outcome=\"{outcome}\",le=\"{bound}\"}} "
+        );
+        let line = text.lines().find_map(|line| line.strip_prefix(&start));
+        line.expect(&start).to_owned()
+    };
+    for (bound, count) in [
+        ("10", "2"),
+        ("30", "3"),
+        ("60", "3"),
+        ("300", "4"),
+        ("14400", "4"),
+        ("21600", "5"),
+        ("+Inf", "6"),
+    ] {
+        assert_eq!(bucket("success", bound), count, "{bound}");
+        assert_eq!(bucket("failure", bound), "0", "{bound}");
+    }
+    assert!(text.contains(
+        "duration_seconds_sum{backup_name=\"b\",namespace=\"ns\",outcome=\"success\"} 111920.002\n"
+    ));
+}
+
+#[test]
+fn held_runs_are_not_on_the_page() {
+    let mut object = backup("ns", "b");
+    let before = render(&only(object.clone()));
+    let totals = &mut object.status.get_or_insert_default().life.totals;
+    totals.held.push(HeldRun {
+        id: "b-1".into(),
+        outcome: RunOutcome::Failure,
+        duration_ms: 1,
+        since: time(jiff::Timestamp::UNIX_EPOCH),
+    });
+    assert_eq!(render(&only(object)), before);
+}
+
+#[tokio::test]
+async fn series_of_a_deleted_object_go_with_it() {
+    let shown = Arc::new(Mutex::new(snapshot()));
+    let source = shown.clone();
+    let exporter = Exporter::new(Box::new(move || source.lock().expect("a lock").clone()));
+    let error = Err(());
+    exporter
+        .own()
+        .observe_reconcile("backup", "a", "first", Duration::from_millis(1), error);
+    let count = |text: &[u8]| String::from_utf8_lossy(text).matches("\"first\"").count();
+    assert!(count(&exporter.render_page().text) > 50);
+    shown.lock().expect("a lock").backups.pop();
+    assert_eq!(count(&exporter.render_page().text), 0);
+}
+
+#[tokio::test]
+async fn exposure_of_a_deleted_object_is_forgotten() {
+    let shown = Arc::new(Mutex::new(snapshot()));
+    let source = shown.clone();
+    let exporter = Exporter::new(Box::new(move || source.lock().expect("a lock").clone()));
+    let start = Instant::now();
+    let later = start + Duration::from_secs(100);
+    let totals = Totals::default();
+    let exposed = |at| exporter.exposed("uid-first", &totals, at).failure;
+    exposed(start);
+    exporter.render_page();
+    assert_eq!(exposed(later), Duration::from_secs(100));
+    shown.lock().expect("a lock").backups.pop();
+    exporter.render_page();
+    assert_eq!(exposed(later), Duration::ZERO);
+}

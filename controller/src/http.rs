@@ -1,0 +1,308 @@
+//! The two ports: `/metrics` and push on one, `/healthz` and `/readyz` on the other.
+//!
+//! # Guarantees
+//! - Nobody waits for somebody else: a scrape is finished bytes; a peer that sends its headers for more than
+//!   [`HEADER_TIME`] or stops reading for [`STALL_TIME`] loses its connection; at most [`CONNECTIONS`] are open per port.
+//! - After the cancellation no connection is accepted, requests under way have [`SHUTDOWN_TIME`], and when [`serve`]
+//!   returns nothing of it runs any more.
+//! - Until the caches are synced `/metrics` is 503, not a page with half of the totals: a counter that goes back to its
+//!   value after a restart must not be seen at 0 in between.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::exporter::{self, Exporter};
+use crate::health::Health;
+use crate::push::{self, Push, Runs};
+
+/// How long request headers may take, idle time of a kept connection included.
+const HEADER_TIME: Duration = Duration::from_secs(75);
+/// How long a peer may not read what is sent to it.
+const STALL_TIME: Duration = Duration::from_secs(30);
+/// How long requests may take that are under way at the shutdown.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
+/// Connections per port.
+const CONNECTIONS: usize = 512;
+
+/// Why the ports could not be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    /// In use, or not ours to take.
+    #[error("failed to listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+}
+
+/// The two ports, taken.
+pub(crate) struct Ports {
+    /// `/metrics` and push.
+    pub(crate) metrics: TcpListener,
+    /// `/healthz` and `/readyz`.
+    pub(crate) health: TcpListener,
+}
+
+impl Ports {
+    /// Takes both.
+    pub(crate) async fn bind(metrics: SocketAddr, health: SocketAddr) -> Result<Self, HttpError> {
+        let bind = async |address| {
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| HttpError::Listen { address, source })
+        };
+        Ok(Self {
+            metrics: bind(metrics).await?,
+            health: bind(health).await?,
+        })
+    }
+}
+
+/// Serves both ports until `cancel` is cancelled.
+pub(crate) async fn serve<R: Runs>(ports: Ports, push: Arc<Push<R>>, cancel: CancellationToken) {
+    let health = health_router(push.health.clone());
+    let metrics = metrics_router(push);
+    tokio::join!(
+        serve_port(ports.metrics, metrics, &cancel),
+        serve_port(ports.health, health, &cancel),
+    );
+}
+
+fn metrics_router<R: Runs>(push: Arc<Push<R>>) -> Router {
+    let scrape = Arc::new(Scrape {
+        exporter: push.exporter.clone(),
+        health: push.health.clone(),
+    });
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(scrape);
+    with_fallbacks(router.merge(push::router(push)))
+}
+
+fn health_router(health: Arc<Health>) -> Router {
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz));
+    with_fallbacks(router.with_state(health))
+}
+
+fn with_fallbacks(router: Router) -> Router {
+    router
+        .fallback(async || (StatusCode::NOT_FOUND, "nothing is here\n"))
+        .method_not_allowed_fallback(async || {
+            let reason = "the method is not one that is obeyed here\n";
+            (StatusCode::METHOD_NOT_ALLOWED, reason)
+        })
+}
+
+struct Scrape {
+    exporter: Arc<Exporter>,
+    health: Arc<Health>,
+}
+
+async fn metrics(State(scrape): State<Arc<Scrape>>, headers: HeaderMap) -> Response {
+    if let Err(reason) = scrape.health.check_ready() {
+        return (StatusCode::SERVICE_UNAVAILABLE, reason + "\n").into_response();
+    }
+    let page = scrape.exporter.page().await;
+    let content_type = (CONTENT_TYPE, exporter::CONTENT_TYPE);
+    let vary = (VARY, "accept-encoding");
+    if accepts_gzip(&headers) {
+        let encoding = (CONTENT_ENCODING, "gzip");
+        return ([content_type, vary, encoding], page.gzip.clone()).into_response();
+    }
+    ([content_type, vary], page.text.clone()).into_response()
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT_ENCODING);
+    let values = values
+        .iter()
+        .filter_map(|value: &HeaderValue| value.to_str().ok());
+    let mut codings = values.flat_map(|value| value.split(','));
+    codings.any(|coding| {
+        let (name, quality) = coding.split_once(';').unwrap_or((coding, "q=1"));
+        let quality = quality.trim().trim_start_matches("q=");
+        let is_refused = quality.parse::<f32>().is_ok_and(|quality| quality == 0.0);
+        name.trim().eq_ignore_ascii_case("gzip") && !is_refused
+    })
+}
+
+async fn healthz(State(health): State<Arc<Health>>) -> Response {
+    probe(health.check_alive(Instant::now()))
+}
+
+async fn readyz(State(health): State<Arc<Health>>) -> Response {
+    probe(health.check_ready())
+}
+
+fn probe(result: Result<(), String>) -> Response {
+    match result {
+        Ok(()) => "ok\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n").into_response(),
+    }
+}
+
+async fn serve_port(listener: TcpListener, router: Router, cancel: &CancellationToken) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    while let Some(stream) = cancel
+        .run_until_cancelled(accept(&listener, &permits))
+        .await
+    {
+        let (stream, permit) = stream;
+        while connections.try_join_next().is_some() {}
+        let serve = serve_connection(stream, router.clone(), cancel.clone());
+        connections.spawn(async move {
+            serve.await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    let all_done = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(SHUTDOWN_TIME, all_done).await.is_err() {
+        warn!(connections = connections.len(), "requests cut off");
+        connections.shutdown().await;
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
+    let permit = permits.clone().acquire_owned().await;
+    let permit = permit.expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            // Out of file descriptors, or a peer that is gone already: neither ends the server.
+            Err(error) => {
+                warn!(%error, "connection not accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, cancel: CancellationToken) {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME);
+    let io = TokioIo::new(Unstalled::new(stream, STALL_TIME));
+    let connection = builder.serve_connection(io, TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = cancel.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        debug!(%error, "connection ended");
+    }
+}
+
+/// A stream that fails when its peer takes nothing for some time.
+struct Unstalled<S> {
+    stream: S,
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Unstalled<S> {
+    fn new(stream: S, patience: Duration) -> Self {
+        Self {
+            stream,
+            patience,
+            stalled: None,
+        }
+    }
+
+    /// Passes `written` on, unless it has been pending for too long.
+    fn limit<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.limit(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.limit(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.limit(context, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.limit(context, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests;

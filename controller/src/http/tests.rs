@@ -1,0 +1,486 @@
+//! The ports over loopback, with a list of tokens in the place of the API server.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::Mutex;
+
+use flate2::read::GzDecoder;
+use kafka_backup_shared::plan::RunRef;
+use kafka_backup_shared::pod::{push_path, report_path};
+use kafka_backup_shared::report::{Outcome, Report};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::exporter::{Snapshot, fixtures::backup};
+use crate::identity::{Identities, Worker};
+use crate::objects::{Progress, Recorded};
+use crate::push::Standing;
+
+const JOB_UID: &str = "job-uid-1";
+
+/// Remembers what it was given.
+struct Recorder {
+    standing: Mutex<Standing>,
+    taken: Mutex<(Vec<Progress>, Vec<Report>)>,
+}
+
+impl Runs for Recorder {
+    fn standing(&self, _: &Worker) -> Standing {
+        *self.standing.lock().unwrap()
+    }
+
+    async fn progress(&self, _: &Worker, progress: Progress) -> Result<Recorded, kube::Error> {
+        self.taken.lock().unwrap().0.push(progress);
+        Ok(Recorded::Yes)
+    }
+
+    fn report(&self, _: &Worker, report: Report) -> bool {
+        self.taken.lock().unwrap().1.push(report);
+        true
+    }
+}
+
+/// A server on loopback.
+struct Rig {
+    metrics: SocketAddr,
+    health: SocketAddr,
+    push: Arc<Push<Recorder>>,
+    cancel: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+impl Rig {
+    async fn start(objects: usize) -> Self {
+        let backups = (0..objects).map(|i| backup("ns", &format!("backup-{i}")).into());
+        let backups: Vec<_> = backups.collect();
+        let snapshot = move || Snapshot {
+            backups: backups.clone(),
+            ..Snapshot::default()
+        };
+        let worker = Worker {
+            run: RunRef::example(),
+            job_uid: JOB_UID.into(),
+            pod: "pod".into(),
+        };
+        let push = Arc::new(Push {
+            identities: Identities::Listed(HashMap::from([("good", worker)])),
+            runs: Recorder {
+                standing: Mutex::new(Standing::Active),
+                taken: Mutex::default(),
+            },
+            exporter: Exporter::new(Box::new(snapshot)),
+            health: Health::awaiting(&["caches"]),
+        });
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ports = Ports::bind(any, any).await.unwrap();
+        let cancel = CancellationToken::new();
+        Self {
+            metrics: ports.metrics.local_addr().unwrap(),
+            health: ports.health.local_addr().unwrap(),
+            server: tokio::spawn(serve(ports, push.clone(), cancel.clone())),
+            push,
+            cancel,
+        }
+    }
+
+    async fn ready() -> Self {
+        let rig = Self::start(1).await;
+        rig.push.health.arrived("caches");
+        rig
+    }
+
+    async fn metrics(&self, request: &str, headers: &[&str], body: &[u8]) -> Answer {
+        ask(self.metrics, request, headers, body).await
+    }
+
+    async fn push(&self, body: &str) -> Answer {
+        let request = format!("PUT {}", push_path(&RunRef::example()));
+        self.metrics(&request, &[GOOD], body.as_bytes()).await
+    }
+
+    fn progress(&self) -> Vec<Progress> {
+        self.push.runs.taken.lock().unwrap().0.clone()
+    }
+
+    fn reports(&self) -> Vec<Report> {
+        self.push.runs.taken.lock().unwrap().1.clone()
+    }
+}
+
+const GOOD: &str = "Authorization: Bearer good";
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    fn both(&self) -> (u16, String) {
+        (self.status, self.text())
+    }
+}
+
+async fn ask(address: SocketAddr, request: &str, headers: &[&str], body: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut head = format!(
+        "{request} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for header in headers {
+        head += &format!("{header}\r\n");
+    }
+    stream.write_all((head + "\r\n").as_bytes()).await.unwrap();
+    // A server that has refused may have closed already.
+    drop(stream.write_all(body).await);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap();
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    Answer {
+        status: head[9..12].parse().unwrap(),
+        head: head.to_lowercase(),
+        body: answer[end + 4..].to_vec(),
+    }
+}
+
+fn report() -> Report {
+    Report {
+        run: RunRef::example(),
+        outcome: Outcome::Success,
+        start_time: jiff::Timestamp::UNIX_EPOCH,
+        completion_time: jiff::Timestamp::UNIX_EPOCH,
+        records: 5,
+        bytes: 6,
+        gaps: 0,
+        warnings: Vec::new(),
+        topics: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn not_ready_before_the_caches_are_synced() {
+    let rig = Rig::start(1).await;
+    let waiting = (503, "waiting for caches\n".to_owned());
+    assert_eq!(
+        ask(rig.health, "GET /readyz", &[], b"").await.both(),
+        waiting
+    );
+    assert_eq!(rig.metrics("GET /metrics", &[], b"").await.both(), waiting);
+    let push = rig.push("").await;
+    assert_eq!(push.both(), waiting);
+    assert!(push.head.contains("retry-after: 5"), "{}", push.head);
+    assert_eq!(ask(rig.health, "GET /healthz", &[], b"").await.status, 200);
+
+    rig.push.health.arrived("caches");
+    assert_eq!(ask(rig.health, "GET /readyz", &[], b"").await.status, 200);
+    assert_eq!(rig.metrics("GET /metrics", &[], b"").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_page_comes_plain_or_gzipped() {
+    let rig = Rig::ready().await;
+    let plain = rig.metrics("GET /metrics", &[], b"").await;
+    let content_type = "content-type: text/plain; version=0.0.4; charset=utf-8";
+    assert!(plain.head.contains(content_type), "{}", plain.head);
+    assert!(!plain.head.contains("content-encoding"));
+    assert!(
+        plain
+            .text()
+            .contains("kafka_backup_backups_total{backup_name=\"backup-0\"")
+    );
+
+    for accepted in ["gzip", "deflate, gzip;q=0.5", "GZIP"] {
+        let header = format!("Accept-Encoding: {accepted}");
+        let zipped = rig.metrics("GET /metrics", &[&header], b"").await;
+        assert!(zipped.head.contains("content-encoding: gzip"), "{accepted}");
+        let mut text = String::new();
+        GzDecoder::new(zipped.body.as_slice())
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, plain.text());
+    }
+    let refused = rig
+        .metrics("GET /metrics", &["Accept-Encoding: gzip;q=0"], b"")
+        .await;
+    assert!(!refused.head.contains("content-encoding"));
+}
+
+#[tokio::test]
+async fn a_push_reaches_the_run_that_its_token_belongs_to() {
+    let rig = Rig::ready().await;
+    let body = concat!(
+        "# TYPE kafka_backup_backup_records_total counter\n",
+        "kafka_backup_backup_records_total{backup_name=\"orders\",namespace=\"default\"} 12\n",
+        "kafka_backup_run_bytes{run=\"orders-20260102-030405\"} 3e3\n",
+        "kafka_backup_run_progress_ratio 0.509\n",
+    );
+    assert_eq!(rig.push(body).await.both(), (200, String::new()));
+    let expected = Progress {
+        records: 12,
+        bytes: 3000,
+        percent: Some(50),
+    };
+    assert_eq!(rig.progress(), [expected]);
+
+    let post = "POST /metrics/job@base64/a2Fma2EtYmFja3Vw/name/orders";
+    assert_eq!(
+        rig.metrics(post, &[GOOD], body.as_bytes()).await.status,
+        200
+    );
+    assert_eq!(rig.progress(), [expected, expected]);
+    let page = rig.metrics("GET /metrics", &[], b"").await.text();
+    let count = "kafka_backup_operator_pushes_total{result=\"accepted\"} 2\n";
+    assert!(page.contains(count), "{page}");
+}
+
+#[tokio::test]
+async fn a_push_without_the_right_identity_is_refused_unread() {
+    let rig = Rig::ready().await;
+    let own = push_path(&RunRef::example());
+    let other = own.replace("/name/orders/", "/name/payments/");
+    let cases: [(&str, &[&str], u16, &str); 6] = [
+        (&own, &[], 401, "a push needs the header"),
+        (
+            &own,
+            &["Authorization: Basic good"],
+            401,
+            "a push needs the header",
+        ),
+        (
+            &own,
+            &["Authorization: Bearer bad"],
+            401,
+            "the token is not valid",
+        ),
+        (
+            &own,
+            &["Authorization: Bearer stranger"],
+            403,
+            "not a worker of a run",
+        ),
+        (&other, &[GOOD], 403, "another run"),
+        ("/metrics/job/mine", &[GOOD], 403, "another run"),
+    ];
+    for (path, headers, status, reason) in cases {
+        let answer = rig.metrics(&format!("PUT {path}"), headers, b"\xff").await;
+        let (found, text) = answer.both();
+        assert!(
+            found == status && text.contains(reason),
+            "{path}: {found} {text}"
+        );
+    }
+    let bodies = [
+        "kafka_backup_backup_records_total{backup_name=\"payments\"} 1\n",
+        "kafka_backup_backup_records_total{namespace=\"kube-system\"} 1\n",
+        "kafka_backup_run_bytes{run=\"orders-20200101-000000\"} 1\n",
+    ];
+    for body in bodies {
+        assert_eq!(rig.push(body).await.status, 403, "{body}");
+    }
+    assert_eq!(rig.progress(), []);
+    let page = rig.metrics("GET /metrics", &[], b"").await.text();
+    assert!(
+        page.contains("pushes_total{result=\"denied\"} 9\n"),
+        "{page}"
+    );
+}
+
+#[tokio::test]
+async fn a_push_is_taken_whole_or_not_at_all() {
+    let rig = Rig::ready().await;
+    let good = "kafka_backup_backup_records_total 1\n";
+    let cases = [
+        (
+            "kafka_backup_run_bytes 5",
+            "line 2: the text ends in the middle",
+        ),
+        (
+            "up 1\n",
+            "family up is none of those that a KafkaBackup run pushes: kafka_backup_backup_records_total, kafka_backup_run_bytes, kafka_backup_run_progress_ratio",
+        ),
+        (
+            "kafka_backup_restore_records_total 1\n",
+            "family kafka_backup_restore_records_total is none",
+        ),
+        (
+            "kafka_backup_run_bytes NaN\n",
+            "kafka_backup_run_bytes is NaN",
+        ),
+        (
+            "kafka_backup_run_bytes +Inf\n",
+            "kafka_backup_run_bytes is inf",
+        ),
+        (
+            "kafka_backup_run_bytes -1\n",
+            "kafka_backup_run_bytes is -1",
+        ),
+        (
+            "kafka_backup_run_bytes 1.5\n",
+            "kafka_backup_run_bytes is 1.5",
+        ),
+        ("kafka_backup_run_progress_ratio 1.01\n", "not a ratio"),
+        ("kafka_backup_run_progress_ratio NaN\n", "not a ratio"),
+        (
+            "# TYPE kafka_backup_run_bytes counter\n",
+            "kafka_backup_run_bytes is a gauge",
+        ),
+        (
+            "kafka_backup_run_bytes{topic=\"t\"} 1\n",
+            "has no label topic",
+        ),
+        (
+            "kafka_backup_run_bytes 1\nkafka_backup_run_bytes{run=\"orders-20260102-030405\"} 1\n",
+            "more than one sample",
+        ),
+        (
+            "kafka_backup_run_bytes 1\nkafka_backup_run_bytes 1\n",
+            "line 3: a second sample",
+        ),
+    ];
+    for (bad, reason) in cases {
+        let (status, text) = rig.push(&format!("{good}{bad}")).await.both();
+        assert!(
+            status == 400 && text.contains(reason),
+            "{bad}: {status} {text}"
+        );
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+    }
+    assert_eq!(rig.progress(), []);
+}
+
+#[tokio::test]
+async fn what_is_not_obeyed_has_a_definite_answer() {
+    let rig = Rig::ready().await;
+    let path = push_path(&RunRef::example());
+    let put = format!("PUT {path}");
+    let long = vec![b'#'; push::BODY_MAX + 1];
+    assert_eq!(rig.metrics(&put, &[GOOD], &long).await.status, 413);
+    let zipped = [GOOD, "Content-Encoding: gzip"];
+    assert_eq!(rig.metrics(&put, &zipped, b"").await.status, 415);
+    let protobuf = [
+        GOOD,
+        "Content-Type: application/vnd.google.protobuf; encoding=delimited",
+    ];
+    assert_eq!(rig.metrics(&put, &protobuf, b"").await.status, 415);
+    assert_eq!(
+        rig.metrics(&format!("DELETE {path}"), &[GOOD], b"")
+            .await
+            .status,
+        405
+    );
+    assert_eq!(
+        rig.metrics(&format!("{put}/pod/x"), &[GOOD], b"")
+            .await
+            .status,
+        400
+    );
+    assert_eq!(rig.metrics("GET /nothing", &[], b"").await.status, 404);
+    assert_eq!(ask(rig.health, "GET /metrics", &[], b"").await.status, 404);
+    assert_eq!(rig.progress(), []);
+}
+
+#[tokio::test]
+async fn a_run_that_is_not_active_takes_nothing() {
+    let rig = Rig::ready().await;
+    let json = serde_json::to_vec(&report()).unwrap();
+    let put = format!("PUT {}", report_path(JOB_UID));
+    let cases = [
+        (
+            Standing::NotYet,
+            503,
+            "the status does not name the Job yet\n",
+        ),
+        (
+            Standing::NotActive,
+            409,
+            "run orders-20260102-030405 is not active\n",
+        ),
+    ];
+    for (standing, status, reason) in cases {
+        *rig.push.runs.standing.lock().unwrap() = standing;
+        let refused = (status, reason.to_owned());
+        assert_eq!(rig.push("").await.both(), refused);
+        assert_eq!(rig.metrics(&put, &[GOOD], &json).await.both(), refused);
+    }
+    assert_eq!(rig.progress(), []);
+    assert_eq!(rig.reports(), []);
+}
+
+#[tokio::test]
+async fn a_report_is_taken_from_its_own_job_only() {
+    let rig = Rig::ready().await;
+    let json = serde_json::to_vec(&report()).unwrap();
+    let mut other = report();
+    other.run.run = "orders-20200101-000000".into();
+    let other = serde_json::to_vec(&other).unwrap();
+    let own = format!("PUT {}", report_path(JOB_UID));
+    let another = format!("PUT {}", report_path("job-uid-2"));
+    let long = vec![b' '; push::BODY_MAX + 1];
+    let cases: [(&str, &[&str], &[u8], u16); 6] = [
+        (&own, &[], &json, 401),
+        (&another, &[GOOD], &json, 403),
+        (&own, &[GOOD], &other, 403),
+        (&own, &[GOOD], b"{}", 400),
+        (&own, &[GOOD], &json[..json.len() - 1], 400),
+        (&own, &[GOOD], &long, 413),
+    ];
+    for (request, headers, body, status) in cases {
+        let answer = rig.metrics(request, headers, body).await;
+        assert_eq!(answer.status, status, "{request} {}", answer.text());
+    }
+    assert_eq!(rig.reports(), []);
+    assert_eq!(rig.metrics(&own, &[GOOD], &json).await.status, 200);
+    assert_eq!(rig.reports(), [report()]);
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_keeps_nobody_waiting() {
+    let rig = Rig::start(3000).await;
+    rig.push.health.arrived("caches");
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(rig.metrics).await.unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        idle.push(stream);
+    }
+    // Far more than the buffers of a socket hold.
+    let page = rig.metrics("GET /metrics", &[], b"").await;
+    assert!(page.body.len() > 5 << 20, "{}", page.body.len());
+    assert_eq!(ask(rig.health, "GET /healthz", &[], b"").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_loses_its_connection() {
+    let (ours, _theirs) = tokio::io::duplex(8);
+    let mut stream = Unstalled::new(ours, Duration::from_millis(20));
+    let error = stream.write_all(&[0; 64]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn the_shutdown_waits_for_nobody_who_is_idle() {
+    let rig = Rig::ready().await;
+    let mut kept = TcpStream::connect(rig.metrics).await.unwrap();
+    kept.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")
+        .await
+        .unwrap();
+    let mut first = [0; 1];
+    kept.read_exact(&mut first).await.unwrap();
+    rig.cancel.cancel();
+    let patience = Duration::from_secs(4);
+    tokio::time::timeout(patience, rig.server)
+        .await
+        .expect("in time")
+        .unwrap();
+    assert!(TcpStream::connect(rig.metrics).await.is_err());
+}

@@ -1,0 +1,442 @@
+//! The Job of a run, as a pure function of the object, the run and the controller's settings.
+//!
+//! # Guarantees
+//! - The Job holds everything that the run needs: the plan travels in the pod template's annotation and is mounted as a file, so
+//!   that it is created with the Job in one request and frozen by the API server.
+//! - The pod passes Pod Security *restricted*, and the worker's container can write nowhere but to `/tmp` and the claim.
+//! - A name is a DNS label of at most 50 characters (52 with the suffix of a repetition; the Job controller appends six more to
+//!   pods), and differs for every object and every reason to run, however long the object's name is.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::{
+    Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement,
+    PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
+};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext,
+    PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kafka_backup_shared::plan::{Plan, SpecError};
+use kafka_backup_shared::pod;
+use kafka_backup_shared::report::Fault;
+use kafka_backup_shared::status::{ActiveRun, RunReason};
+use kube::ResourceExt;
+
+use crate::digest::sha256_hex;
+use crate::kind::Kind;
+use crate::volumes;
+
+/// Label with the kind of the owner; every Job and pod of ours has it, and watches select by it.
+pub(crate) const KIND_LABEL: &str = "kafka-backup.dev/kind";
+/// Label with the UID of the owner.
+pub(crate) const UID_LABEL: &str = "kafka-backup.dev/uid";
+/// Label, where it fits, and annotation with the name of the owner.
+pub(crate) const NAME: &str = "kafka-backup.dev/name";
+/// Label, where it fits, and annotation with the run id.
+pub(crate) const RUN: &str = "kafka-backup.dev/run";
+/// Annotation with the tick of a scheduled run.
+pub(crate) const SCHEDULED_AT: &str = "kafka-backup.dev/scheduled-at";
+/// Annotation with the time at which the run was counted; a Job that has it may be removed.
+pub(crate) const ACCOUNTED_AT: &str = "kafka-backup.dev/accounted-at";
+/// Suffix of the one repetition of a Job whose report was lost.
+pub(crate) const REPETITION: &str = "-r";
+
+/// What every Job has in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WorkerSettings {
+    /// Image of the worker.
+    pub(crate) image: String,
+    /// Where workers push progress and reports.
+    pub(crate) push_url: String,
+}
+
+/// User and group of the worker's process.
+const WORKER_ID: i64 = 10_001;
+const NAME_PART: usize = 24;
+const LABEL_MAX: usize = 63;
+const GRACE_SECONDS: i64 = 60;
+
+/// The name of the Job for a reason to run: `<name>-<YYYYMMDD-HHMMSS>-<hash of uid and key>`.
+pub(crate) fn name(object: &str, uid: &str, key: &str, at: Timestamp) -> String {
+    let label: String = object
+        .chars()
+        .map(|c| if c == '.' { '-' } else { c })
+        .take(NAME_PART)
+        .collect();
+    let hash = sha256_hex(format!("{uid}/{key}").as_bytes());
+    format!(
+        "{}-{}-{}",
+        label.trim_end_matches('-'),
+        at.strftime("%Y%m%d-%H%M%S"),
+        &hash[..8]
+    )
+}
+
+/// The Job of `run`, with the plan that the object asks for now.
+///
+/// # Errors
+/// The field that cannot be obeyed.
+pub(crate) fn build<K: Kind>(
+    object: &K,
+    run: &ActiveRun,
+    settings: &WorkerSettings,
+) -> Result<Job, SpecError> {
+    let plan = object.plan(&run.id)?;
+    let plan_json = plan.to_json()?;
+    let labels = labels(object, run);
+    let annotations = annotations(object, run);
+    let mut pod_annotations = annotations.clone();
+    pod_annotations.insert(pod::PLAN_ANNOTATION.into(), plan_json);
+    let job = object.job_settings();
+    Ok(Job {
+        metadata: ObjectMeta {
+            name: Some(run.job.clone()),
+            namespace: object.namespace(),
+            labels: Some(labels.clone()),
+            annotations: Some(annotations),
+            owner_references: Some(vec![owner(object)]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(JobSpec {
+            backoff_limit: Some(job.backoff_limit()),
+            active_deadline_seconds: job.active_deadline_seconds,
+            pod_failure_policy: Some(failure_policy()),
+            // A pod that is still shutting down works on the archive or the target; its successor waits for its end.
+            pod_replacement_policy: Some("Failed".into()),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(labels),
+                    annotations: Some(pod_annotations),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod_spec(object, &plan, settings)),
+            },
+            ..JobSpec::default()
+        }),
+        status: None,
+    })
+}
+
+fn owner<K: Kind>(object: &K) -> OwnerReference {
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+        controller: Some(true),
+        // Blocking the deletion of an owner needs the permission to change its finalizers; the pods go anyway.
+        block_owner_deletion: None,
+    }
+}
+
+fn labels<K: Kind>(object: &K, run: &ActiveRun) -> BTreeMap<String, String> {
+    let mut labels = strings(&[
+        ("app.kubernetes.io/name", "kafka-backup-worker"),
+        ("app.kubernetes.io/component", "worker"),
+        ("app.kubernetes.io/managed-by", "kafka-backup-operator"),
+        (KIND_LABEL, K::KIND.as_str()),
+    ]);
+    labels.insert(UID_LABEL.into(), object.uid().unwrap_or_default());
+    for (label, value) in [(NAME, object.name_any()), (RUN, run.id.clone())] {
+        // Object names of up to 253 characters are no label values; the annotations have them in full.
+        if value.len() <= LABEL_MAX {
+            labels.insert(label.into(), value);
+        }
+    }
+    labels
+}
+
+fn annotations<K: Kind>(object: &K, run: &ActiveRun) -> BTreeMap<String, String> {
+    let mut annotations = BTreeMap::from([
+        (NAME.into(), object.name_any()),
+        (RUN.into(), run.id.clone()),
+    ]);
+    match run.reason {
+        RunReason::Schedule | RunReason::CatchUp => {
+            annotations.insert(SCHEDULED_AT.into(), run.key.clone());
+        }
+        RunReason::OneShot | RunReason::SpecChanged | RunReason::Trigger | RunReason::Retry => {}
+    }
+    annotations
+}
+
+/// Disruptions do not count, final faults end the Job at once, everything else counts against `backoffLimit`.
+fn failure_policy() -> PodFailurePolicy {
+    let final_codes = Fault::ALL
+        .into_iter()
+        .filter(|fault| !fault.is_retried())
+        .map(|fault| i32::from(fault.exit_code()));
+    let mut values: Vec<i32> = final_codes.collect();
+    values.sort_unstable();
+    PodFailurePolicy {
+        rules: vec![
+            PodFailurePolicyRule {
+                action: "Ignore".into(),
+                on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
+                    type_: "DisruptionTarget".into(),
+                    status: "True".into(),
+                }]),
+                on_exit_codes: None,
+            },
+            PodFailurePolicyRule {
+                action: "FailJob".into(),
+                on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
+                    container_name: Some(pod::CONTAINER.into()),
+                    operator: "In".into(),
+                    values,
+                }),
+                on_pod_conditions: None,
+            },
+        ],
+    }
+}
+
+fn pod_spec<K: Kind>(object: &K, plan: &Plan, settings: &WorkerSettings) -> PodSpec {
+    let (volumes, mounts) = volumes::of(plan);
+    PodSpec {
+        restart_policy: Some("Never".into()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(WORKER_ID),
+            run_as_group: Some(WORKER_ID),
+            fs_group: Some(WORKER_ID),
+            // Volumes with millions of files would otherwise be walked at each start.
+            fs_group_change_policy: Some("OnRootMismatch".into()),
+            seccomp_profile: Some(runtime_default()),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![Container {
+            name: pod::CONTAINER.into(),
+            image: Some(settings.image.clone()),
+            image_pull_policy: Some("IfNotPresent".into()),
+            args: Some(
+                [
+                    "run",
+                    "--plan",
+                    pod::PLAN_FILE,
+                    "--push-url",
+                    &settings.push_url,
+                ]
+                .map(String::from)
+                .into(),
+            ),
+            env: Some(vec![EnvVar {
+                name: pod::JOB_UID_ENV.into(),
+                value_from: Some(EnvVarSource {
+                    field_ref: Some(ObjectFieldSelector {
+                        field_path: "metadata.labels['batch.kubernetes.io/controller-uid']".into(),
+                        api_version: None,
+                    }),
+                    ..EnvVarSource::default()
+                }),
+                ..EnvVar::default()
+            }]),
+            resources: Some(
+                object
+                    .resources()
+                    .cloned()
+                    .unwrap_or_else(default_resources),
+            ),
+            security_context: Some(SecurityContext {
+                allow_privilege_escalation: Some(false),
+                read_only_root_filesystem: Some(true),
+                capabilities: Some(Capabilities {
+                    add: None,
+                    drop: Some(vec!["ALL".into()]),
+                }),
+                ..SecurityContext::default()
+            }),
+            volume_mounts: Some(mounts),
+            ..Container::default()
+        }],
+        volumes: Some(volumes),
+        ..PodSpec::default()
+    }
+}
+
+/// `RuntimeDefault`, as *restricted* wants it.
+pub(crate) fn runtime_default() -> SeccompProfile {
+    SeccompProfile {
+        type_: "RuntimeDefault".into(),
+        localhost_profile: None,
+    }
+}
+
+/// Never BestEffort: such pods are the first to be evicted.
+fn default_resources() -> ResourceRequirements {
+    ResourceRequirements {
+        requests: Some(quantities(&[("cpu", "100m"), ("memory", "128Mi")])),
+        limits: Some(quantities(&[("memory", "256Mi")])),
+        claims: None,
+    }
+}
+
+/// A map of strings from literals.
+pub(crate) fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(key, value)| ((*key).into(), (*value).into()))
+        .collect()
+}
+
+/// Resource quantities from literals.
+pub(crate) fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
+    pairs
+        .iter()
+        .map(|(key, value)| ((*key).into(), Quantity((*value).into())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use kafka_backup_shared::crd::KafkaBackup;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixtures::{self, at};
+
+    fn settings() -> WorkerSettings {
+        WorkerSettings {
+            image: "worker:1".into(),
+            push_url: "http://controller:8080".into(),
+        }
+    }
+
+    fn built(object: &KafkaBackup) -> Job {
+        build(object, &fixtures::active_run(object), &settings()).unwrap()
+    }
+
+    fn pod_of(job: &Job) -> &PodSpec {
+        job.spec.as_ref().unwrap().template.spec.as_ref().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_job_name_is_a_dns_label_of_at_most_50_characters(object in "[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", key in ".*") {
+            let name = name(&object, "uid", &key, at("2026-01-02T03:04:05Z"));
+            prop_assert!(name.len() <= 50, "{name}");
+            prop_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{name}");
+            prop_assert!(!name.starts_with('-') && !name.ends_with('-'), "{name}");
+        }
+    }
+
+    #[test]
+    fn long_names_that_begin_alike_get_different_jobs() {
+        let tick = at("2026-01-02T03:04:05Z");
+        let long = "x".repeat(250);
+        let names: BTreeSet<String> = [
+            name(&format!("{long}-a"), "uid-a", "k", tick),
+            name(&format!("{long}-b"), "uid-b", "k", tick),
+            name(&format!("{long}-a"), "uid-a", "another key", tick),
+        ]
+        .into();
+        assert_eq!(names.len(), 3);
+    }
+
+    #[test]
+    fn a_name_tells_object_and_time() {
+        let name = name("shop.orders", "uid", "k", at("2026-01-02T03:04:05Z"));
+        assert!(name.starts_with("shop-orders-20260102-030405-"), "{name}");
+    }
+
+    #[test]
+    fn names_that_are_no_label_values_are_annotations() {
+        let mut object = fixtures::backup();
+        object.metadata.name = Some("x".repeat(253));
+        let job = built(&object);
+        assert_eq!(job.labels().get(NAME), None);
+        assert_eq!(job.annotations()[NAME].len(), 253);
+        assert!(job.labels().values().all(|value| value.len() <= LABEL_MAX));
+    }
+
+    #[test]
+    fn the_worker_finds_its_plan_in_its_own_annotation() {
+        let object = fixtures::backup();
+        let job = built(&object);
+        let template = job
+            .spec
+            .as_ref()
+            .unwrap()
+            .template
+            .metadata
+            .as_ref()
+            .unwrap();
+        let json = &template.annotations.as_ref().unwrap()[pod::PLAN_ANNOTATION];
+        let plan: Plan = serde_json::from_str(json).unwrap();
+        assert_eq!(
+            plan,
+            object.plan(&fixtures::active_run(&object).id).unwrap()
+        );
+        assert!(
+            !job.annotations().contains_key(pod::PLAN_ANNOTATION),
+            "the plan would be stored twice"
+        );
+    }
+
+    #[test]
+    fn each_secret_is_mounted_once_under_its_name() {
+        let job = built(&fixtures::backup());
+        let mounts = pod_of(&job).containers[0].volume_mounts.as_ref().unwrap();
+        let secrets: Vec<&str> = mounts
+            .iter()
+            .map(|mount| mount.mount_path.as_str())
+            .filter(|path| path.starts_with(pod::SECRETS_DIR))
+            .collect();
+        assert_eq!(secrets, ["/etc/kafka-backup/secrets/s3-keys"]);
+    }
+
+    #[test]
+    fn a_claim_is_mounted_writable() {
+        let mut object = fixtures::backup();
+        object.spec.storage = serde_json::from_value(serde_json::json!({
+            "storageType": "pvc", "pvc": {"claimName": "archive"}
+        }))
+        .unwrap();
+        let job = built(&object);
+        let mounts = pod_of(&job).containers[0].volume_mounts.as_ref().unwrap();
+        let mount = mounts
+            .iter()
+            .find(|mount| mount.mount_path == pod::VOLUME_DIR)
+            .unwrap();
+        assert_eq!(mount.read_only, None);
+    }
+
+    #[test]
+    fn job_settings_and_resources_reach_the_job() {
+        let mut object = fixtures::backup();
+        object.spec.job.backoff_limit = Some(7);
+        object.spec.job.active_deadline_seconds = Some(99);
+        object.spec.resources = Some(ResourceRequirements {
+            limits: Some(quantities(&[("memory", "1Gi")])),
+            ..ResourceRequirements::default()
+        });
+        let job = built(&object);
+        let spec = job.spec.as_ref().unwrap();
+        assert_eq!(spec.backoff_limit, Some(7));
+        assert_eq!(spec.active_deadline_seconds, Some(99));
+        assert_eq!(
+            spec.ttl_seconds_after_finished, None,
+            "only an accounted Job may vanish"
+        );
+        assert_eq!(pod_of(&job).containers[0].resources, object.spec.resources);
+    }
+
+    #[test]
+    fn disruptions_are_judged_before_exit_codes() {
+        let rules = failure_policy().rules;
+        assert_eq!(rules[0].action, "Ignore");
+        assert_eq!(
+            rules[1].on_exit_codes.as_ref().unwrap().values,
+            [64, 65, 70, 77]
+        );
+    }
+}

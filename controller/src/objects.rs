@@ -1,0 +1,347 @@
+//! What this process knows of the cluster: caches that watches keep up to date, and what workers have told.
+//!
+//! # Guarantees
+//! - Progress stands in an object's status before anybody can read it elsewhere; a stale writer's progress is refused by the
+//!   API server (resourceVersion), never merged.
+//! - A report that is kept here is only ever a supplement: losing it changes no outcome, because the pod's termination message
+//!   and the Job's conditions stay authoritative.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::report::Report;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Api, Client, ResourceExt};
+
+use crate::exporter::QueueState;
+use crate::kind::{Kind, ObjectKind};
+use crate::reconcile::queue::{Key, Queue};
+use crate::reconcile::write::{is_conflict, write_status};
+
+/// Least time between two progress writes to one object: below the worker's period of 10 s, or jitter would lose every second push.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(8);
+/// How often a progress write that met a newer object is tried again with that object.
+const PROGRESS_ATTEMPTS: usize = 3;
+
+/// Caches of the cluster's objects, and the reports that workers pushed.
+pub(crate) struct Objects {
+    /// Every readable KafkaBackup; one that cannot be read any more stays as it was last.
+    pub(crate) backups: Store<KafkaBackup>,
+    /// Every readable KafkaRestore, likewise.
+    pub(crate) restores: Store<KafkaRestore>,
+    /// Jobs that this controller made, without their pod templates.
+    pub(crate) jobs: Store<Job>,
+    /// Pods of those Jobs, without their specs.
+    pub(crate) pods: Store<Pod>,
+    /// KafkaBackups that wait for their next look.
+    pub(crate) backup_queue: Queue,
+    /// KafkaRestores that wait for their next look.
+    pub(crate) restore_queue: Queue,
+    reports: Mutex<HashMap<String, Report>>,
+    progressed: Mutex<HashMap<String, Instant>>,
+}
+
+/// How far a run is, in values that are cumulative over all its attempts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Records that are durable beyond the base.
+    pub(crate) records: u64,
+    /// The same in bytes of record batches.
+    pub(crate) bytes: u64,
+    /// Percent of the planned offsets that are done.
+    pub(crate) percent: Option<u8>,
+}
+
+/// What became of a progress message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// The status says it now, or said it already.
+    Yes,
+    /// The last write was less than 10 s ago; cumulative values make the next message complete.
+    TooEarly,
+    /// That run is not going on.
+    NotActive,
+}
+
+impl Objects {
+    /// Objects over the given caches.
+    pub(crate) fn new(
+        backups: Store<KafkaBackup>,
+        restores: Store<KafkaRestore>,
+        jobs: Store<Job>,
+        pods: Store<Pod>,
+    ) -> Self {
+        Self {
+            backups,
+            restores,
+            jobs,
+            pods,
+            backup_queue: Queue::default(),
+            restore_queue: Queue::default(),
+            reports: Mutex::default(),
+            progressed: Mutex::default(),
+        }
+    }
+
+    /// The queue of a kind.
+    pub(crate) fn queue(&self, kind: ObjectKind) -> &Queue {
+        match kind {
+            ObjectKind::Backup => &self.backup_queue,
+            ObjectKind::Restore => &self.restore_queue,
+        }
+    }
+
+    /// What the queue of a kind holds.
+    pub(crate) fn queue_state(&self, kind: ObjectKind) -> QueueState {
+        let counts = self.queue(kind).counts();
+        QueueState {
+            controller: kind.controller(),
+            depth: counts.depth,
+            adds: counts.adds,
+        }
+    }
+
+    /// Waits until every cache holds what the API server had at the start.
+    pub(crate) async fn synced(&self) {
+        // An error means that the watch ended, which it does at shutdown only.
+        let (backups, restores, jobs, pods) = tokio::join!(
+            self.backups.wait_until_ready(),
+            self.restores.wait_until_ready(),
+            self.jobs.wait_until_ready(),
+            self.pods.wait_until_ready(),
+        );
+        for result in [backups, restores, jobs, pods] {
+            if result.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Keeps the full report of a Job that is the active one of some object, and has that object looked at.
+    /// Reports of other Jobs are dropped; returns whether it was kept.
+    pub(crate) fn report(&self, job_uid: &str, report: Report) -> bool {
+        let backup = owner_of_run::<KafkaBackup>(&self.backups, job_uid);
+        let restore = owner_of_run::<KafkaRestore>(&self.restores, job_uid);
+        let Some((kind, key)) = backup
+            .map(|key| (ObjectKind::Backup, key))
+            .or(restore.map(|key| (ObjectKind::Restore, key)))
+        else {
+            return false;
+        };
+        lock(&self.reports).insert(job_uid.into(), report);
+        self.queue(kind).add(key, tokio::time::Instant::now());
+        true
+    }
+
+    /// The pushed report of a Job.
+    pub(crate) fn report_of(&self, job_uid: &str) -> Option<Report> {
+        lock(&self.reports).get(job_uid).cloned()
+    }
+
+    /// Drops what was kept for a Job whose run is accounted.
+    pub(crate) fn forget_report(&self, job_uid: &str) {
+        lock(&self.reports).remove(job_uid);
+    }
+
+    /// Drops what was kept for an object that is gone.
+    pub(crate) fn forget_object(&self, uid: &str) {
+        lock(&self.progressed).remove(uid);
+    }
+
+    fn may_progress(&self, uid: &str, now: Instant) -> bool {
+        let mut progressed = lock(&self.progressed);
+        let early = progressed
+            .get(uid)
+            .is_some_and(|last| now.duration_since(*last) < PROGRESS_INTERVAL);
+        if !early {
+            progressed.insert(uid.into(), now);
+        }
+        !early
+    }
+}
+
+fn owner_of_run<K: Kind>(store: &Store<K>, job_uid: &str) -> Option<Key> {
+    store
+        .find(|object| is_active(object, job_uid))
+        .map(|object| Key::of(&*object))
+}
+
+/// Writes how far the run of a Job is into its object's status.
+///
+/// # Errors
+/// What the API server answered, other than a conflict that another attempt got over.
+pub(crate) async fn progress(
+    client: &Client,
+    objects: &Objects,
+    kind: ObjectKind,
+    namespace: &str,
+    name: &str,
+    job_uid: &str,
+    progress: Progress,
+) -> Result<Recorded, kube::Error> {
+    match kind {
+        ObjectKind::Backup => {
+            record(
+                client,
+                objects,
+                &objects.backups,
+                namespace,
+                name,
+                job_uid,
+                progress,
+            )
+            .await
+        }
+        ObjectKind::Restore => {
+            record(
+                client,
+                objects,
+                &objects.restores,
+                namespace,
+                name,
+                job_uid,
+                progress,
+            )
+            .await
+        }
+    }
+}
+
+async fn record<K: Kind>(
+    client: &Client,
+    objects: &Objects,
+    store: &Store<K>,
+    namespace: &str,
+    name: &str,
+    job_uid: &str,
+    progress: Progress,
+) -> Result<Recorded, kube::Error> {
+    let Some(cached) = store.get(&ObjectRef::new(name).within(namespace)) else {
+        return Ok(Recorded::NotActive);
+    };
+    if !is_active(&*cached, job_uid) {
+        return Ok(Recorded::NotActive);
+    }
+    if !objects.may_progress(&cached.uid().unwrap_or_default(), Instant::now()) {
+        return Ok(Recorded::TooEarly);
+    }
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let mut object = K::clone(&cached);
+    for attempt in 1.. {
+        if !is_active(&object, job_uid) {
+            return Ok(Recorded::NotActive);
+        }
+        let before = object.status();
+        let mut after = before.clone();
+        note_progress::<K>(&mut after, progress);
+        if after == before {
+            return Ok(Recorded::Yes);
+        }
+        match write_status(client, &object, &after).await {
+            Err(error) if is_conflict(&error) && attempt < PROGRESS_ATTEMPTS => {
+                object = api.get(name).await?
+            }
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(Recorded::Yes),
+        }
+    }
+    Ok(Recorded::NotActive)
+}
+
+/// Whether the Job is the one of the active run: another Job that somebody gave the same owner has no say.
+fn is_active<K: Kind>(object: &K, job_uid: &str) -> bool {
+    let status = object.status();
+    let active = K::life(&status).active_run.as_ref();
+    active.is_some_and(|run| run.job_uid.as_deref() == Some(job_uid))
+}
+
+/// Cumulative values only grow: an older message that arrives late changes nothing.
+fn note_progress<K: Kind>(status: &mut K::Status, progress: Progress) {
+    let life = K::life_mut(status);
+    let Some(active) = life.active_run.as_mut() else {
+        return;
+    };
+    active.records = active.records.max(progress.records);
+    active.bytes = active.bytes.max(progress.bytes);
+    active.percent = active.percent.max(progress.percent);
+    life.totals.uncommitted = life.totals.uncommitted.max(progress.records);
+    K::record_progress(status);
+}
+
+/// A panic while the lock was held cannot leave these maps half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures;
+
+    fn told(values: &[(u64, u64, u8)]) -> (u64, u64, Option<u8>, u64) {
+        let object = fixtures::backup();
+        let mut status = object.status();
+        status.life.active_run = Some(fixtures::active_run(&object));
+        for (records, bytes, percent) in values {
+            let progress = Progress {
+                records: *records,
+                bytes: *bytes,
+                percent: Some(*percent),
+            };
+            note_progress::<KafkaBackup>(&mut status, progress);
+        }
+        let run = status.life.active_run.unwrap();
+        (
+            run.records,
+            run.bytes,
+            run.percent,
+            status.life.totals.uncommitted,
+        )
+    }
+
+    #[test]
+    fn late_and_repeated_progress_changes_nothing() {
+        let whole = (5, 50, Some(40), 5);
+        assert_eq!(told(&[(3, 30, 20), (5, 50, 40)]), whole);
+        assert_eq!(told(&[(5, 50, 40), (3, 30, 20), (5, 50, 40)]), whole);
+    }
+
+    #[test]
+    fn a_restore_shows_its_progress() {
+        let object = fixtures::restore();
+        let mut status = object.status();
+        status.life.active_run = Some(fixtures::active_run(&object));
+        note_progress::<KafkaRestore>(
+            &mut status,
+            Progress {
+                records: 7,
+                bytes: 70,
+                percent: Some(10),
+            },
+        );
+        assert_eq!(
+            (
+                status.restored_records,
+                status.restored_bytes,
+                status.percent
+            ),
+            (Some(7), Some(70), Some(10))
+        );
+    }
+
+    #[test]
+    fn only_the_job_of_the_active_run_has_a_say() {
+        let mut object = fixtures::backup();
+        let mut run = fixtures::active_run(&object);
+        run.job_uid = Some("job-1".into());
+        let mut status = object.status();
+        status.life.active_run = Some(run);
+        object.status = Some(status);
+        assert!(is_active(&object, "job-1"));
+        assert!(!is_active(&object, "job-2"));
+    }
+}

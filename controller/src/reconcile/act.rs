@@ -1,0 +1,310 @@
+//! Carries decisions out.
+//!
+//! # Guarantees
+//! - A refused write (409) is no error: somebody else was faster, the object is observed again.
+//! - Jobs are created with POST, and removed or marked only under the UID that was decided upon.
+
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use kafka_backup_shared::status::ActiveRun;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::Context;
+use super::decide::{Decision, Note, decide};
+use super::error::ReconcileError;
+use super::observe::observe;
+use super::queue::Key;
+use super::tidy::{self, JobAction};
+use super::view::{JobView, Trouble};
+use super::write::{
+    FIELD_MANAGER, is_conflict, is_namespace_terminating, is_not_found, write_status,
+};
+use crate::events;
+use crate::job::{self, ACCOUNTED_AT};
+use crate::kind::Kind;
+
+/// Decisions that follow each other in one look; more than any life of a run has writes in a row.
+const STEPS: usize = 12;
+
+/// What acting on Jobs asks for.
+enum Next {
+    LookAgain,
+    Wait,
+}
+
+/// Looks at one object until nothing is left to do now; tells when to look again.
+pub(crate) async fn reconcile<K: Kind>(
+    context: &Context,
+    key: &Key,
+) -> Result<Option<Timestamp>, ReconcileError> {
+    let cached = context
+        .store::<K>()
+        .get(&ObjectRef::new(&key.name).within(&key.namespace));
+    let Some(cached) = cached else {
+        return Ok(None);
+    };
+    let mut object = K::clone(&cached);
+    drop(cached);
+    for _ in 0..STEPS {
+        let now = whole_seconds(Timestamp::now());
+        let observed = observe(context, object).await?;
+        let decision = decide(&observed, now);
+        object = observed.object;
+        let Decision {
+            status,
+            events,
+            jobs,
+            wake,
+        } = decision;
+        if let Some(status) = status {
+            match write(context, &object, &status, &events).await? {
+                Some(newer) => object = newer,
+                None => return Ok(None),
+            }
+            continue;
+        }
+        let mut next = Next::Wait;
+        for action in jobs {
+            if let Next::LookAgain = act(context, &object, &action).await? {
+                next = Next::LookAgain;
+            }
+        }
+        if let Next::Wait = next {
+            return Ok(wake);
+        }
+    }
+    // Something else writes as fast as we do; the watch brings the object back.
+    Ok(Some(Timestamp::now() + jiff::SignedDuration::from_secs(1)))
+}
+
+/// Statuses speak in whole seconds, as Kubernetes does.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).expect("a timestamp without its fraction is one")
+}
+
+/// Writes a decided status and tells its Events; returns the object as it is then, `None` if it is gone.
+async fn write<K: Kind>(
+    context: &Context,
+    object: &K,
+    status: &K::Status,
+    notes: &[Note],
+) -> Result<Option<K>, ReconcileError> {
+    let name = object.name_any();
+    match write_status(&context.client, object, status).await {
+        Ok(newer) => {
+            log_change::<K>(object, status);
+            for note in notes {
+                events::publish(&context.client, &object.object_ref(&()), note).await;
+            }
+            forget_accounted::<K>(context, object, status);
+            Ok(Some(newer))
+        }
+        Err(error) if is_conflict(&error) => read(context, object).await,
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(ReconcileError::api(
+            format!("write the status of {name}"),
+            error,
+        )),
+    }
+}
+
+async fn read<K: Kind>(context: &Context, object: &K) -> Result<Option<K>, ReconcileError> {
+    let name = object.name_any();
+    let api = Api::<K>::namespaced(
+        context.client.clone(),
+        &object.namespace().unwrap_or_default(),
+    );
+    api.get_opt(&name)
+        .await
+        .map_err(|source| ReconcileError::api(format!("read {name}"), source))
+}
+
+fn log_change<K: Kind>(object: &K, status: &K::Status) {
+    let run = |status: &K::Status| K::life(status).active_run.clone().map(|run| run.id);
+    let (before, after) = (run(&object.status()), run(status));
+    if before == after {
+        return;
+    }
+    let (namespace, name, kind) = (
+        object.namespace().unwrap_or_default(),
+        object.name_any(),
+        K::KIND.as_str(),
+    );
+    if let Some(run) = after {
+        info!(kind, namespace, name, run, "run decided");
+    } else if let Some(ended) = K::history(status).last() {
+        let outcome = ended.outcome.as_str();
+        let reason = ended.reason.as_deref().unwrap_or_default();
+        info!(
+            kind,
+            namespace,
+            name,
+            run = ended.backup_id,
+            outcome,
+            reason,
+            "run accounted"
+        );
+    }
+}
+
+/// A report is kept until the write that accounts its run has been taken.
+fn forget_accounted<K: Kind>(context: &Context, object: &K, status: &K::Status) {
+    let before = object.status();
+    let ended = K::life(&before)
+        .active_run
+        .as_ref()
+        .filter(|_| K::life(status).active_run.is_none());
+    if let Some(uid) = ended.and_then(|run| run.job_uid.as_deref()) {
+        context.objects.forget_report(uid);
+    }
+    if K::life(status).active_run.is_none() {
+        context.note_refusal(&object.uid().unwrap_or_default(), None);
+    }
+}
+
+async fn act<K: Kind>(
+    context: &Context,
+    object: &K,
+    action: &JobAction,
+) -> Result<Next, ReconcileError> {
+    let api = Api::<Job>::namespaced(
+        context.client.clone(),
+        &object.namespace().unwrap_or_default(),
+    );
+    match action {
+        JobAction::Create => {
+            let status = object.status();
+            let Some(run) = &K::life(&status).active_run else {
+                return Ok(Next::Wait);
+            };
+            create(context, object, &api, run).await
+        }
+        JobAction::Mark {
+            name,
+            uid,
+            ttl_seconds,
+        } => {
+            let patch = json!({
+                "metadata": { "uid": uid, "annotations": { ACCOUNTED_AT: whole_seconds(Timestamp::now()).to_string() } },
+                "spec": { "ttlSecondsAfterFinished": ttl_seconds },
+            });
+            let params = PatchParams {
+                field_manager: Some(FIELD_MANAGER.into()),
+                ..PatchParams::default()
+            };
+            let marked = api.patch(name, &params, &Patch::Merge(&patch)).await;
+            settle(marked.map(drop), || format!("mark Job {name} as accounted"))
+        }
+        JobAction::Delete { name, uid } => delete(&api, name, uid).await,
+        JobAction::DeleteStray { name, uid } => {
+            delete_stray(context, object, &api, name, uid).await
+        }
+    }
+}
+
+async fn create<K: Kind>(
+    context: &Context,
+    object: &K,
+    api: &Api<Job>,
+    run: &ActiveRun,
+) -> Result<Next, ReconcileError> {
+    let uid = object.uid().unwrap_or_default();
+    let Ok(job) = job::build(object, run, &context.worker) else {
+        // decide has checked the same spec; it will say what is wrong with it when it sees the newer one.
+        return Ok(Next::LookAgain);
+    };
+    let params = PostParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PostParams::default()
+    };
+    match api.create(&params, &job).await {
+        Ok(_) => {
+            context.note_refusal(&uid, None);
+            Ok(Next::LookAgain)
+        }
+        Err(error) if is_conflict(&error) => Ok(Next::LookAgain),
+        Err(error) if is_namespace_terminating(&error) || is_not_found(&error) => Ok(Next::Wait),
+        Err(error) => {
+            if let kube::Error::Api(status) = &error {
+                let refusal = Trouble {
+                    reason: "JobRefused".into(),
+                    message: status.message.clone(),
+                };
+                context.note_refusal(&uid, Some(refusal));
+            }
+            Err(ReconcileError::api(
+                format!("create Job {}", run.job),
+                error,
+            ))
+        }
+    }
+}
+
+async fn delete(api: &Api<Job>, name: &str, uid: &str) -> Result<Next, ReconcileError> {
+    let only_this = Preconditions {
+        uid: Some(uid.into()),
+        resource_version: None,
+    };
+    let params = DeleteParams {
+        preconditions: Some(only_this),
+        ..DeleteParams::background()
+    };
+    settle(api.delete(name, &params).await.map(drop), || {
+        format!("delete Job {name}")
+    })
+}
+
+/// A Job that looks like a stray may belong to a run that is newer than the cache: the newest status decides.
+async fn delete_stray<K: Kind>(
+    context: &Context,
+    object: &K,
+    api: &Api<Job>,
+    name: &str,
+    uid: &str,
+) -> Result<Next, ReconcileError> {
+    let Some(newest) = read(context, object).await? else {
+        return Ok(Next::Wait);
+    };
+    let job = api
+        .get_opt(name)
+        .await
+        .map_err(|source| ReconcileError::api(format!("read Job {name}"), source))?;
+    let Some(job) = job.filter(|job| job.uid().as_deref() == Some(uid)) else {
+        return Ok(Next::Wait);
+    };
+    let is_same = newest.uid() == object.uid();
+    if !is_same || tidy::is_known::<K>(&newest.status(), &JobView::from(&job)) {
+        return Ok(Next::Wait);
+    }
+    warn!(
+        namespace = newest.namespace(),
+        job = name,
+        "deleting a Job that no status knows"
+    );
+    let next = delete(api, name, uid).await?;
+    let note = Note {
+        is_warning: true,
+        reason: "StrayJobDeleted".into(),
+        message: format!(
+            "Job {name} belongs to no run that was decided; it was deleted and is not counted"
+        ),
+    };
+    events::publish(&context.client, &newest.object_ref(&()), &note).await;
+    Ok(next)
+}
+
+/// Gone, or another one under the name: what was wanted holds already.
+fn settle(
+    result: Result<(), kube::Error>,
+    step: impl FnOnce() -> String,
+) -> Result<Next, ReconcileError> {
+    match result {
+        Ok(()) => Ok(Next::Wait),
+        Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(Next::Wait),
+        Err(error) => Err(ReconcileError::api(step(), error)),
+    }
+}

@@ -1,0 +1,136 @@
+//! Phase and conditions: what an object's status says about everything that was decided.
+
+use kafka_backup_shared::plan::SpecError;
+use kafka_backup_shared::status::{ActiveRun, FinishedRun, Phase, RunOutcome};
+
+use super::condition::{self, PROGRESSING, READY, SUCCEEDED, SUSPENDED, Saying, Truth};
+use super::decide::{Draft, Step};
+use super::view::Trouble;
+use crate::kind::Kind;
+
+impl<K: Kind> Draft<'_, K> {
+    /// Phase and conditions, from everything above.
+    pub(super) fn conclude(&mut self, step: &Step, invalid: Option<SpecError>) {
+        let trouble = match step {
+            Step::Active { trouble, .. } => trouble.clone(),
+            Step::Idle | Step::Over { .. } => None,
+        };
+        let generation = self.object.meta().generation;
+        let last = K::history(&self.status).last().cloned();
+        let active = self.life().active_run.clone();
+        self.life().phase = match (&active, &invalid, &last) {
+            (Some(_), _, _) => Phase::Running,
+            (None, Some(_), _) => Phase::Failed,
+            (None, None, Some(last)) if last.outcome == RunOutcome::Success => Phase::Completed,
+            (None, None, Some(_)) => Phase::Failed,
+            (None, None, None) => Phase::Pending,
+        };
+        self.life().observed_generation = generation;
+        let ready = self.readiness(invalid, trouble);
+        let now = self.now;
+        let conditions = &mut self.life().conditions;
+        condition::set(conditions, READY, ready, generation, now);
+        if let Some(suspended) = self.object.suspended() {
+            let saying = if suspended {
+                Saying::new(
+                    true,
+                    "SuspendedBySpec",
+                    "spec.suspend holds back runs; a trigger still starts one",
+                )
+            } else {
+                Saying::new(false, "NotSuspended", "")
+            };
+            condition::set(
+                &mut self.life().conditions,
+                SUSPENDED,
+                saying,
+                generation,
+                now,
+            );
+        }
+        let conditions = &mut self.life().conditions;
+        condition::set(
+            conditions,
+            PROGRESSING,
+            progressing(active.as_ref()),
+            generation,
+            now,
+        );
+        condition::set(
+            conditions,
+            SUCCEEDED,
+            succeeded::<K>(active.as_ref(), last.as_ref()),
+            generation,
+            now,
+        );
+    }
+
+    fn readiness(&mut self, invalid: Option<SpecError>, trouble: Option<Trouble>) -> Saying {
+        let (event, saying) = match (invalid, trouble) {
+            (Some(error), _) => (
+                "InvalidSpec",
+                Saying::new(false, "InvalidSpec", error.to_string()),
+            ),
+            (None, Some(trouble)) => (
+                "RunBlocked",
+                Saying::new(false, trouble.reason, trouble.message),
+            ),
+            (None, None) => {
+                return Saying::new(
+                    true,
+                    "SpecValid",
+                    "the spec is valid and nothing blocks a run",
+                );
+            }
+        };
+        let said = condition::find(&self.life().conditions, READY);
+        let is_told = said.is_some_and(|said| {
+            said.status == "False" && said.reason == saying.reason && said.message == saying.message
+        });
+        if !is_told {
+            let message = if event == saying.reason {
+                saying.message.clone()
+            } else {
+                format!("{}: {}", saying.reason, saying.message)
+            };
+            self.tell(true, event, message);
+        }
+        saying
+    }
+}
+
+fn progressing(active: Option<&ActiveRun>) -> Saying {
+    match active {
+        Some(run) => Saying::new(
+            true,
+            "RunActive",
+            format!("run {} in Job {}", run.id, run.job),
+        ),
+        None => Saying::new(false, "NoActiveRun", ""),
+    }
+}
+
+fn succeeded<K: Kind>(active: Option<&ActiveRun>, last: Option<&FinishedRun>) -> Saying {
+    match (active, last) {
+        (Some(run), _) => Saying::new(
+            Truth::Unknown,
+            "RunActive",
+            format!("run {} is going on", run.id),
+        ),
+        (None, None) => Saying::new(Truth::Unknown, "NoRun", "no run has ended yet"),
+        (None, Some(run)) if run.outcome == RunOutcome::Success => {
+            let message = format!(
+                "run {}: {} records, {} bytes",
+                run.backup_id, run.records, run.size
+            );
+            Saying::new(true, format!("{}Completed", K::KIND.noun()), message)
+        }
+        (None, Some(run)) => {
+            let reason = run
+                .reason
+                .clone()
+                .unwrap_or_else(|| format!("{}Failed", K::KIND.noun()));
+            Saying::new(false, reason, run.message.clone().unwrap_or_default())
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Why a look at an object did not come to its end.
+
+use kafka_backup_shared::report::error_chain;
+use kube::Error;
+
+/// A request that the API server did not answer as it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReconcileError {
+    /// The request failed.
+    #[error("failed to {step}")]
+    Api {
+        /// What was tried, with the object's name.
+        step: String,
+        /// The API server's answer, or why there was none.
+        #[source]
+        source: Box<Error>,
+    },
+}
+
+impl ReconcileError {
+    /// A failed request.
+    pub(crate) fn api(step: impl Into<String>, source: Error) -> Self {
+        Self::Api {
+            step: step.into(),
+            source: Box::new(source),
+        }
+    }
+
+    /// The error with its causes; of the API server's answer its message and code.
+    pub(crate) fn chain(&self) -> String {
+        let Self::Api { source, .. } = self;
+        if let Error::Api(status) = &**source {
+            return format!("{self}: {} ({})", status.message, status.code);
+        }
+        format!("{self}: {}", error_chain(&**source))
+    }
+}

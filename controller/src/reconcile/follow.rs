@@ -1,0 +1,277 @@
+//! The active run: from its decision over its Job to the write that accounts it.
+
+use jiff::{SignedDuration, Timestamp};
+use kafka_backup_shared::plan::SpecError;
+use kafka_backup_shared::report::{Outcome, Report};
+use kafka_backup_shared::status::{ActiveRun, FinishedRun, HeldRun, RunOutcome, time};
+
+use super::decide::{Draft, Step};
+use super::outcome::{Ended, Verdict, judge};
+use super::tidy;
+use super::view::{JobView, Trouble};
+use crate::job::REPETITION;
+use crate::kind::Kind;
+
+/// How soon a run that has not started is looked at again: Events say why, and nothing announces them.
+const START_POLL: SignedDuration = SignedDuration::from_secs(10);
+
+impl<K: Kind> Draft<'_, K> {
+    /// Follows the active run as far as what was observed carries it.
+    pub(super) fn follow_run(&mut self, plan: Result<&str, &SpecError>) -> Step {
+        let Some(run) = self.life().active_run.clone() else {
+            return Step::Idle;
+        };
+        let observed = self.observed;
+        match (&observed.active_job, &run.job_uid) {
+            (None, None) => self.follow_unborn(run, plan),
+            (None, Some(_)) => {
+                self.account(&run, deleted(&run, observed.pushed.as_ref(), self.now))
+            }
+            (Some(job), _) if job.owner_uid != self.object.meta().uid => {
+                let message = format!("a Job {} that is not ours is in the way", job.name);
+                self.account(&run, unstarted(&run, "JobNameTaken", message, self.now))
+            }
+            (Some(job), None) => {
+                self.change_run(|run| run.job_uid = Some(job.uid.clone()));
+                self.tell(
+                    false,
+                    "RunStarted",
+                    format!("run {} in Job {}", run.id, job.name),
+                );
+                Step::Active {
+                    trouble: None,
+                    is_unborn: false,
+                }
+            }
+            (Some(job), Some(uid)) if job.uid != *uid => {
+                self.account(&run, deleted(&run, observed.pushed.as_ref(), self.now))
+            }
+            (Some(job), Some(_)) => match judge(job, &observed.pods, observed.pushed.as_ref()) {
+                Verdict::Running => self.follow_start(&run, job),
+                Verdict::Ended(ended) => self.account(&run, *ended),
+                Verdict::ReportLost => self.repeat(&run, job),
+            },
+        }
+    }
+
+    fn change_run(&mut self, change: impl FnOnce(&mut ActiveRun)) {
+        if let Some(run) = self.life().active_run.as_mut() {
+            change(run);
+        }
+    }
+
+    /// A run whose Job does not exist yet.
+    fn follow_unborn(&mut self, run: ActiveRun, plan: Result<&str, &SpecError>) -> Step {
+        let Ok(plan) = plan else {
+            // The spec became invalid between decision and Job: nothing has run, nothing is counted.
+            self.life().active_run = None;
+            return Step::Over { at: self.now };
+        };
+        let generation = self.object.meta().generation.unwrap_or(0);
+        if run.generation != generation {
+            self.change_run(|run| run.generation = generation);
+            self.life().last_run_generation = Some(generation);
+            self.life().last_run_plan = Some(plan.to_owned());
+        }
+        let trouble = self
+            .observed
+            .trouble
+            .clone()
+            .filter(|_| self.observed.is_refused);
+        if let Some(trouble) = &trouble
+            && self.is_start_overdue(run.start_time.0)
+        {
+            return self.fail_start(&run, Some(trouble));
+        }
+        Step::Active {
+            trouble,
+            is_unborn: true,
+        }
+    }
+
+    /// A run whose Job exists: has its pod started?
+    fn follow_start(&mut self, run: &ActiveRun, job: &JobView) -> Step {
+        let newest = self.observed.pods.iter().max_by_key(|pod| pod.created);
+        let waiting_since = match newest {
+            Some(pod) if pod.has_started => None,
+            Some(pod) => Some(pod.created),
+            // Between two pods the Job controller waits by itself.
+            None => (job.ended_pods == 0).then_some(job.created),
+        };
+        let Some(since) = waiting_since.filter(|_| !job.is_going) else {
+            return Step::Active {
+                trouble: None,
+                is_unborn: false,
+            };
+        };
+        let trouble = newest
+            .and_then(|pod| pod.trouble.clone())
+            .or_else(|| self.observed.trouble.clone());
+        if self.is_start_overdue(since) {
+            return self.fail_start(run, trouble.as_ref());
+        }
+        self.wake_at(Some(self.now + START_POLL));
+        Step::Active {
+            trouble,
+            is_unborn: false,
+        }
+    }
+
+    fn start_deadline(&self) -> i64 {
+        self.object.job_settings().start_deadline_seconds()
+    }
+
+    fn is_start_overdue(&self, since: Timestamp) -> bool {
+        self.now.duration_since(since) >= SignedDuration::from_secs(self.start_deadline())
+    }
+
+    fn fail_start(&mut self, run: &ActiveRun, trouble: Option<&Trouble>) -> Step {
+        let seconds = self.start_deadline();
+        let why = trouble.map_or_else(
+            || "no reason is known".into(),
+            |t| format!("{}: {}", t.reason, t.message),
+        );
+        let message = format!("the run's pod did not start within {seconds} s: {why}");
+        self.account(
+            run,
+            unstarted(run, "StartDeadlineExceeded", message, self.now),
+        )
+    }
+
+    /// One more Job: the worker finds its own manifest or the end of the restore, and reports without moving data.
+    fn repeat(&mut self, run: &ActiveRun, job: &JobView) -> Step {
+        if run.job.ends_with(REPETITION) {
+            let message = format!(
+                "Jobs {} and its predecessor completed, but the report of neither was received",
+                run.job
+            );
+            let at = job.finished_at().unwrap_or(self.now);
+            return self.account(run, unstarted(run, "ReportLost", message, at));
+        }
+        self.tell(
+            true,
+            "ReportLost",
+            format!(
+                "Job {} completed without a report; it is repeated to learn what it did",
+                run.job
+            ),
+        );
+        self.change_run(|run| {
+            run.job.push_str(REPETITION);
+            run.job_uid = None;
+        });
+        Step::Active {
+            trouble: None,
+            is_unborn: false,
+        }
+    }
+
+    /// Ends the run: history, totals, held increment, all in this one write.
+    fn account(&mut self, run: &ActiveRun, ended: Ended) -> Step {
+        let now = self.now;
+        let report = ended.report.as_ref();
+        let (records, bytes) = report.map_or((run.records, run.bytes), |report| {
+            (report.records, report.bytes)
+        });
+        let finished = FinishedRun {
+            backup_id: run.id.clone(),
+            job: run.job.clone(),
+            job_uid: run.job_uid.clone(),
+            start_time: time(ended.started),
+            completion_time: time(ended.at),
+            size: bytes,
+            records,
+            outcome: ended.outcome,
+            reason: ended.reason.clone(),
+            message: ended.message.clone(),
+            attempts: ended.attempts,
+        };
+        let duration = ended.at.duration_since(ended.started).as_millis();
+        let life = self.life();
+        life.active_run = None;
+        let totals = &mut life.totals;
+        totals.uncommitted = totals.uncommitted.max(records);
+        if ended.outcome == RunOutcome::Success {
+            totals.records += totals.uncommitted;
+            totals.uncommitted = 0;
+            totals.last_success_time = Some(finished.completion_time.clone());
+        }
+        totals.held.push(HeldRun {
+            id: run.id.clone(),
+            outcome: ended.outcome,
+            duration_ms: u64::try_from(duration).unwrap_or(0),
+            since: time(now),
+        });
+        K::record_end(&mut self.status, &finished, report);
+        K::history_mut(&mut self.status).push(finished);
+        let limits = self.object.history_limits();
+        tidy::history(
+            K::history_mut(&mut self.status),
+            limits,
+            &self.observed.jobs,
+        );
+        self.tell_end(run, &ended, records);
+        Step::Over { at: ended.at }
+    }
+
+    fn tell_end(&mut self, run: &ActiveRun, ended: &Ended, records: u64) {
+        let noun = K::KIND.noun();
+        match ended.outcome {
+            RunOutcome::Success => {
+                let warnings = ended
+                    .report
+                    .iter()
+                    .flat_map(|report| report.warnings.clone());
+                let warnings: Vec<String> = warnings.collect();
+                self.tell(
+                    false,
+                    format!("{noun}Completed"),
+                    format!("run {}: {records} records", run.id),
+                );
+                for warning in warnings {
+                    self.tell(true, format!("{noun}Warning"), warning);
+                }
+            }
+            RunOutcome::Failure => {
+                let reason = ended.reason.as_deref().unwrap_or_default();
+                let message = ended.message.as_deref().unwrap_or_default();
+                self.tell(
+                    true,
+                    format!("{noun}Failed"),
+                    format!("run {}: {reason}: {message}", run.id),
+                );
+            }
+        }
+    }
+}
+
+/// A Job that went away before it was accounted: its run failed, unless its last word had arrived.
+fn deleted(run: &ActiveRun, pushed: Option<&Report>, now: Timestamp) -> Ended {
+    let message = format!("Job {} was deleted before its run was accounted", run.job);
+    let failure = unstarted(run, "JobDeleted", message, now);
+    let Some(report) = pushed.filter(|report| report.outcome == Outcome::Success) else {
+        return failure;
+    };
+    Ended {
+        outcome: RunOutcome::Success,
+        reason: None,
+        message: None,
+        at: report.completion_time.min(now),
+        attempts: 1,
+        report: Some(report.clone()),
+        ..failure
+    }
+}
+
+/// A failure that no worker has told.
+fn unstarted(run: &ActiveRun, reason: &str, message: String, at: Timestamp) -> Ended {
+    Ended {
+        outcome: RunOutcome::Failure,
+        reason: Some(reason.into()),
+        message: Some(message),
+        started: run.start_time.0.min(at),
+        at,
+        attempts: 0,
+        report: None,
+    }
+}

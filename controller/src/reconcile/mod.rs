@@ -1,0 +1,194 @@
+//! observe -> decide -> act, one loop per kind.
+//!
+//! # Guarantees
+//! - An object is worked on by one task at a time; several objects concurrently.
+//! - While an object fails it is tried again at least every two minutes, and each failure is counted.
+//! - At shutdown what has begun is finished; nothing new begins.
+
+mod act;
+mod conclude;
+mod condition;
+pub(crate) mod decide;
+pub(crate) mod due;
+mod error;
+mod follow;
+mod observe;
+mod outcome;
+pub(crate) mod queue;
+mod tidy;
+pub(crate) mod view;
+pub(crate) mod watch;
+pub(crate) mod write;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::Client;
+use kube::runtime::reflector::{ObjectRef, Store};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use self::error::ReconcileError;
+use self::queue::Key;
+use self::view::Trouble;
+use crate::exporter::Exporter;
+use crate::health::Heartbeat;
+use crate::job::WorkerSettings;
+use crate::kind::Kind;
+use crate::objects::Objects;
+
+/// Objects of one kind that are worked on at a time.
+const CONCURRENT: usize = 16;
+/// The longest time between two looks at an object: a clock that jumps is noticed by then.
+const RESYNC: Duration = Duration::from_secs(300);
+/// The longest time between two attempts at an object that fails.
+const RETRY_MAX: Duration = Duration::from_secs(120);
+const BEAT: Duration = Duration::from_secs(15);
+
+/// What every look at an object needs.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) exporter: Arc<Exporter>,
+    pub(crate) worker: WorkerSettings,
+    /// How long a counter's value must have been exposed before it changes.
+    pub(crate) hold: Duration,
+    refusals: Mutex<HashMap<String, Trouble>>,
+}
+
+impl Context {
+    /// A context.
+    pub(crate) fn new(
+        client: Client,
+        objects: Arc<Objects>,
+        exporter: Arc<Exporter>,
+        worker: WorkerSettings,
+        hold: Duration,
+    ) -> Self {
+        Self {
+            client,
+            objects,
+            exporter,
+            worker,
+            hold,
+            refusals: Mutex::default(),
+        }
+    }
+
+    fn store<K: Kind>(&self) -> &Store<K> {
+        K::store(&self.objects)
+    }
+
+    /// Whether the object is there, as the cache has it.
+    fn knows<K: Kind>(&self, key: &Key) -> bool {
+        let object = ObjectRef::new(&key.name).within(&key.namespace);
+        self.store::<K>().get(&object).is_some()
+    }
+
+    /// Why the API server refused the Job of the object with this UID, if it did at the last attempt.
+    fn refusal(&self, uid: &str) -> Option<Trouble> {
+        self.refusals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(uid)
+            .cloned()
+    }
+
+    fn note_refusal(&self, uid: &str, refusal: Option<Trouble>) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        match refusal {
+            Some(refusal) => refusals.insert(uid.into(), refusal),
+            None => refusals.remove(uid),
+        };
+    }
+}
+
+/// Works on the objects of kind `K` until `stop`.
+pub(crate) async fn run<K: Kind>(
+    context: Arc<Context>,
+    heartbeat: Heartbeat,
+    stop: CancellationToken,
+) {
+    let queue = context.objects.queue(K::KIND);
+    let mut failures: HashMap<Key, u32> = HashMap::new();
+    let mut tasks: JoinSet<(Key, Result<Option<Timestamp>, ReconcileError>)> = JoinSet::new();
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !(stop.is_cancelled() && tasks.is_empty()) {
+        tokio::select! {
+            _ = beat.tick() => heartbeat.beat(),
+            () = stop.cancelled(), if !stop.is_cancelled() => {}
+            key = queue.next(), if tasks.len() < CONCURRENT && !stop.is_cancelled() => {
+                if !context.knows::<K>(&key) {
+                    failures.remove(&key);
+                    queue.done(key, None);
+                    continue;
+                }
+                let context = context.clone();
+                tasks.spawn(async move {
+                    let result = look::<K>(&context, &key).await;
+                    (key, result)
+                });
+            }
+            Some(ended) = tasks.join_next() => {
+                // A panic is a bug that must not pass as a healthy controller.
+                let (key, result) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                let again = if context.knows::<K>(&key) {
+                    Some(next_look(&key, result, &mut failures))
+                } else {
+                    // Deleted: one of that name that comes later is queued by its watch.
+                    failures.remove(&key);
+                    None
+                };
+                queue.done(key, again);
+            }
+        }
+    }
+}
+
+async fn look<K: Kind>(context: &Context, key: &Key) -> Result<Option<Timestamp>, ReconcileError> {
+    let started = Instant::now();
+    let result = act::reconcile::<K>(context, key).await;
+    let counted = result.as_ref().map(drop).map_err(drop);
+    context.exporter.own().observe_reconcile(
+        K::KIND.controller(),
+        &key.namespace,
+        &key.name,
+        started.elapsed(),
+        counted,
+    );
+    result
+}
+
+fn next_look(
+    key: &Key,
+    result: Result<Option<Timestamp>, ReconcileError>,
+    failures: &mut HashMap<Key, u32>,
+) -> Instant {
+    let now = Instant::now();
+    match result {
+        Ok(wake) => {
+            failures.remove(key);
+            let wait = wake.map_or(RESYNC, |at| {
+                Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO)
+            });
+            now + wait.min(RESYNC)
+        }
+        Err(error) => {
+            warn!(
+                namespace = key.namespace,
+                name = key.name,
+                error = error.chain(),
+                "reconcile failed"
+            );
+            let failures = failures.entry(key.clone()).or_default();
+            let delay = Duration::from_secs(1 << (*failures).min(7)).min(RETRY_MAX);
+            *failures += 1;
+            now + delay
+        }
+    }
+}

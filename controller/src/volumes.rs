@@ -1,0 +1,117 @@
+//! What a worker's pod mounts, and where: plan, push token, Secrets, claim.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{
+    DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, ObjectFieldSelector,
+    PersistentVolumeClaimVolumeSource, ProjectedVolumeSource, SecretVolumeSource,
+    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+};
+use kafka_backup_shared::plan::Plan;
+use kafka_backup_shared::pod;
+
+/// How long a push token is valid; the kubelet renews it before.
+const TOKEN_SECONDS: i64 = 3600;
+
+/// The volumes of a pod, and the mounts of its worker.
+pub(crate) fn of(plan: &Plan) -> (Vec<Volume>, Vec<VolumeMount>) {
+    let mut volumes = vec![plan_volume(), token_volume(), tmp_volume()];
+    let mut mounts = vec![
+        read_only("plan", pod::PLAN_DIR),
+        read_only("push-token", pod::PUSH_TOKEN_DIR),
+        writable("tmp", "/tmp"),
+    ];
+    let secrets: BTreeSet<&str> = plan.storage().secret_names().into_iter().collect();
+    for (index, secret) in secrets.into_iter().enumerate() {
+        let volume = format!("secret-{index}");
+        mounts.push(read_only(
+            &volume,
+            &format!("{}/{secret}", pod::SECRETS_DIR),
+        ));
+        volumes.push(Volume {
+            name: volume,
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(secret.into()),
+                default_mode: Some(0o440),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+    }
+    if let Some(pvc) = &plan.storage().pvc {
+        mounts.push(writable("storage", pod::VOLUME_DIR));
+        volumes.push(Volume {
+            name: "storage".into(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: pvc.claim_name.clone(),
+                read_only: None,
+            }),
+            ..Volume::default()
+        });
+    }
+    (volumes, mounts)
+}
+
+fn plan_volume() -> Volume {
+    let file = pod::PLAN_FILE.rsplit('/').next().unwrap_or(pod::PLAN_FILE);
+    Volume {
+        name: "plan".into(),
+        downward_api: Some(DownwardAPIVolumeSource {
+            default_mode: Some(0o444),
+            items: Some(vec![DownwardAPIVolumeFile {
+                path: file.into(),
+                field_ref: Some(ObjectFieldSelector {
+                    field_path: format!("metadata.annotations['{}']", pod::PLAN_ANNOTATION),
+                    api_version: None,
+                }),
+                ..DownwardAPIVolumeFile::default()
+            }]),
+        }),
+        ..Volume::default()
+    }
+}
+
+fn token_volume() -> Volume {
+    let file = pod::PUSH_TOKEN_FILE
+        .rsplit('/')
+        .next()
+        .unwrap_or(pod::PUSH_TOKEN_FILE);
+    Volume {
+        name: "push-token".into(),
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(0o440),
+            sources: Some(vec![VolumeProjection {
+                service_account_token: Some(ServiceAccountTokenProjection {
+                    audience: Some(pod::PUSH_AUDIENCE.into()),
+                    expiration_seconds: Some(TOKEN_SECONDS),
+                    path: file.into(),
+                }),
+                ..VolumeProjection::default()
+            }]),
+        }),
+        ..Volume::default()
+    }
+}
+
+fn tmp_volume() -> Volume {
+    Volume {
+        name: "tmp".into(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    }
+}
+
+fn read_only(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount {
+        read_only: Some(true),
+        ..writable(volume, path)
+    }
+}
+
+fn writable(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount {
+        name: volume.into(),
+        mount_path: path.into(),
+        ..VolumeMount::default()
+    }
+}
