@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::lab::components::{self, Options};
 use crate::lab::kafka::{SOURCE, TARGET};
-use crate::lab::{Doing, Lab, LabError, images, kubernetes, net, packages, step};
+use crate::lab::{Doing, Lab, LabError, images, kubernetes, net, packages, step, store};
 use crate::operator;
 
 /// No test program may take longer.
@@ -180,7 +180,17 @@ fn inside(lab: &Lab, path: &Path) -> Result<Command, LabError> {
         .env("KUBECONFIG", kubernetes::kubeconfig(lab))
         .env("KAFKA_BACKUP_LAB_SOURCE", SOURCE.bootstrap(lab))
         .env("KAFKA_BACKUP_LAB_TARGET", TARGET.bootstrap(lab))
-        .env("KAFKA_BACKUP_LAB_RESTART", restart);
+        .env("KAFKA_BACKUP_LAB_RESTART", restart)
+        .env(
+            "KAFKA_BACKUP_LAB_S3",
+            [
+                store::ENDPOINT,
+                store::BUCKET,
+                store::ACCESS_KEY,
+                store::SECRET_KEY,
+            ]
+            .join(","),
+        );
     Ok(command)
 }
 

@@ -1,0 +1,549 @@
+//! The command line.
+//!
+//! # Guarantees
+//! - Every verb makes the same objects and plans, see [`crate::input`]; flags are only another way to write them.
+//! - The paths of a pod are defaults for `run --plan` alone; at a terminal nothing outside of what was named is touched.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use kafka_backup_shared::pod;
+
+use crate::context::DEFAULT_MEMORY_BUDGET;
+use crate::store::Places;
+
+/// Moves the data of one run between Kafka and an object store.
+#[derive(Debug, Parser)]
+#[command(name = "kafka-backup-worker", version, max_term_width = 110, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 2 wrong usage, 64 the request cannot be obeyed as it stands, 65 data is damaged, 69 something did not \
+answer (try again), 70 a bug of ours, 77 credentials or permissions were refused, 143 interrupted.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make one run of a KafkaBackup or KafkaRestore, from a YAML file or from the plan of a Job.
+    #[command(after_help = "\
+Examples:
+  kafka-backup-worker run -f orders.yaml --secrets-dir ./secrets
+  kubectl get kafkabackup orders -o yaml |
+      kafka-backup-worker run -f - --secrets-dir ./secrets
+
+A schedule in the file is not waited for: one run is made, now.")]
+    Run(RunArgs),
+    /// Copy topics of a Kafka cluster into an archive.
+    #[command(after_help = "\
+Examples:
+  kafka-backup-worker backup --name orders --bootstrap-servers localhost:9092 \\
+      --topics 'orders*' --folder /backups
+  kafka-backup-worker backup --name orders --bootstrap-servers localhost:9092 \\
+      --topics '*' --exclude-topics 'tmp-*' --s3-bucket backups \\
+      --s3-endpoint http://localhost:8333 --s3-path-style --s3-allow-http
+
+The next backup of the same name and namespace copies only what is new.")]
+    Backup(BackupArgs),
+    /// Write what a backup run captured into topics of a Kafka cluster.
+    #[command(after_help = "\
+Examples:
+  kafka-backup-worker restore --name orders-back --backup-id latest \\
+      --bootstrap-servers localhost:9092 --folder /backups
+  kafka-backup-worker restore --name copy --backup-id orders-20260102-030405 \\
+      --bootstrap-servers localhost:9092 --topics orders --topic-mapping orders=orders-copy \\
+      --s3-bucket backups --s3-region eu-central-1
+
+An interrupted restore goes on where it stopped when it is called again with the same name and namespace.")]
+    Restore(RestoreArgs),
+    /// List the runs of the archives in a store.
+    #[command(after_help = "\
+Examples:
+  kafka-backup-worker list --folder /backups
+  kafka-backup-worker list -f orders.yaml --secrets-dir ./secrets --output json")]
+    List(ListArgs),
+    /// Show what a run captured: topics, partitions, offsets, records, gaps.
+    #[command(after_help = "\
+Example:
+  kafka-backup-worker describe orders-20260102-030405 --folder /backups")]
+    Describe(DescribeArgs),
+}
+
+/// How the worker speaks.
+#[derive(Clone, Debug, Args)]
+pub struct LogArgs {
+    /// What stands on standard output at the end: text for people, or JSON (the report of a run).
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Output"
+    )]
+    pub output: OutputFormat,
+    /// How log lines look on standard error; auto is JSON for `run --plan`, else text.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Output"
+    )]
+    pub log_format: LogFormat,
+    /// error, warn, info, debug or trace, or directives as in `info,kafka_backup_worker::kafka=debug`
+    /// [default: info for `run --plan`, else warn].
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Output")]
+    pub log_level: Option<String>,
+}
+
+/// What stands on standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// JSON for `run --plan`, else text.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("input").required(true).args(["plan", "file"]))]
+pub struct RunArgs {
+    /// The plan that the controller made for a Job; the paths of a pod are the defaults of all options.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "run"])]
+    pub plan: Option<PathBuf>,
+    /// A YAML file with a KafkaBackup or KafkaRestore; `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Which object of the file, where it holds several.
+    #[arg(long)]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    /// Folder in place of the volume of a `pvc` storage.
+    #[arg(long, value_name = "DIR", help_heading = "Places")]
+    pub volume_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `backup`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("where").required(true).args(["folder", "s3_bucket"]))]
+pub struct BackupArgs {
+    #[command(flatten)]
+    pub object: ObjectArgs,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Topics by name or by glob (* and ?), separated by commas.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "TOPIC")]
+    pub topics: Vec<String>,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// read_committed or read_uncommitted [default: read_committed].
+    #[arg(long, value_name = "LEVEL")]
+    pub isolation_level: Option<String>,
+    /// Seconds after which an open segment is stored even if it is small [default: 30].
+    #[arg(long, value_name = "SECONDS")]
+    pub checkpoint_interval_secs: Option<u32>,
+    /// Size at which a segment is stored [default: 16777216].
+    #[arg(long, value_name = "BYTES")]
+    pub segment_max_bytes: Option<u32>,
+    #[command(flatten)]
+    pub storage: StorageArgs,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("where").required(true).args(["folder", "s3_bucket"]))]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    pub object: ObjectArgs,
+    /// Run id of the backup (see `list`), or `latest` for the newest complete run.
+    #[arg(long, value_name = "RUN")]
+    pub backup_id: String,
+    /// The backup's archive, where several under the prefix hold that run.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub archive: Option<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Topics of the backup by name or by glob (* and ?), separated by commas.
+    #[arg(long, default_value = "*", value_delimiter = ',', value_name = "TOPIC")]
+    pub topics: Vec<String>,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// Names in the target cluster, separated by commas; others keep their name.
+    #[arg(long, value_delimiter = ',', value_name = "SOURCE=TARGET", value_parser = mapping)]
+    pub topic_mapping: Vec<(String, String)>,
+    #[command(flatten)]
+    pub storage: StorageArgs,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only this archive.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = archive_name)]
+    pub archive: Option<kafka_backup_shared::plan::ArchiveName>,
+    #[command(flatten)]
+    pub source: InspectArgs,
+}
+
+/// `describe`.
+#[derive(Debug, Args)]
+pub struct DescribeArgs {
+    /// Run id.
+    #[arg(value_name = "RUN")]
+    pub run: String,
+    /// The archive, where several hold that run.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = archive_name)]
+    pub archive: Option<kafka_backup_shared::plan::ArchiveName>,
+    #[command(flatten)]
+    pub source: InspectArgs,
+}
+
+/// Which store is looked into.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("where").required(true).args(["file", "folder", "s3_bucket"]))]
+pub struct InspectArgs {
+    /// A YAML file with a KafkaBackup or KafkaRestore whose storage is meant; `-` is standard input.
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = S3_DETAILS)]
+    pub file: Option<PathBuf>,
+    /// Which object of the file, where it holds several.
+    #[arg(long, requires = "file")]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub storage: StorageArgs,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    /// Folder in place of the volume of the file's `pvc` storage.
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "file",
+        conflicts_with = "folder",
+        help_heading = "Places"
+    )]
+    pub volume_dir: Option<PathBuf>,
+}
+
+/// Whose run it is.
+#[derive(Debug, Args)]
+pub struct ObjectArgs {
+    /// Name, as of a KafkaBackup or KafkaRestore.
+    #[arg(long)]
+    pub name: String,
+    /// Namespace, as of a KafkaBackup or KafkaRestore.
+    #[arg(long, default_value = "default")]
+    pub namespace: String,
+}
+
+/// Which cluster.
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// host:port of one or more brokers, separated by commas.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "HOST:PORT")]
+    pub bootstrap_servers: Vec<String>,
+}
+
+/// Which topics, besides their names.
+#[derive(Debug, Args)]
+pub struct SelectionArgs {
+    /// Names and globs that are left out.
+    #[arg(long, value_delimiter = ',', value_name = "TOPIC")]
+    pub exclude_topics: Vec<String>,
+    /// Fail or Ignore: what happens when a topic that is named literally does not exist [default: Fail].
+    #[arg(long, value_name = "WHAT")]
+    pub missing_topics: Option<String>,
+}
+
+/// What is said of an S3 bucket, and of no other store.
+const S3_DETAILS: [&str; 6] = [
+    "s3_prefix",
+    "s3_region",
+    "s3_endpoint",
+    "s3_path_style",
+    "s3_allow_http",
+    "s3_credentials_secret",
+];
+
+/// Which store.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Store")]
+pub struct StorageArgs {
+    /// A folder, which must exist.
+    // clap forgives a missing --s3-bucket where --folder excludes it, so that the details are excluded by name.
+    #[arg(long, value_name = "DIR", conflicts_with_all = S3_DETAILS)]
+    pub folder: Option<PathBuf>,
+    /// An S3 bucket, which must exist.
+    #[arg(long, value_name = "BUCKET")]
+    pub s3_bucket: Option<String>,
+    /// Key prefix in the bucket.
+    #[arg(long, value_name = "PREFIX", requires = "s3_bucket")]
+    pub s3_prefix: Option<String>,
+    /// Region of the bucket.
+    #[arg(long, value_name = "REGION", requires = "s3_bucket")]
+    pub s3_region: Option<String>,
+    /// URL of a server other than Amazon's.
+    #[arg(long, value_name = "URL", requires = "s3_bucket")]
+    pub s3_endpoint: Option<String>,
+    /// Bucket in the path instead of the host name, as most servers other than Amazon's want it.
+    #[arg(long, requires = "s3_bucket")]
+    pub s3_path_style: bool,
+    /// Permit an endpoint without TLS.
+    #[arg(long, requires = "s3_bucket")]
+    pub s3_allow_http: bool,
+    /// Name of a Secret, a folder below --secrets-dir, with the files accessKey and secretKey; left out, the environment
+    /// (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY ...) or the machine's identity is used.
+    #[arg(long, value_name = "NAME", requires = "s3_bucket")]
+    pub s3_credentials_secret: Option<String>,
+}
+
+/// Where the machine keeps Secrets.
+#[derive(Debug, Args)]
+pub struct SecretArgs {
+    /// Folder with the Secrets that the object names, as files DIR/<secret name>/<key>.
+    #[arg(long, value_name = "DIR", help_heading = "Places")]
+    pub secrets_dir: Option<PathBuf>,
+}
+
+impl SecretArgs {
+    /// What was named; in a pod what the controller mounts.
+    pub fn places(&self, volume: Option<&PathBuf>, at: At) -> Places {
+        let (pod_secrets, pod_volume) = match at {
+            At::Pod => (Some(pod::SECRETS_DIR.into()), Some(pod::VOLUME_DIR.into())),
+            At::Terminal => (None, None),
+        };
+        Places {
+            secrets_dir: self.secrets_dir.clone().or(pod_secrets).unwrap_or_default(),
+            volume_dir: volume.cloned().or(pod_volume),
+        }
+    }
+}
+
+/// Where the worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// In a Job of the controller: `run --plan`.
+    Pod,
+    /// Anywhere else.
+    Terminal,
+}
+
+/// How a run is made, and whom it tells.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub struct EngineArgs {
+    /// Run id [default: <name>-<YYYYMMDD-HHMMSS>, in UTC]; that of a backup which was interrupted goes on with it.
+    #[arg(long, value_name = "ID", value_parser = run_id)]
+    pub run: Option<String>,
+    /// Memory that fetch buffers and open segments share: bytes, or with Ki, Mi, Gi.
+    #[arg(long, value_name = "SIZE", default_value_t = MemoryBudget(DEFAULT_MEMORY_BUDGET), value_parser = memory_budget)]
+    pub memory_budget: MemoryBudget,
+    /// URL of the controller, to which metrics and the report are pushed.
+    #[arg(long, value_name = "URL", value_parser = http_url)]
+    pub push_url: Option<String>,
+    /// File with the bearer token of the push; read anew each time.
+    #[arg(long, value_name = "FILE", requires = "push_url")]
+    pub push_token_file: Option<PathBuf>,
+    /// File to which the short report is written.
+    #[arg(long, value_name = "FILE")]
+    pub termination_log: Option<PathBuf>,
+}
+
+/// Bytes, shown with their unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryBudget(pub usize);
+
+impl std::fmt::Display for MemoryBudget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (suffix, shift) in [("Gi", 30), ("Mi", 20), ("Ki", 10)] {
+            if self.0.is_multiple_of(1 << shift) {
+                return write!(f, "{}{suffix}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Below this not even one fetch of the usual size fits.
+const MEMORY_BUDGET_MIN: usize = 4 << 20;
+
+fn memory_budget(text: &str) -> Result<MemoryBudget, String> {
+    let (digits, shift) = [("Ki", 10), ("Mi", 20), ("Gi", 30)]
+        .iter()
+        .find_map(|(suffix, shift)| Some((text.strip_suffix(suffix)?, *shift)))
+        .unwrap_or((text, 0));
+    let bytes = digits
+        .parse::<usize>()
+        .ok()
+        .and_then(|value| value.checked_mul(1 << shift));
+    match bytes {
+        Some(bytes) if bytes >= MEMORY_BUDGET_MIN => Ok(MemoryBudget(bytes)),
+        Some(_) => Err(format!(
+            "expected at least {}",
+            MemoryBudget(MEMORY_BUDGET_MIN)
+        )),
+        None => Err("expected a number of bytes, as in 50331648 or 48Mi".into()),
+    }
+}
+
+fn mapping(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((source, target)) if !source.is_empty() && !target.is_empty() => {
+            Ok((source.into(), target.into()))
+        }
+        Some(_) | None => Err("expected <source topic>=<target topic>".into()),
+    }
+}
+
+fn archive_name(text: &str) -> Result<kafka_backup_shared::plan::ArchiveName, String> {
+    match text.split_once('/') {
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok(kafka_backup_shared::plan::ArchiveName {
+                namespace: namespace.into(),
+                name: name.into(),
+            })
+        }
+        Some(_) | None => Err("expected <namespace>/<name> of a KafkaBackup".into()),
+    }
+}
+
+fn http_url(text: &str) -> Result<String, String> {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Ok(text.trim_end_matches('/').into());
+    }
+    Err("expected a URL that begins with http:// or https://".into())
+}
+
+/// A run id is part of keys, URLs and label values, as the name that it usually begins with.
+fn run_id(text: &str) -> Result<String, String> {
+    let plain = text
+        .bytes()
+        .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'));
+    if plain && !text.is_empty() && text.len() <= 300 && text != "latest" {
+        return Ok(text.into());
+    }
+    Err("expected 1 to 300 of a-z 0-9 - . and not \"latest\"".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    const STORE: [&str; 2] = ["--folder", "/backups"];
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["kafka-backup-worker"], args].concat())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_run_takes_a_plan_or_a_file() {
+        assert!(parse(&["run", "--plan", "p"]).is_ok());
+        assert!(
+            parse(&[
+                "run", "-f", "x.yaml", "--run", "orders-1", "--name", "orders"
+            ])
+            .is_ok()
+        );
+        for wrong in [
+            &["run"][..],
+            &["run", "--plan", "p", "-f", "x"],
+            &["run", "--plan", "p", "--run", "r"],
+            &["run", "--plan", "p", "--name", "n"],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn one_store_at_a_time() {
+        let describe = ["describe", "orders-1"];
+        assert!(parse(&[&describe[..], &STORE].concat()).is_ok());
+        for wrong in [
+            &["--s3-bucket", "b"][..],
+            &["-f", "x.yaml"],
+            &["--volume-dir", "/v"],
+            &["--s3-region", "r"],
+        ] {
+            assert!(
+                parse(&[&describe[..], &STORE, wrong].concat()).is_err(),
+                "{wrong:?}"
+            );
+        }
+        for wrong in [
+            &["-f", "x", "--s3-region", "r"][..],
+            &["-f", "x", "--s3-bucket", "b"],
+            &["--s3-prefix", "p"],
+            &[],
+        ] {
+            assert!(
+                parse(&[&describe[..], wrong].concat()).is_err(),
+                "{wrong:?}"
+            );
+        }
+        assert!(parse(&["list", "--s3-bucket", "b", "--s3-region", "r"]).is_ok());
+        assert!(parse(&["list", "-f", "x", "--volume-dir", "v"]).is_ok());
+    }
+
+    #[test]
+    fn sizes_are_read_as_they_are_shown() {
+        for text in ["48Mi", "1Gi", "5000Ki", "4194305"] {
+            assert_eq!(memory_budget(text).unwrap().to_string(), text);
+        }
+        for wrong in ["", "48", "48MB", "-1Mi", "3Mi", "99999999999999Gi"] {
+            assert!(memory_budget(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_paths_of_a_pod_are_for_pods() {
+        let none = SecretArgs { secrets_dir: None };
+        assert_eq!(
+            none.places(None, At::Terminal),
+            Places {
+                secrets_dir: PathBuf::new(),
+                volume_dir: None
+            }
+        );
+        let places = none.places(None, At::Pod);
+        assert_eq!(places.secrets_dir, PathBuf::from(pod::SECRETS_DIR));
+        assert_eq!(places.volume_dir, Some(pod::VOLUME_DIR.into()));
+    }
+}

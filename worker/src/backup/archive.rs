@@ -1,0 +1,224 @@
+//! What the archive already holds: whose copy it is, the newest complete run, topic parts, segments.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use kafka_backup_shared::archive::layout::{Layout, SegmentName, TopicId};
+use kafka_backup_shared::archive::manifest::{
+    ArchiveInfo, Begin, Manifest, TopicPart, from_json, from_json_zst, to_json,
+};
+use kafka_backup_shared::archive::{FORMAT_VERSION, FormatError};
+
+use super::error::BackupError;
+use crate::store::{Created, Store, StoreError};
+
+/// Requests to the store at the same time.
+pub(super) const CONCURRENCY: usize = 16;
+
+/// An archive in a store.
+#[derive(Clone, Debug)]
+pub(super) struct Archive {
+    pub(super) store: Store,
+    pub(super) layout: Layout,
+}
+
+/// The newest complete run.
+#[derive(Clone, Debug)]
+pub(super) struct Base {
+    pub(super) run: String,
+    pub(super) begin: Begin,
+    pub(super) manifest: Manifest,
+}
+
+/// The segments of a topic's id that a listing shows, with their sizes, by partition and generation.
+pub(super) type Listing = BTreeMap<(i32, String), BTreeMap<SegmentName, u64>>;
+
+impl Archive {
+    /// Makes the archive that of this cluster, or checks that it is.
+    pub(super) async fn claim(&self, cluster_id: &str) -> Result<(), BackupError> {
+        let key = self.layout.archive();
+        let info = ArchiveInfo {
+            format_version: FORMAT_VERSION,
+            cluster_id: cluster_id.to_owned(),
+        };
+        let found = match self.store.get(&key).await? {
+            Some(found) => found,
+            None => match self.store.create(&key, to_json(&info).into()).await? {
+                Created::New | Created::Same => return Ok(()),
+                Created::Exists(found) => found,
+            },
+        };
+        let found: ArchiveInfo = from_json(&key, &found)?;
+        if found.cluster_id == cluster_id {
+            return Ok(());
+        }
+        Err(BackupError::OtherCluster {
+            archive: self.layout.root().to_owned(),
+            expected: found.cluster_id,
+            found: cluster_id.to_owned(),
+        })
+    }
+
+    /// The manifest of a run that is complete.
+    pub(super) async fn manifest(&self, run: &str) -> Result<Option<Manifest>, BackupError> {
+        let key = self.layout.manifest(run);
+        let found = self.store.get(&key).await?;
+        Ok(found.map(|bytes| from_json(&key, &bytes)).transpose()?)
+    }
+
+    /// What a run set out to do.
+    pub(super) async fn begin(&self, run: &str) -> Result<Option<Begin>, BackupError> {
+        let key = self.layout.begin(run);
+        let found = self.store.get(&key).await?;
+        Ok(found.map(|bytes| from_json(&key, &bytes)).transpose()?)
+    }
+
+    /// A complete run by its id.
+    pub(super) async fn base(&self, run: &str) -> Result<Option<Base>, BackupError> {
+        let Some(manifest) = self.manifest(run).await? else {
+            return Ok(None);
+        };
+        let begin = self
+            .begin(run)
+            .await?
+            .ok_or_else(|| self.damaged(self.layout.begin(run)))?;
+        Ok(Some(Base {
+            run: run.to_owned(),
+            begin,
+            manifest,
+        }))
+    }
+
+    /// The newest complete run other than `own`.
+    pub(super) async fn newest_complete(&self, own: &str) -> Result<Option<Base>, BackupError> {
+        let folders = self.store.list_dirs(&self.layout.runs()).await?;
+        let mut runs: Vec<String> = folders
+            .iter()
+            .filter_map(|folder| {
+                self.layout
+                    .parse_run(&format!("{folder}/"))
+                    .map(|(run, _)| run)
+            })
+            .filter(|run| run != own)
+            .collect();
+        runs.sort_by(|a, b| age_key(b).cmp(&age_key(a)));
+        for run in runs {
+            if let Some(base) = self.base(&run).await? {
+                return Ok(Some(base));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The pinned segments of a topic in the part that a manifest points to.
+    pub(super) async fn part(&self, run: &str, topic: &str) -> Result<TopicPart, BackupError> {
+        let key = self.layout.topic_part(run, topic);
+        let found = self
+            .store
+            .get(&key)
+            .await?
+            .ok_or_else(|| self.damaged(key.clone()))?;
+        Ok(from_json_zst(&key, &found)?)
+    }
+
+    /// Creates a topic's part; gives back the one that counts, which may be another attempt's.
+    pub(super) async fn create_part(
+        &self,
+        run: &str,
+        topic: &str,
+        bytes: Bytes,
+    ) -> Result<Option<TopicPart>, BackupError> {
+        let key = self.layout.topic_part(run, topic);
+        match self.store.create(&key, bytes).await? {
+            Created::New | Created::Same => Ok(None),
+            Created::Exists(found) => Ok(Some(from_json_zst(&key, &found)?)),
+        }
+    }
+
+    /// Parts of several topics, each from its run.
+    pub(super) async fn parts(
+        &self,
+        topics: Vec<(String, String)>,
+    ) -> Result<BTreeMap<String, TopicPart>, BackupError> {
+        let parts = futures::stream::iter(topics).map(|(run, topic)| async move {
+            Ok::<_, BackupError>((topic.clone(), self.part(&run, &topic).await?))
+        });
+        parts.buffer_unordered(CONCURRENCY).try_collect().await
+    }
+
+    /// The segments of one topic id that are there.
+    pub(super) async fn segments(&self, topic: &str, id: TopicId) -> Result<Listing, StoreError> {
+        let folder = format!("{}/{id}", self.layout.topic(topic));
+        let found = self
+            .store
+            .list(&folder, |key, size| match self.layout.parse_segment(key) {
+                Ok((chain, name)) => Some((chain, name, size)),
+                Err(error) => {
+                    tracing::warn!(error = %error, "a foreign object is among the segments");
+                    None
+                }
+            })
+            .await?;
+        let mut listing = Listing::new();
+        for (chain, name, size) in found {
+            listing
+                .entry((chain.partition, chain.generation))
+                .or_default()
+                .insert(name, size);
+        }
+        Ok(listing)
+    }
+
+    fn damaged(&self, key: String) -> BackupError {
+        let reason = "it is missing, but the run's manifest needs it".to_owned();
+        BackupError::Format(FormatError::Damaged {
+            object: key,
+            reason,
+        })
+    }
+}
+
+/// Runs by the time in their id; ids of another form, which only a person can have given, come before all others.
+fn age_key(run: &str) -> (&str, &str) {
+    const TIME: usize = "YYYYMMDD-HHMMSS".len();
+    let time = run
+        .len()
+        .checked_sub(TIME)
+        .and_then(|at| run.get(at..))
+        .filter(|time| {
+            time.bytes().enumerate().all(|(i, b)| {
+                if i == 8 {
+                    b == b'-'
+                } else {
+                    b.is_ascii_digit()
+                }
+            })
+        });
+    (time.unwrap_or(""), run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_ordered_by_their_time() {
+        let mut runs = [
+            "b-20260102-000000",
+            "a-20260103-000000",
+            "by-hand",
+            "a-20260101-235959",
+        ];
+        runs.sort_by(|a, b| age_key(a).cmp(&age_key(b)));
+        assert_eq!(
+            runs,
+            [
+                "by-hand",
+                "a-20260101-235959",
+                "b-20260102-000000",
+                "a-20260103-000000"
+            ]
+        );
+    }
+}

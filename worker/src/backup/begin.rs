@@ -1,0 +1,410 @@
+//! What a run sets out to do: which topics, from where to where, in which generation.
+//!
+//! # Guarantees
+//! - `begin.json` is created once, before any segment; every attempt of the run follows the one that is there.
+//! - Nothing is written when a topic is missing that must not be, or when no topic can be captured at all.
+//! - A topic whose offsets cannot be learnt stands in `failed`: such a run can only end partial.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kafka_backup_shared::archive::FORMAT_VERSION;
+use kafka_backup_shared::archive::layout::TopicId;
+use kafka_backup_shared::archive::manifest::{
+    Begin, BeginPartition, BeginTopic, ConfigValue, TopicDescription, TopicPart, from_json, to_json,
+};
+use kafka_backup_shared::plan::{self, BackupPlan};
+use kafka_backup_shared::report::{Fault, error_chain};
+use kafka_backup_shared::selector::is_internal;
+use kafka_backup_shared::spec::MissingTopics;
+use tokio::time::Instant;
+
+use super::archive::{Archive, Base};
+use super::error::{BackupError, TopicFailure, kafka};
+use super::generation::{Before, Now, Reopened, last_epoch, may_continue, resume_at};
+use crate::kafka::{
+    Client, ConfigEntry, ConfigSource, IsolationLevel, KafkaError, LedPartition, ListedOffset,
+    OffsetSpec, PartitionEpoch, TopicFilter, TopicMetadata,
+};
+use crate::store::Created;
+
+/// For how long partitions without leader are waited for before their topics count as failed.
+const LEADER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Fixes the run, unless another attempt does so first.
+pub(super) async fn fix(
+    plan: &BackupPlan,
+    archive: &Archive,
+    client: &Client,
+    base: Option<&Base>,
+) -> Result<Begin, BackupError> {
+    let begin = decide(plan, archive, client, base).await?;
+    let key = archive.layout.begin(&plan.run.run);
+    match archive.store.create(&key, to_json(&begin).into()).await? {
+        Created::New | Created::Same => Ok(begin),
+        Created::Exists(found) => Ok(from_json(&key, &found)?),
+    }
+}
+
+async fn decide(
+    plan: &BackupPlan,
+    archive: &Archive,
+    client: &Client,
+    base: Option<&Base>,
+) -> Result<Begin, BackupError> {
+    let start_time = Timestamp::now();
+    let existing = client
+        .topics(&TopicFilter::All)
+        .await
+        .map_err(kafka("list the topics of the source cluster"))?;
+    let existing: Vec<_> = existing
+        .into_iter()
+        .filter(|topic| !topic.internal && !is_internal(&topic.name))
+        .collect();
+    let selection = plan
+        .topics
+        .select(existing.iter().map(|topic| &*topic.name))?;
+    if !selection.missing.is_empty() && plan.topics.missing == MissingTopics::Fail {
+        return Err(BackupError::MissingTopics {
+            names: selection.missing,
+        });
+    }
+    if selection.topics.is_empty() {
+        let patterns = plan.topics.include.clone();
+        return Err(BackupError::NoTopicMatches {
+            patterns,
+            existing: existing.len(),
+        });
+    }
+    let mut chosen: Vec<TopicMetadata> = existing
+        .into_iter()
+        .filter(|topic| selection.topics.iter().any(|name| **name == *topic.name))
+        .collect();
+    let mut failed = wait_for_leaders(client, &mut chosen).await?;
+    chosen.retain(|topic| !failed.contains_key(&*topic.name));
+
+    let names: Vec<Arc<str>> = chosen.iter().map(|topic| topic.name.clone()).collect();
+    let configs = client
+        .topic_configs(&names)
+        .await
+        .map_err(kafka("describe the configs of the topics"))?;
+    let offsets = list_offsets(client, &chosen, plan.isolation_level).await;
+    let mut topics = BTreeMap::new();
+    for ((topic, configs), offsets) in chosen.iter().zip(configs).zip(offsets) {
+        let described = configs.and_then(|configs| Ok((configs, offsets?)));
+        let (configs, partitions) = match described {
+            Ok(described) => described,
+            Err(error) => {
+                failed.insert(topic.name.to_string(), TopicFailure::of_kafka(&error));
+                continue;
+            }
+        };
+        let description = TopicDescription {
+            topic_id: TopicId(topic.id.into_bytes()),
+            replication_factor: replication_factor(topic),
+            configs: configs.into_iter().map(config_value).collect(),
+        };
+        topics.insert(
+            topic.name.to_string(),
+            BeginTopic {
+                description,
+                partitions,
+            },
+        );
+    }
+    if topics.is_empty() {
+        return Err(BackupError::Topics {
+            failed,
+            complete: 0,
+            run: plan.run.run.clone(),
+        });
+    }
+    let mut begin = Begin {
+        format_version: FORMAT_VERSION,
+        run: plan.run.clone(),
+        start_time,
+        cluster_id: client.cluster_id().to_owned(),
+        isolation_level: plan.isolation_level,
+        base: base.map(|base| base.run.clone()),
+        topics,
+        missing_topics: selection.missing,
+        failed: failed
+            .into_iter()
+            .map(|(topic, failure)| (topic, failure.message))
+            .collect(),
+    };
+    choose_generations(&mut begin, archive, client, base, &chosen).await?;
+    Ok(begin)
+}
+
+/// Waits until every partition has a leader; the topics of those that never get one are given back with the reason.
+async fn wait_for_leaders(
+    client: &Client,
+    topics: &mut Vec<TopicMetadata>,
+) -> Result<BTreeMap<String, TopicFailure>, BackupError> {
+    let deadline = Instant::now() + LEADER_PATIENCE;
+    loop {
+        let leaderless: BTreeMap<String, TopicFailure> = topics
+            .iter()
+            .filter_map(|topic| {
+                Some((
+                    topic.name.to_string(),
+                    TopicFailure::of_kafka(&topic.led_partitions().err()?),
+                ))
+            })
+            .collect();
+        let passes = leaderless
+            .values()
+            .any(|failure| failure.fault == Fault::Unavailable);
+        if !passes || Instant::now() > deadline {
+            return Ok(leaderless);
+        }
+        tracing::warn!(
+            topics = leaderless.len(),
+            "waiting for leaders of partitions"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let names = topics.iter().map(|topic| topic.name.clone()).collect();
+        let step = kafka("describe the topics of the source cluster");
+        *topics = client
+            .topics(&TopicFilter::Named(names))
+            .await
+            .map_err(step)?;
+    }
+}
+
+/// Log start, end and high watermark of every partition; a topic has all of them or an error.
+async fn list_offsets(
+    client: &Client,
+    topics: &[TopicMetadata],
+    isolation: plan::IsolationLevel,
+) -> Vec<Result<Vec<BeginPartition>, KafkaError>> {
+    let led: Vec<Vec<LedPartition>> = topics
+        .iter()
+        .map(|topic| topic.led_partitions().unwrap_or_default())
+        .collect();
+    let all: Vec<LedPartition> = led.iter().flatten().cloned().collect();
+    // In this order, so that log start <= end <= high watermark.
+    let starts = client.list_offsets(&all, OffsetSpec::Earliest).await;
+    let stable = match isolation {
+        plan::IsolationLevel::ReadCommitted => Some(
+            client
+                .list_offsets(&all, OffsetSpec::Latest(IsolationLevel::ReadCommitted))
+                .await,
+        ),
+        plan::IsolationLevel::ReadUncommitted => None,
+    };
+    let high = client
+        .list_offsets(&all, OffsetSpec::Latest(IsolationLevel::ReadUncommitted))
+        .await;
+    let ends = stable.unwrap_or_else(|| high.clone());
+    let mut rows = starts.into_iter().zip(ends).zip(high);
+    led.iter()
+        .map(|partitions| {
+            // Taken whole even after an error, so that the next topic begins with its own.
+            let rows: Vec<_> = rows.by_ref().take(partitions.len()).collect();
+            partitions
+                .iter()
+                .zip(rows)
+                .map(|(led, ((start, end), high))| partition(led, start, end, high))
+                .collect()
+        })
+        .collect()
+}
+
+fn partition(
+    led: &LedPartition,
+    start: Result<ListedOffset, KafkaError>,
+    end: Result<ListedOffset, KafkaError>,
+    high: Result<ListedOffset, KafkaError>,
+) -> Result<BeginPartition, KafkaError> {
+    let (log_start, end, high_watermark) = (start?.offset, end?.offset, high?.offset);
+    // Records may have been deleted up to above the last stable offset.
+    let end = end.max(log_start);
+    Ok(BeginPartition {
+        partition: led.partition,
+        log_start,
+        end,
+        high_watermark: high_watermark.max(end),
+        generation: String::new(),
+    })
+}
+
+fn replication_factor(topic: &TopicMetadata) -> i16 {
+    let replicas = topic
+        .partitions
+        .iter()
+        .map(|partition| partition.replicas.len())
+        .max()
+        .unwrap_or(0);
+    i16::try_from(replicas).unwrap_or(i16::MAX)
+}
+
+fn config_value(entry: ConfigEntry) -> (String, ConfigValue) {
+    let source = match entry.source {
+        ConfigSource::Topic => 1,
+        ConfigSource::DynamicBroker => 2,
+        ConfigSource::DynamicDefaultBroker => 3,
+        ConfigSource::StaticBroker => 4,
+        ConfigSource::Default => 5,
+        ConfigSource::Other(other) => other,
+    };
+    let value = entry.value.filter(|_| !entry.sensitive);
+    (entry.name, ConfigValue { value, source })
+}
+
+/// Names the generation of every partition.
+async fn choose_generations(
+    begin: &mut Begin,
+    archive: &Archive,
+    client: &Client,
+    base: Option<&Base>,
+    metadata: &[TopicMetadata],
+) -> Result<(), BackupError> {
+    let run = begin.run.run.clone();
+    let mut to_ask: Vec<(String, usize)> = Vec::new();
+    for (name, topic) in &mut begin.topics {
+        let before_topic = base.and_then(|base| Some((base, complete_topic(base, name)?)));
+        for (index, partition) in topic.partitions.iter_mut().enumerate() {
+            let before_partition = before_topic.and_then(|(_, topic)| {
+                topic
+                    .partitions
+                    .iter()
+                    .find(|p| p.partition == partition.partition)
+            });
+            let before = before_topic
+                .zip(before_partition)
+                .map(|((base, topic), partition)| Before {
+                    topic_id: topic.description.topic_id,
+                    isolation: base.begin.isolation_level,
+                    start_time: base.begin.start_time,
+                    end: partition.end,
+                    configs: &topic.description.configs,
+                });
+            let now = Now {
+                topic_id: topic.description.topic_id,
+                isolation: begin.isolation_level,
+                time: begin.start_time,
+                end: partition.end,
+                configs: &topic.description.configs,
+            };
+            partition.generation = match may_continue(before.as_ref(), &now) {
+                Ok(()) => {
+                    if before_partition.is_some_and(|before| before.end != partition.end) {
+                        to_ask.push((name.clone(), index));
+                    }
+                    before_partition
+                        .map(|before| before.generation.clone())
+                        .unwrap_or_default()
+                }
+                Err(reason) => opened(&run, name, partition.partition, reason),
+            };
+        }
+    }
+    let Some(base) = base else { return Ok(()) };
+    let diverged = ask_leaders(begin, archive, client, base, metadata, to_ask).await?;
+    for (name, index) in diverged {
+        let partition = begin
+            .topics
+            .get_mut(&name)
+            .and_then(|topic| topic.partitions.get_mut(index));
+        if let Some(partition) = partition {
+            partition.generation = opened(&run, &name, partition.partition, Reopened::Diverged);
+        }
+    }
+    Ok(())
+}
+
+fn opened(run: &str, topic: &str, partition: i32, reason: Reopened) -> String {
+    if reason == Reopened::FirstCapture {
+        tracing::debug!(topic, partition, "first capture");
+    } else {
+        tracing::info!(topic, partition, ?reason, "the partition is copied anew");
+    }
+    run.to_owned()
+}
+
+/// A topic of a complete run as its begin.json described it.
+pub(super) fn complete_topic<'a>(base: &'a Base, name: &str) -> Option<&'a BeginTopic> {
+    base.manifest.topics.get(name)?;
+    base.begin.topics.get(name)
+}
+
+/// Of the partitions that have moved, those whose leader knows nothing of what was captured.
+async fn ask_leaders(
+    begin: &Begin,
+    archive: &Archive,
+    client: &Client,
+    base: &Base,
+    metadata: &[TopicMetadata],
+    to_ask: Vec<(String, usize)>,
+) -> Result<Vec<(String, usize)>, BackupError> {
+    let mut names: Vec<&String> = to_ask.iter().map(|(name, _)| name).collect();
+    names.dedup();
+    let parts = names.iter().filter_map(|name| {
+        Some((
+            base.manifest.topics.get(*name)?.part.clone(),
+            (*name).clone(),
+        ))
+    });
+    let parts = archive.parts(parts.collect()).await?;
+    let mut asked = Vec::new();
+    let mut epochs = Vec::new();
+    for (name, index) in to_ask {
+        let Some(partition) = begin
+            .topics
+            .get(&name)
+            .and_then(|topic| topic.partitions.get(index))
+        else {
+            continue;
+        };
+        let links = links_of(&parts, &name, partition.partition);
+        let Some(epoch) = last_epoch(&links) else {
+            continue;
+        };
+        let led = metadata
+            .iter()
+            .find(|topic| *topic.name == *name)
+            .and_then(|topic| {
+                topic
+                    .led_partitions()
+                    .ok()?
+                    .into_iter()
+                    .find(|led| led.partition == partition.partition)
+            });
+        let Some(led) = led else { continue };
+        epochs.push(PartitionEpoch {
+            partition: led,
+            epoch,
+        });
+        asked.push((name, index, links, epoch));
+    }
+    let answers = client.epoch_ends(&epochs).await;
+    let mut diverged = Vec::new();
+    for ((name, index, links, epoch), answer) in asked.into_iter().zip(answers) {
+        match answer {
+            Ok(answer) if resume_at(&links, epoch, answer).is_none() => {
+                diverged.push((name, index))
+            }
+            Ok(_) => {}
+            // Asked again before the first fetch; then the topic fails by itself.
+            Err(error) => {
+                tracing::warn!(topic = name, error = %error_chain(&error), "leader did not tell its epochs");
+            }
+        }
+    }
+    Ok(diverged)
+}
+
+fn links_of(
+    parts: &BTreeMap<String, TopicPart>,
+    topic: &str,
+    partition: i32,
+) -> Vec<kafka_backup_shared::archive::chain::Link> {
+    let pinned = parts
+        .get(topic)
+        .and_then(|part| part.partitions.iter().find(|p| p.partition == partition));
+    pinned.map(|pinned| pinned.links()).unwrap_or_default()
+}

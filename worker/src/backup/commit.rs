@@ -1,0 +1,324 @@
+//! The end of a run: topic parts, then the manifest.
+//!
+//! # Guarantees
+//! - A part pins only segments that are durable and that cover its partition up to the run's end, gaps excepted, each with its
+//!   reason.
+//! - Where an object of the run is there already it is what counts: another attempt has written it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use kafka_backup_shared::archive::FORMAT_VERSION;
+use kafka_backup_shared::archive::chain::{Link, OffsetRange, uncovered};
+use kafka_backup_shared::archive::layout::SegmentName;
+use kafka_backup_shared::archive::manifest::{
+    Begin, BeginPartition, Gap, GapReason, Manifest, ManifestTopic, PinnedPartition, TopicPart,
+    from_json, to_json, to_json_zst,
+};
+use kafka_backup_shared::report::{Fault, TopicReport};
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::archive::{Archive, Base, CONCURRENCY};
+use super::error::{BackupError, TopicFailure};
+use super::work::TopicState;
+use crate::context::Completed;
+use crate::store::Created;
+
+/// Writes the parts and the manifest, or `partial.json` when topics failed.
+///
+/// # Errors
+/// The store's; [`BackupError::Topics`] when topics failed.
+pub(super) async fn commit(
+    archive: &Archive,
+    begin: &Begin,
+    base: Option<&Base>,
+    topics: Vec<TopicState>,
+) -> Result<Manifest, BackupError> {
+    let written = futures::stream::iter(topics)
+        .map(|topic| async move {
+            let name = topic.name.to_string();
+            Ok::<_, BackupError>((name, commit_topic(archive, begin, base, topic).await?))
+        })
+        .buffer_unordered(CONCURRENCY);
+    let written: BTreeMap<String, Result<ManifestTopic, TopicFailure>> =
+        written.try_collect().await?;
+    let mut complete = BTreeMap::new();
+    let mut failed: BTreeMap<String, TopicFailure> = begin
+        .failed
+        .iter()
+        .map(|(topic, message)| {
+            (
+                topic.clone(),
+                TopicFailure::new(Fault::Unavailable, message),
+            )
+        })
+        .collect();
+    for (name, topic) in written {
+        match topic {
+            Ok(topic) => drop(complete.insert(name, topic)),
+            Err(failure) => drop(failed.insert(name, failure)),
+        }
+    }
+    let run = begin.run.run.clone();
+    let manifest = Manifest {
+        format_version: FORMAT_VERSION,
+        run: begin.run.clone(),
+        start_time: begin.start_time,
+        completion_time: Timestamp::now(),
+        cluster_id: begin.cluster_id.clone(),
+        isolation_level: begin.isolation_level,
+        base: begin.base.clone(),
+        records: complete
+            .values()
+            .map(|topic: &ManifestTopic| topic.added_records)
+            .sum(),
+        bytes: complete.values().map(|topic| topic.added_bytes).sum(),
+        topics: complete,
+        failed: failed
+            .iter()
+            .map(|(topic, failure)| (topic.clone(), failure.message.clone()))
+            .collect(),
+        missing_topics: begin.missing_topics.clone(),
+    };
+    if failed.is_empty() {
+        let key = archive.layout.manifest(&run);
+        return match archive
+            .store
+            .create(&key, to_json(&manifest).into())
+            .await?
+        {
+            Created::New | Created::Same => Ok(manifest),
+            Created::Exists(found) => Ok(from_json(&key, &found)?),
+        };
+    }
+    let complete = manifest.topics.len();
+    if complete > 0 {
+        // One of an earlier attempt stays: what it names is complete all the same.
+        archive
+            .store
+            .create(&archive.layout.partial(&run), to_json(&manifest).into())
+            .await?;
+    }
+    Err(BackupError::Topics {
+        failed,
+        complete,
+        run,
+    })
+}
+
+async fn commit_topic(
+    archive: &Archive,
+    begin: &Begin,
+    base: Option<&Base>,
+    mut topic: TopicState,
+) -> Result<Result<ManifestTopic, TopicFailure>, BackupError> {
+    if let Some(failure) = topic.failure.take() {
+        return Ok(Err(failure));
+    }
+    let before = base.and_then(|base| base.manifest.topics.get(&*topic.name));
+    if let Some(before) = before.filter(|_| topic.unchanged) {
+        return Ok(Ok(ManifestTopic {
+            added_records: 0,
+            added_bytes: 0,
+            ..before.clone()
+        }));
+    }
+    let mut partitions = Vec::new();
+    for partition in &topic.begin.partitions {
+        match pin(&topic, partition) {
+            Ok(pinned) => partitions.push(pinned),
+            Err(failure) => return Ok(Err(failure)),
+        }
+    }
+    let part = TopicPart {
+        format_version: FORMAT_VERSION,
+        topic: topic.name.to_string(),
+        description: topic.begin.description.clone(),
+        partitions,
+    };
+    let run = &begin.run.run;
+    let found = archive
+        .create_part(run, &topic.name, to_json_zst(&part).into())
+        .await?;
+    let part = match found {
+        None => part,
+        Some(found) => {
+            // It may pin what another worker stored after our listing.
+            topic.segments = archive
+                .segments(&topic.name, topic.begin.description.topic_id)
+                .await?;
+            found
+        }
+    };
+    Ok(Ok(sum(&topic, &part, run)))
+}
+
+/// The part of one partition.
+fn pin(topic: &TopicState, partition: &BeginPartition) -> Result<PinnedPartition, TopicFailure> {
+    let links: Vec<Link> = topic
+        .links(partition)
+        .into_iter()
+        .filter(|link| link.range.start < partition.end)
+        .collect();
+    let lost: Vec<OffsetRange> = topic
+        .lost
+        .iter()
+        .filter(|(number, _)| *number == partition.partition)
+        .map(|(_, range)| *range)
+        .collect();
+    let wanted = OffsetRange {
+        start: partition.log_start,
+        end: partition.end,
+    };
+    let missing = uncovered(&links, wanted);
+    if let Some(hole) = missing.iter().find(|hole| {
+        !lost
+            .iter()
+            .any(|lost| lost.start <= hole.start && hole.end <= lost.end)
+    }) {
+        return Err(TopicFailure::new(
+            Fault::Bug,
+            format!(
+                "partition {}: offsets {} to {} were not captured",
+                partition.partition, hole.start, hole.end
+            ),
+        ));
+    }
+    let older = older_gaps(topic, partition, &links);
+    let gaps = older.into_iter().chain(missing).map(|range| Gap {
+        range,
+        reason: GapReason::LogStartMoved,
+    });
+    Ok(PinnedPartition {
+        partition: partition.partition,
+        log_start: partition.log_start,
+        end: partition.end,
+        high_watermark: partition.high_watermark,
+        generation: partition.generation.clone(),
+        segments: links.iter().map(|link| link.name).collect(),
+        gaps: gaps.collect(),
+    })
+}
+
+/// Offsets below the source's log start that were never captured.
+fn older_gaps(topic: &TopicState, partition: &BeginPartition, links: &[Link]) -> Vec<OffsetRange> {
+    if let Some(pinned) = topic.base_partition(partition) {
+        let first = pinned
+            .links()
+            .first()
+            .map_or(pinned.end, |link| link.range.start);
+        let first = pinned
+            .gaps
+            .first()
+            .map_or(first, |gap| first.min(gap.range.start));
+        return uncovered(
+            links,
+            OffsetRange {
+                start: first,
+                end: partition.log_start,
+            },
+        )
+        .into_iter()
+        .filter(|range| !range.is_empty())
+        .collect();
+    }
+    // A new generation of a partition that was captured before: between its end and the log start nothing is left.
+    let before = topic.base.as_ref().and_then(|part| {
+        part.partitions
+            .iter()
+            .find(|p| p.partition == partition.partition)
+    });
+    let between = before.map(|before| OffsetRange {
+        start: before.end,
+        end: partition.log_start,
+    });
+    between
+        .into_iter()
+        .filter(|range| !range.is_empty())
+        .collect()
+}
+
+fn sum(topic: &TopicState, part: &TopicPart, run: &str) -> ManifestTopic {
+    let mut sum = ManifestTopic {
+        part: run.to_owned(),
+        topic_id: part.description.topic_id,
+        partitions: u32::try_from(part.partitions.len()).unwrap_or(u32::MAX),
+        records: 0,
+        bytes: 0,
+        added_records: 0,
+        added_bytes: 0,
+        gaps: 0,
+    };
+    for partition in &part.partitions {
+        let sizes = topic
+            .segments
+            .get(&(partition.partition, partition.generation.clone()));
+        let before = topic.base.as_ref().and_then(|base| {
+            base.partitions.iter().find(|p| {
+                p.partition == partition.partition && p.generation == partition.generation
+            })
+        });
+        let pinned_before =
+            |name: &SegmentName| before.is_some_and(|before| before.segments.contains(name));
+        sum.gaps += partition.gaps.len() as u64;
+        for name in &partition.segments {
+            let bytes = sizes
+                .and_then(|sizes| sizes.get(name))
+                .copied()
+                .unwrap_or(0);
+            sum.records += name.records;
+            sum.bytes += bytes;
+            if !pinned_before(name) {
+                sum.added_records += name.records;
+                sum.added_bytes += bytes;
+            }
+        }
+    }
+    sum
+}
+
+/// What a complete run tells its user.
+pub(super) fn completed(
+    manifest: &Manifest,
+    base: Option<&Base>,
+    mut warnings: Vec<String>,
+) -> Completed {
+    for topic in &manifest.missing_topics {
+        warnings.push(format!(
+            "topic {topic} does not exist in the source cluster"
+        ));
+    }
+    for topic in base
+        .into_iter()
+        .flat_map(|base| base.manifest.topics.keys())
+    {
+        if !manifest.topics.contains_key(topic) {
+            warnings.push(format!(
+                "topic {topic} was in the backup before this one and is not in this one"
+            ));
+        }
+    }
+    for (name, topic) in manifest.topics.iter().filter(|(_, topic)| topic.gaps > 0) {
+        let gaps = topic.gaps;
+        warnings.push(format!(
+            "topic {name} has {gaps} gaps: the source deleted records before they were captured"
+        ));
+    }
+    Completed {
+        records: manifest.records,
+        bytes: manifest.bytes,
+        gaps: manifest.topics.values().map(|topic| topic.gaps).sum(),
+        warnings,
+        topics: manifest
+            .topics
+            .iter()
+            .map(|(name, topic)| TopicReport {
+                topic: name.clone(),
+                partitions: topic.partitions,
+                records: topic.added_records,
+                bytes: topic.added_bytes,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,157 @@
+//! Why a backup did not succeed.
+
+use std::collections::BTreeMap;
+
+use kafka_backup_shared::archive::FormatError;
+use kafka_backup_shared::plan::SpecError;
+use kafka_backup_shared::report::{Fault, error_chain};
+
+use crate::kafka::KafkaError;
+use crate::store::StoreError;
+
+/// A failure of a backup, named by the step.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The source cluster did not do its part.
+    #[error("failed to {step}")]
+    Kafka {
+        /// What was asked of it.
+        step: &'static str,
+        /// Its answer.
+        #[source]
+        source: KafkaError,
+    },
+    /// The store did not do its part.
+    #[error("the archive cannot be used")]
+    Store(#[from] StoreError),
+    /// An object of the archive cannot be read.
+    #[error("the archive is damaged or newer than this release")]
+    Format(#[from] FormatError),
+    /// The archive lacks what a manifest pins, and the source no longer has it.
+    #[error("the archive {archive} is damaged: {what}")]
+    Damaged {
+        /// Its key.
+        archive: String,
+        /// What is missing.
+        what: String,
+    },
+    /// One archive, one source cluster.
+    #[error(
+        "the archive {archive} is a copy of the cluster {expected}, but the brokers belong to the cluster {found}: one KafkaBackup keeps one cluster, make another one"
+    )]
+    OtherCluster {
+        /// Its key.
+        archive: String,
+        /// Cluster id in `archive.json`.
+        expected: String,
+        /// The brokers' cluster id.
+        found: String,
+    },
+    /// Patterns without a topic.
+    #[error("no topic matches [{}] in a cluster of {existing} topics that this user may see", patterns.join(", "))]
+    NoTopicMatches {
+        /// What was asked for.
+        patterns: Vec<String>,
+        /// How many topics there are, internal ones not counted.
+        existing: usize,
+    },
+    /// Names without a topic.
+    #[error(
+        "there is no topic {} in the cluster, or this user may not describe it; to take the others set missingTopics: Ignore",
+        names.join(", ")
+    )]
+    MissingTopics {
+        /// The names.
+        names: Vec<String>,
+    },
+    /// A pattern is not valid.
+    #[error("the plan cannot be obeyed")]
+    Plan(#[from] SpecError),
+    /// Some topics, or all, could not be captured.
+    #[error("{}", failed_line(failed, *complete, run))]
+    Topics {
+        /// The failed ones.
+        failed: BTreeMap<String, TopicFailure>,
+        /// How many are complete, and can be restored by the run's id.
+        complete: usize,
+        /// Run id.
+        run: String,
+    },
+    /// The worker was told to stop.
+    #[error("interrupted: what is stored stays, the next attempt goes on from there")]
+    Interrupted,
+    /// A task of ours panicked.
+    #[error("a part of the worker failed")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Why a topic could not be captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicFailure {
+    /// What it means.
+    pub fault: Fault,
+    /// In words, partition included where it is one's.
+    pub message: String,
+}
+
+impl TopicFailure {
+    pub(super) fn new(fault: Fault, message: impl Into<String>) -> Self {
+        Self {
+            fault,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn of_kafka(error: &KafkaError) -> Self {
+        Self::new(error.fault(), error_chain(error))
+    }
+}
+
+impl BackupError {
+    /// What it means for the run.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Kafka { source, .. } => source.fault(),
+            Self::Store(source) => source.fault(),
+            Self::Format(_) | Self::Damaged { .. } => Fault::Corrupt,
+            Self::OtherCluster { .. }
+            | Self::NoTopicMatches { .. }
+            | Self::MissingTopics { .. }
+            | Self::Plan(_) => Fault::Spec,
+            Self::Topics { failed, .. } => failed
+                .values()
+                .map(|failure| failure.fault)
+                .max()
+                .unwrap_or(Fault::Bug),
+            Self::Interrupted => Fault::Interrupted,
+            Self::Task(_) => Fault::Bug,
+        }
+    }
+}
+
+/// Adds the step to a Kafka error.
+pub(super) fn kafka(step: &'static str) -> impl FnOnce(KafkaError) -> BackupError {
+    move |source| BackupError::Kafka { step, source }
+}
+
+fn failed_line(failed: &BTreeMap<String, TopicFailure>, complete: usize, run: &str) -> String {
+    const NAMED: usize = 10;
+    let mut lines: Vec<String> = failed
+        .iter()
+        .take(NAMED)
+        .map(|(topic, failure)| format!("{topic}: {}", failure.message))
+        .collect();
+    if failed.len() > NAMED {
+        lines.push(format!("and {} more", failed.len() - NAMED));
+    }
+    let all = failed.len() + complete;
+    let rest = match complete {
+        0 => String::new(),
+        _ => format!("; the other {complete} can be restored from {run}"),
+    };
+    format!(
+        "failed to capture {} of {all} topics: {}{rest}",
+        failed.len(),
+        lines.join("; ")
+    )
+}

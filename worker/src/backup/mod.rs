@@ -1,0 +1,186 @@
+//! Copies topics into an archive.
+//!
+//! # Guarantees
+//! - A run has succeeded when, and only when, its manifest exists; an attempt that finds it does nothing else.
+//! - Record batches are stored as the broker sent them; see [`fetch`] for what is checked and [`aborted`] for what is left out.
+//! - An attempt goes on where the listing says that earlier ones ended: progress is what is durable, nothing else.
+//! - A topic that cannot be captured fails by name and does not take the others with it.
+//! - Memory is bounded by the context's budget, whatever the number of topics, partitions and records.
+//!
+//! # Assumptions
+//! - What differs between two attempts of one run is only what is durable: the plan is the same.
+
+mod aborted;
+mod archive;
+mod begin;
+mod budget;
+mod capture;
+mod commit;
+mod cursor;
+mod error;
+mod fetch;
+mod generation;
+mod recover;
+mod segment;
+mod work;
+
+use std::future::Future;
+use std::time::Duration;
+
+use kafka_backup_shared::archive::layout::Layout;
+use kafka_backup_shared::archive::manifest::Manifest;
+use kafka_backup_shared::plan::{self, BackupPlan};
+
+use crate::context::{Completed, Context};
+use crate::kafka::{Client, ClientConfig, IsolationLevel};
+use crate::store::Store;
+
+use archive::{Archive, Base};
+use error::kafka;
+pub use error::{BackupError, TopicFailure};
+
+/// How brokers see us.
+const CLIENT_ID: &str = "kafka-backup-worker";
+/// How long an interrupted run may take to commit what is complete already.
+const COMMIT_GRACE: Duration = Duration::from_secs(10);
+
+/// Does one attempt of a run.
+///
+/// # Errors
+/// [`BackupError`]; its [`fault`](BackupError::fault) says what it means. What is stored stays, and the next attempt of the
+/// same run goes on from there.
+pub async fn run(
+    plan: &BackupPlan,
+    store: &Store,
+    context: &Context,
+) -> Result<Completed, BackupError> {
+    let archive = Archive {
+        store: store.clone(),
+        layout: Layout::new(&plan.archive),
+    };
+    let run = &plan.run.run;
+    interruptible(context, async { Ok(store.check().await?) }).await?;
+    if let Some(manifest) = interruptible(context, archive.manifest(run)).await? {
+        tracing::info!(run, "the run is complete already");
+        return report(context, &archive, &manifest).await;
+    }
+    let client = interruptible(context, connect(plan)).await?;
+    interruptible(context, archive.claim(client.cluster_id())).await?;
+    let (begin, base) = interruptible(context, begin(plan, &archive, &client)).await?;
+    let base = base.as_ref();
+    let mut topics = interruptible(context, work::look(&archive, &begin, base)).await?;
+    let mut warnings = Vec::new();
+    let work = interruptible(
+        context,
+        work::plan(&archive, &begin, base, &client, &mut topics),
+    )
+    .await?;
+    let counts = work::counts(&topics);
+    context.progress.plan(counts.planned, counts.done);
+    context.progress.add(counts.records, counts.bytes, 0);
+    tracing::info!(
+        run,
+        topics = topics.len(),
+        partitions = work.len(),
+        offsets = counts.planned,
+        done = counts.done,
+        memory_budget = context.memory_budget,
+        "capturing"
+    );
+    let isolation = match begin.isolation_level {
+        plan::IsolationLevel::ReadCommitted => IsolationLevel::ReadCommitted,
+        plan::IsolationLevel::ReadUncommitted => IsolationLevel::ReadUncommitted,
+    };
+    let mut capture = capture::Capture {
+        archive: &archive,
+        client: &client,
+        context,
+        limits: plan.segments,
+        isolation,
+        topics: &mut topics,
+        warnings: &mut warnings,
+    };
+    capture.run(work).await?;
+    let commit = commit::commit(&archive, &begin, base, topics);
+    let manifest = within_grace(context, commit).await?;
+    tracing::info!(
+        run,
+        records = manifest.records,
+        bytes = manifest.bytes,
+        "run complete"
+    );
+    Ok(commit::completed(&manifest, base, warnings))
+}
+
+async fn connect(plan: &BackupPlan) -> Result<Client, BackupError> {
+    let config = ClientConfig::new(&plan.cluster, CLIENT_ID);
+    Client::connect(config)
+        .await
+        .map_err(kafka("reach the source cluster"))
+}
+
+/// What the run set out to do, now or in an earlier attempt, with the run that it continues.
+async fn begin(
+    plan: &BackupPlan,
+    archive: &Archive,
+    client: &Client,
+) -> Result<(kafka_backup_shared::archive::manifest::Begin, Option<Base>), BackupError> {
+    let run = &plan.run.run;
+    let begin = match archive.begin(run).await? {
+        Some(begin) => begin,
+        None => {
+            let newest = archive.newest_complete(run).await?;
+            let begin = begin::fix(plan, archive, client, newest.as_ref()).await?;
+            if newest.as_ref().map(|base| &base.run) == begin.base.as_ref() {
+                return Ok((begin, newest));
+            }
+            begin
+        }
+    };
+    let base = match &begin.base {
+        Some(base) => archive.base(base).await?,
+        None => None,
+    };
+    Ok((begin, base))
+}
+
+/// The outcome of a run that an earlier attempt completed.
+async fn report(
+    context: &Context,
+    archive: &Archive,
+    manifest: &Manifest,
+) -> Result<Completed, BackupError> {
+    let base = match &manifest.base {
+        Some(base) => interruptible(context, archive.base(base)).await?,
+        None => None,
+    };
+    context.progress.add(manifest.records, manifest.bytes, 0);
+    Ok(commit::completed(manifest, base.as_ref(), Vec::new()))
+}
+
+async fn interruptible<T>(
+    context: &Context,
+    step: impl Future<Output = Result<T, BackupError>>,
+) -> Result<T, BackupError> {
+    tokio::select! {
+        biased;
+        () = context.cancel.cancelled() => Err(BackupError::Interrupted),
+        done = step => done,
+    }
+}
+
+/// All data is durable: telling so is worth a moment even when we are told to stop.
+async fn within_grace<T>(
+    context: &Context,
+    step: impl Future<Output = Result<T, BackupError>>,
+) -> Result<T, BackupError> {
+    let late = async {
+        context.cancel.cancelled().await;
+        tokio::time::sleep(COMMIT_GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        done = step => done,
+        () = late => Err(BackupError::Interrupted),
+    }
+}

@@ -1,0 +1,472 @@
+//! What is left to do for a run: per topic what is there, per partition which ranges to fetch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use kafka_backup_shared::archive::chain::{Link, OffsetRange, chain, uncovered};
+use kafka_backup_shared::archive::layout::{ChainKey, SegmentName};
+use kafka_backup_shared::archive::manifest::{
+    Begin, BeginPartition, BeginTopic, PinnedPartition, TopicPart,
+};
+use kafka_backup_shared::report::Fault;
+
+use super::archive::{Archive, Base, CONCURRENCY, Listing};
+use super::begin::complete_topic;
+use super::error::{BackupError, TopicFailure};
+use super::generation::{Before, Now, cut, fetch_before, last_epoch, resume_at, tombstone_window};
+use crate::kafka::{Client, LedPartition, PartitionEpoch, TopicFilter, TopicMetadata};
+
+/// A topic of a run.
+#[derive(Debug)]
+pub(super) struct TopicState {
+    pub(super) name: Arc<str>,
+    pub(super) begin: BeginTopic,
+    /// The base run's part, where it has one of this topic id.
+    pub(super) base: Option<TopicPart>,
+    /// Nothing differs from the base run: its part serves this run too.
+    pub(super) unchanged: bool,
+    /// Segments that are durable.
+    pub(super) segments: Listing,
+    pub(super) failure: Option<TopicFailure>,
+    /// What the source lost while this attempt was at work.
+    pub(super) lost: Vec<(i32, OffsetRange)>,
+}
+
+/// A partition with something to fetch.
+#[derive(Clone, Debug)]
+pub(super) struct PartitionWork {
+    /// Place of the topic in the run.
+    pub(super) topic: usize,
+    pub(super) chain: ChainKey,
+    pub(super) led: LedPartition,
+    pub(super) holes: Vec<Hole>,
+    /// When the last fetch must be over, and what happens when it is not.
+    pub(super) fetch_before: Option<FetchBefore>,
+    /// The topic's `max.message.bytes`.
+    pub(super) max_message_bytes: usize,
+}
+
+/// A range to fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hole {
+    pub(super) range: OffsetRange,
+    /// Epoch of the last batch before it; -1 where there is none.
+    pub(super) last_epoch: i32,
+}
+
+/// The time within which a compacted partition must be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FetchBefore {
+    pub(super) limit: Timestamp,
+    /// Its generation is continued: the run cannot be complete without it.
+    pub(super) continued: bool,
+}
+
+impl TopicState {
+    /// The base run's partition, if its generation is the one of this run.
+    pub(super) fn base_partition(&self, partition: &BeginPartition) -> Option<&PinnedPartition> {
+        let pinned = self
+            .base
+            .as_ref()?
+            .partitions
+            .iter()
+            .find(|p| p.partition == partition.partition)?;
+        (pinned.generation == partition.generation).then_some(pinned)
+    }
+
+    /// The segments of a partition that count for this run, of those that are durable.
+    ///
+    /// What the base pins stays as it is: a segment that only repeats pinned offsets, as a second worker may have left, would
+    /// on a compacted topic hold fewer records.
+    pub(super) fn links(&self, partition: &BeginPartition) -> Vec<Link> {
+        let key = (partition.partition, partition.generation.clone());
+        let there = self.segments.get(&key);
+        let names = there.into_iter().flat_map(BTreeMap::keys).copied();
+        let Some(pinned) = self.base_partition(partition) else {
+            return chain(names.collect());
+        };
+        let own: BTreeSet<&SegmentName> = pinned.segments.iter().collect();
+        let epoch = pinned
+            .segments
+            .iter()
+            .map(|name| name.leader_epoch)
+            .max()
+            .unwrap_or(-1);
+        let repeats = |name: &SegmentName| name.end <= pinned.end && name.leader_epoch <= epoch;
+        chain(
+            names
+                .filter(|name| own.contains(name) || !repeats(name))
+                .collect(),
+        )
+    }
+}
+
+/// The topics of a run with what is durable of them.
+pub(super) async fn look(
+    archive: &Archive,
+    begin: &Begin,
+    base: Option<&Base>,
+) -> Result<Vec<TopicState>, BackupError> {
+    let topics = begin.topics.clone();
+    let looked =
+        futures::stream::iter(topics).map(|(name, topic)| look_at(archive, base, name, topic));
+    looked.buffered(CONCURRENCY).try_collect().await
+}
+
+async fn look_at(
+    archive: &Archive,
+    base: Option<&Base>,
+    name: String,
+    topic: BeginTopic,
+) -> Result<TopicState, BackupError> {
+    let before = base.and_then(|base| Some((base, complete_topic(base, &name)?)));
+    // Same id, or it is another topic, whose part is of no use.
+    let before =
+        before.filter(|(_, before)| before.description.topic_id == topic.description.topic_id);
+    let base_part =
+        before.and_then(|(base, _)| Some(base.manifest.topics.get(&name)?.part.clone()));
+    let unchanged = before.is_some_and(|(_, before)| *before == topic);
+    let mut state = TopicState {
+        name: Arc::from(&*name),
+        begin: topic,
+        base: None,
+        unchanged,
+        segments: Listing::new(),
+        failure: None,
+        lost: Vec::new(),
+    };
+    if unchanged {
+        return Ok(state);
+    }
+    if let Some(part) = base_part {
+        state.base = Some(archive.part(&part, &name).await?);
+    }
+    state.segments = archive
+        .segments(&name, state.begin.description.topic_id)
+        .await?;
+    Ok(state)
+}
+
+/// Counts for the progress of a run: what it adds to its base, and what of that is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Offsets that the run adds.
+    pub(super) planned: u64,
+    /// Offsets of those that are durable.
+    pub(super) done: u64,
+    /// Records in what is durable.
+    pub(super) records: u64,
+    /// Bytes in what is durable.
+    pub(super) bytes: u64,
+}
+
+/// What earlier attempts have added beyond the base.
+pub(super) fn counts(topics: &[TopicState]) -> Counts {
+    let mut counts = Counts::default();
+    for topic in topics.iter().filter(|topic| !topic.unchanged) {
+        for partition in &topic.begin.partitions {
+            let wanted = OffsetRange {
+                start: partition.log_start,
+                end: partition.end,
+            };
+            let pinned = topic.base_partition(partition);
+            let before = pinned.map(PinnedPartition::links).unwrap_or_default();
+            let links = topic.links(partition);
+            let planned = total(&uncovered(&before, wanted));
+            counts.planned += planned;
+            counts.done += planned.saturating_sub(total(&uncovered(&links, wanted)));
+            let sizes = topic
+                .segments
+                .get(&(partition.partition, partition.generation.clone()));
+            let own =
+                |name: &SegmentName| pinned.is_some_and(|pinned| pinned.segments.contains(name));
+            for link in links
+                .iter()
+                .filter(|link| !own(&link.name) && link.range.start < partition.end)
+            {
+                counts.records += link.name.records;
+                counts.bytes += sizes
+                    .and_then(|sizes| sizes.get(&link.name))
+                    .copied()
+                    .unwrap_or(0);
+            }
+        }
+    }
+    counts
+}
+
+fn total(ranges: &[OffsetRange]) -> u64 {
+    ranges
+        .iter()
+        .map(|range| u64::try_from(range.end - range.start).unwrap_or(0))
+        .sum()
+}
+
+/// What is left to fetch. A topic that cannot be gone on with gets its failure.
+///
+/// # Errors
+/// The archive lacks what a manifest pins, below the source's log start; or no broker answers.
+pub(super) async fn plan(
+    archive: &Archive,
+    begin: &Begin,
+    base: Option<&Base>,
+    client: &Client,
+    topics: &mut [TopicState],
+) -> Result<Vec<PartitionWork>, BackupError> {
+    let mut open: Vec<(usize, BeginPartition, Vec<Link>)> = Vec::new();
+    for (index, topic) in topics
+        .iter()
+        .enumerate()
+        .filter(|(_, topic)| !topic.unchanged && topic.failure.is_none())
+    {
+        for partition in &topic.begin.partitions {
+            let links = topic.links(partition);
+            check_pinned(archive, topic, partition, &links)?;
+            let moved = topic
+                .base_partition(partition)
+                .is_none_or(|base| base.end != partition.end);
+            let wanted = OffsetRange {
+                start: partition.log_start,
+                end: partition.end,
+            };
+            // Where the end has moved the leader is asked even if all seems covered: by what may never have been.
+            if (moved && !wanted.is_empty()) || !uncovered(&links, wanted).is_empty() {
+                open.push((index, partition.clone(), links));
+            }
+        }
+    }
+    let leaders = leaders(client, topics, &open).await?;
+    let epochs: Vec<(usize, PartitionEpoch)> = open
+        .iter()
+        .enumerate()
+        .filter_map(|(place, (topic, partition, links))| {
+            let led = leaders.get(&(*topic, partition.partition))?.clone();
+            Some((
+                place,
+                PartitionEpoch {
+                    partition: led,
+                    epoch: last_epoch(links)?,
+                },
+            ))
+        })
+        .collect();
+    let asked: Vec<PartitionEpoch> = epochs.iter().map(|(_, epoch)| epoch.clone()).collect();
+    let answers = client.epoch_ends(&asked).await;
+    let mut answers: BTreeMap<usize, _> = epochs
+        .iter()
+        .zip(answers)
+        .map(|((place, epoch), answer)| (*place, (epoch.epoch, answer)))
+        .collect();
+
+    let mut work = Vec::new();
+    for (place, (index, partition, mut links)) in open.into_iter().enumerate() {
+        let Some(led) = leaders.get(&(index, partition.partition)).cloned() else {
+            continue;
+        };
+        let topic = &mut topics[index];
+        if let Some((epoch, answer)) = answers.remove(&place) {
+            let resumed = match answer {
+                Ok(answer) => resume_at(&links, epoch, answer).ok_or_else(|| {
+                    TopicFailure::new(Fault::Unavailable, format!(
+                        "partition {}: the source's leader knows nothing of what was captured since the run began; the next run copies it anew",
+                        partition.partition
+                    ))
+                }),
+                Err(error) => Err(TopicFailure::of_kafka(&error)),
+            };
+            match resumed {
+                Ok(end) => links = cut(links, end),
+                Err(failure) => {
+                    topic.failure.get_or_insert(failure);
+                    continue;
+                }
+            }
+        }
+        let wanted = OffsetRange {
+            start: partition.log_start,
+            end: partition.end,
+        };
+        let holes: Vec<Hole> = uncovered(&links, wanted)
+            .into_iter()
+            .map(|range| hole(&links, range))
+            .collect();
+        if holes.is_empty() {
+            continue;
+        }
+        work.push(PartitionWork {
+            topic: index,
+            chain: ChainKey {
+                topic: topic.name.to_string(),
+                topic_id: topic.begin.description.topic_id,
+                partition: partition.partition,
+                generation: partition.generation.clone(),
+            },
+            led,
+            holes,
+            fetch_before: limit_of(begin, base, topic, &partition),
+            max_message_bytes: config(topic, "max.message.bytes").unwrap_or(1 << 20),
+        });
+    }
+    Ok(work)
+}
+
+fn hole(links: &[Link], range: OffsetRange) -> Hole {
+    let before: Vec<Link> = links
+        .iter()
+        .copied()
+        .filter(|link| link.range.end <= range.start)
+        .collect();
+    // Offsets that nobody has stand between: what the leader has before them is not known to us.
+    let adjacent = before
+        .last()
+        .is_some_and(|last| last.range.end == range.start);
+    let last_epoch = last_epoch(&before).filter(|_| adjacent).unwrap_or(-1);
+    Hole { range, last_epoch }
+}
+
+fn config(topic: &TopicState, name: &str) -> Option<usize> {
+    topic
+        .begin
+        .description
+        .configs
+        .get(name)?
+        .value
+        .as_ref()?
+        .parse()
+        .ok()
+}
+
+/// What was covered by the base and is below the source's log start cannot be fetched again.
+fn check_pinned(
+    archive: &Archive,
+    topic: &TopicState,
+    partition: &BeginPartition,
+    links: &[Link],
+) -> Result<(), BackupError> {
+    let Some(pinned) = topic.base_partition(partition) else {
+        return Ok(());
+    };
+    for link in pinned.links() {
+        let gone = OffsetRange {
+            start: link.range.start,
+            end: link.range.end.min(partition.log_start),
+        };
+        let missing = uncovered(links, gone);
+        if let Some(range) = missing.first().filter(|_| !gone.is_empty()) {
+            return Err(BackupError::Damaged {
+                archive: archive.layout.root().to_owned(),
+                what: format!(
+                    "topic {} partition {} lacks the segment {} with offsets {} to {}, which the source no longer has",
+                    topic.name, partition.partition, link.name, range.start, range.end
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn limit_of(
+    begin: &Begin,
+    base: Option<&Base>,
+    topic: &TopicState,
+    partition: &BeginPartition,
+) -> Option<FetchBefore> {
+    let configs = &topic.begin.description.configs;
+    let before = base.and_then(|base| Some((base, complete_topic(base, &topic.name)?)));
+    if let Some((base, before)) = before.filter(|_| topic.base_partition(partition).is_some()) {
+        let id = topic.begin.description.topic_id;
+        let isolation = begin.isolation_level;
+        let (end, start_time) = (partition.end, base.begin.start_time);
+        let before = Before {
+            topic_id: id,
+            isolation,
+            start_time,
+            end,
+            configs: &before.description.configs,
+        };
+        let now = Now {
+            topic_id: id,
+            isolation,
+            time: begin.start_time,
+            end,
+            configs,
+        };
+        return fetch_before(&before, &now).map(|limit| FetchBefore {
+            limit,
+            continued: true,
+        });
+    }
+    let window: Duration = tombstone_window(configs)?;
+    let limit = begin
+        .start_time
+        .saturating_add(window)
+        .unwrap_or(Timestamp::MAX);
+    Some(FetchBefore {
+        limit,
+        continued: false,
+    })
+}
+
+/// Leaders of the partitions with work. A topic that is no longer there, or is another one, fails.
+async fn leaders(
+    client: &Client,
+    topics: &mut [TopicState],
+    open: &[(usize, BeginPartition, Vec<Link>)],
+) -> Result<BTreeMap<(usize, i32), LedPartition>, BackupError> {
+    let indices: BTreeSet<usize> = open.iter().map(|(topic, _, _)| *topic).collect();
+    if indices.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let names = indices
+        .iter()
+        .map(|index| topics[*index].name.clone())
+        .collect();
+    let metadata = client
+        .topics(&TopicFilter::Named(names))
+        .await
+        .map_err(super::error::kafka(
+            "describe the topics of the source cluster",
+        ))?;
+    let mut leaders = BTreeMap::new();
+    for index in indices {
+        let topic = &mut topics[index];
+        let found = metadata.iter().find(|found| found.name == topic.name);
+        if let Err(failure) = check_topic(found, topic.begin.description.topic_id.0) {
+            topic.failure.get_or_insert(failure);
+            continue;
+        }
+        for partition in found.into_iter().flat_map(|found| &found.partitions) {
+            // One without leader is waited for by whoever fetches it; any broker will tell that it is not the leader.
+            let led = LedPartition {
+                topic: topic.name.clone(),
+                partition: partition.partition,
+                leader: partition.leader.unwrap_or(-1),
+                leader_epoch: partition.leader_epoch,
+            };
+            leaders.insert((index, partition.partition), led);
+        }
+    }
+    Ok(leaders)
+}
+
+/// Whether metadata shows the topic that the run began with.
+pub(super) fn check_topic(
+    found: Option<&TopicMetadata>,
+    topic_id: [u8; 16],
+) -> Result<(), TopicFailure> {
+    let gone = "the topic was deleted while the run was at work";
+    let Some(found) = found else {
+        return Err(TopicFailure::new(Fault::Spec, gone));
+    };
+    if found.error == Some(crate::kafka::ResponseError::UnknownTopicOrPartition) {
+        return Err(TopicFailure::new(Fault::Spec, gone));
+    }
+    if found.error.is_none() && found.id.into_bytes() != topic_id {
+        let message = "the topic was deleted and created again while the run was at work";
+        return Err(TopicFailure::new(Fault::Spec, message));
+    }
+    Ok(())
+}

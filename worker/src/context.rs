@@ -1,0 +1,85 @@
+//! What a run works with, whichever verb it is, and what it hands back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kafka_backup_shared::report::TopicReport;
+use tokio_util::sync::CancellationToken;
+
+/// Default of the memory budget that fetch buffers and open segments share.
+pub const DEFAULT_MEMORY_BUDGET: usize = 48 << 20;
+
+/// What a run works with.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Counts what is durable, for the terminal, the push and the report of a failed run.
+    pub progress: Arc<Progress>,
+    /// Cancelled at SIGTERM: stop starting work, make durable what is whole, return [`Fault::Interrupted`](kafka_backup_shared::report::Fault::Interrupted).
+    pub cancel: CancellationToken,
+    /// Bytes that fetch buffers and open segments may hold together.
+    pub memory_budget: usize,
+}
+
+/// What of a run is durable so far, over all its attempts.
+#[derive(Debug, Default)]
+pub struct Progress {
+    records: AtomicU64,
+    bytes: AtomicU64,
+    done: AtomicU64,
+    planned: AtomicU64,
+}
+
+impl Progress {
+    /// Sets how many offsets (backup) or records (restore) the run is about, and how many an earlier attempt did.
+    pub fn plan(&self, planned: u64, done: u64) {
+        self.planned.store(planned, Ordering::Relaxed);
+        self.done.store(done, Ordering::Relaxed);
+    }
+
+    /// Adds what has just become durable: records, bytes of record batches, and offsets (backup) or records (restore) towards the plan.
+    pub fn add(&self, records: u64, bytes: u64, done: u64) {
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.done.fetch_add(done, Ordering::Relaxed);
+    }
+
+    /// Durable records.
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// Durable bytes of record batches.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Part of the plan that is done, 0 to 1; `None` before the plan is known.
+    pub fn ratio(&self) -> Option<f64> {
+        let planned = self.planned.load(Ordering::Relaxed);
+        let done = self.done.load(Ordering::Relaxed);
+        (planned > 0).then(|| (done as f64 / planned as f64).min(1.0))
+    }
+
+    /// Offsets (backup) or records (restore): done and planned.
+    pub fn done_of_planned(&self) -> (u64, u64) {
+        (
+            self.done.load(Ordering::Relaxed),
+            self.planned.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// What a successful run did; becomes the [`Report`](kafka_backup_shared::report::Report).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Completed {
+    /// Records that the run added.
+    pub records: u64,
+    /// Bytes of record batches that it added.
+    pub bytes: u64,
+    /// Offset ranges that are missing for good.
+    pub gaps: u64,
+    /// What a user should know although the run succeeded.
+    pub warnings: Vec<String>,
+    /// Per topic.
+    pub topics: Vec<TopicReport>,
+}

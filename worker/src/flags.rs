@@ -1,0 +1,221 @@
+//! The object that flags describe, as a user would have written it in YAML.
+
+use kafka_backup_shared::crd::{GROUP, VERSION};
+use serde_json::{Map, Value, json};
+
+use crate::args::{BackupArgs, ClusterArgs, ObjectArgs, RestoreArgs, SelectionArgs, StorageArgs};
+
+/// The KafkaBackup of `backup`.
+pub fn backup(args: &BackupArgs) -> Value {
+    let mut spec = Map::new();
+    spec.insert("kafkaCluster".into(), cluster(&args.cluster));
+    spec.insert("topics".into(), json!(args.topics));
+    selection(&mut spec, &args.selection);
+    set(&mut spec, "isolationLevel", args.isolation_level.as_ref());
+    set(
+        &mut spec,
+        "checkpointIntervalSecs",
+        args.checkpoint_interval_secs,
+    );
+    set(&mut spec, "segmentMaxBytes", args.segment_max_bytes);
+    set(&mut spec, "storage", storage(&args.storage));
+    object("KafkaBackup", &args.object, spec)
+}
+
+/// The KafkaRestore of `restore`.
+pub fn restore(args: &RestoreArgs) -> Value {
+    let mut spec = Map::new();
+    spec.insert("backupId".into(), json!(args.backup_id));
+    set(&mut spec, "archive", args.archive.as_ref());
+    spec.insert("targetCluster".into(), cluster(&args.cluster));
+    spec.insert("topics".into(), json!(args.topics));
+    selection(&mut spec, &args.selection);
+    let mapping: Map<String, Value> = args
+        .topic_mapping
+        .iter()
+        .map(|(source, target)| (source.clone(), json!(target)))
+        .collect();
+    spec.insert("topicMapping".into(), Value::Object(mapping));
+    set(&mut spec, "storage", storage(&args.storage));
+    object("KafkaRestore", &args.object, spec)
+}
+
+/// An object that is only good for its storage: what `list` and `describe` look into.
+pub fn store(args: &StorageArgs) -> Value {
+    let mut spec = Map::new();
+    spec.insert(
+        "kafkaCluster".into(),
+        json!({"bootstrapServers": ["none:1"]}),
+    );
+    spec.insert("topics".into(), json!(["*"]));
+    set(&mut spec, "storage", storage(args));
+    object(
+        "KafkaBackup",
+        &ObjectArgs {
+            name: "none".into(),
+            namespace: "default".into(),
+        },
+        spec,
+    )
+}
+
+/// The `storage` block; `None` where no store was named.
+fn storage(args: &StorageArgs) -> Option<Value> {
+    if args.folder.is_some() {
+        // The folder itself is in the places: the claim is only a name.
+        return Some(json!({"storageType": "pvc", "pvc": {"claimName": "folder"}}));
+    }
+    let mut s3 = Map::new();
+    s3.insert("bucket".into(), json!(args.s3_bucket.as_ref()?));
+    set(&mut s3, "prefix", args.s3_prefix.as_ref());
+    set(&mut s3, "region", args.s3_region.as_ref());
+    set(&mut s3, "endpoint", args.s3_endpoint.as_ref());
+    s3.insert("pathStyle".into(), json!(args.s3_path_style));
+    s3.insert("allowHttp".into(), json!(args.s3_allow_http));
+    set(
+        &mut s3,
+        "credentialsSecret",
+        args.s3_credentials_secret
+            .as_ref()
+            .map(|name| json!({"name": name})),
+    );
+    Some(json!({"storageType": "s3", "s3": s3}))
+}
+
+fn object(kind: &str, args: &ObjectArgs, spec: Map<String, Value>) -> Value {
+    json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": kind,
+        "metadata": {"name": args.name, "namespace": args.namespace},
+        "spec": spec,
+    })
+}
+
+fn cluster(args: &ClusterArgs) -> Value {
+    json!({"bootstrapServers": args.bootstrap_servers})
+}
+
+fn selection(spec: &mut Map<String, Value>, args: &SelectionArgs) {
+    spec.insert("excludeTopics".into(), json!(args.exclude_topics));
+    set(spec, "missingTopics", args.missing_topics.as_ref());
+}
+
+/// What was left out stays out, so that the spec's own default holds.
+fn set<T: serde::Serialize>(fields: &mut Map<String, Value>, field: &str, value: Option<T>) {
+    if let Some(value) = value {
+        fields.insert(field.into(), json!(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use crate::input;
+    use clap::Parser;
+    use kafka_backup_shared::object::Object;
+
+    fn object_of(args: &[&str]) -> Object {
+        let line = [&["kafka-backup-worker"], args].concat();
+        let value = match Cli::try_parse_from(line).unwrap().command {
+            Command::Backup(args) => backup(&args),
+            Command::Restore(args) => restore(&args),
+            other => panic!("{other:?}"),
+        };
+        input::check(&value, "the command line").unwrap()
+    }
+
+    fn object_from(yaml: &str) -> Object {
+        let value: Value = serde_saphyr::from_str(yaml).unwrap();
+        input::check(&value, "yaml").unwrap()
+    }
+
+    #[test]
+    fn flags_of_a_backup_and_its_yaml_are_the_same_object() {
+        let flags = object_of(&[
+            "backup",
+            "--name",
+            "orders",
+            "--namespace",
+            "shop",
+            "--bootstrap-servers",
+            "a:1,b:2",
+            "--topics",
+            "o*,p",
+            "--exclude-topics",
+            "ox",
+            "--missing-topics",
+            "Ignore",
+            "--isolation-level",
+            "read_uncommitted",
+            "--checkpoint-interval-secs",
+            "5",
+            "--segment-max-bytes",
+            "70000",
+            "--s3-bucket",
+            "backups",
+            "--s3-prefix",
+            "k",
+            "--s3-region",
+            "eu",
+            "--s3-endpoint",
+            "http://s3:1",
+            "--s3-path-style",
+            "--s3-allow-http",
+            "--s3-credentials-secret",
+            "keys",
+        ]);
+        let yaml = object_from("
+apiVersion: kafka-backup.dev/v1alpha1
+kind: KafkaBackup
+metadata: {name: orders, namespace: shop}
+spec:
+  kafkaCluster: {bootstrapServers: ['a:1', 'b:2']}
+  topics: ['o*', p]
+  excludeTopics: [ox]
+  missingTopics: Ignore
+  isolationLevel: read_uncommitted
+  checkpointIntervalSecs: 5
+  segmentMaxBytes: 70000
+  storage:
+    storageType: s3
+    s3: {bucket: backups, prefix: k, region: eu, endpoint: 'http://s3:1', pathStyle: true, allowHttp: true, credentialsSecret: {name: keys}}
+");
+        assert_eq!(flags, yaml);
+        assert_eq!(flags.plan("r").unwrap(), yaml.plan("r").unwrap());
+    }
+
+    #[test]
+    fn flags_of_a_restore_and_its_yaml_are_the_same_object() {
+        let flags = object_of(&[
+            "restore",
+            "--name",
+            "back",
+            "--backup-id",
+            "latest",
+            "--archive",
+            "shop/orders",
+            "--bootstrap-servers",
+            "a:1",
+            "--topic-mapping",
+            "orders=orders2,p=q",
+            "--folder",
+            "/backups",
+        ]);
+        let yaml = object_from(
+            "
+apiVersion: kafka-backup.dev/v1alpha1
+kind: KafkaRestore
+metadata: {name: back, namespace: default}
+spec:
+  backupId: latest
+  archive: shop/orders
+  targetCluster: {bootstrapServers: ['a:1']}
+  topics: ['*']
+  topicMapping: {orders: orders2, p: q}
+  storage: {storageType: pvc, pvc: {claimName: folder}}
+",
+        );
+        assert_eq!(flags, yaml);
+    }
+}

@@ -1,0 +1,401 @@
+//! What is in a store: the runs of its archives, and what one run captured.
+//!
+//! # Guarantees
+//! - Nothing is written.
+//! - What is told comes from manifests alone, so that it is what a restore would read.
+//! - An object that cannot be read does not hide the others: its run is listed as unreadable, with the reason.
+
+pub mod show;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use kafka_backup_shared::archive::FormatError;
+use kafka_backup_shared::archive::layout::{Layout, unescape};
+use kafka_backup_shared::archive::manifest::{
+    Begin, Manifest, TopicPart, from_json, from_json_zst,
+};
+use kafka_backup_shared::plan::ArchiveName;
+use kafka_backup_shared::report::Fault;
+use serde::Serialize;
+
+use crate::store::{Store, StoreError};
+
+/// Objects that are read at the same time.
+const CONCURRENCY: usize = 16;
+/// Run ids that a message lists.
+const LISTED: usize = 10;
+
+/// Why a store could not be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The store did not answer as it should.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An object of the archive cannot be read.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A manifest names an object that is not there.
+    #[error("{key} is missing in {store}, though the manifest of {run} names it")]
+    Missing {
+        /// The object.
+        key: String,
+        /// Which store.
+        store: String,
+        /// Whose manifest.
+        run: String,
+    },
+    /// No archive has that run.
+    #[error("no run {run:?} in {store}; there is {there}")]
+    UnknownRun {
+        /// What was asked for.
+        run: String,
+        /// Which store.
+        store: String,
+        /// What is there.
+        there: String,
+    },
+    /// Several archives have it.
+    #[error("run {run:?} is in several archives: choose one with --archive: {archives}")]
+    Ambiguous {
+        /// What was asked for.
+        run: String,
+        /// Who has it.
+        archives: String,
+    },
+}
+
+impl InspectError {
+    /// What it means for the exit code.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Store(error) => error.fault(),
+            Self::Format(_) | Self::Missing { .. } => Fault::Corrupt,
+            Self::UnknownRun { .. } | Self::Ambiguous { .. } => Fault::Spec,
+        }
+    }
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// It has a manifest.
+    Complete,
+    /// Some topics could not be captured; the others can be restored by the run's id.
+    Partial,
+    /// It goes on, or was given up.
+    Unfinished,
+    /// Its objects cannot be read.
+    Unreadable,
+}
+
+/// A run in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunEntry {
+    /// `<namespace>/<name>`.
+    pub archive: String,
+    /// Run id.
+    pub run: String,
+    /// Where it stands.
+    pub state: State,
+    /// When it was fixed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Timestamp>,
+    /// When it was complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Timestamp>,
+    /// Topics that it captured; of an unfinished run, topics that it is about.
+    pub topics: u64,
+    /// Records that a restore of it brings, including those of earlier runs.
+    pub records: u64,
+    /// Bytes of record batches of the same.
+    pub bytes: u64,
+    /// Records that it added to the store.
+    pub added_records: u64,
+    /// Bytes that it added to the store.
+    pub added_bytes: u64,
+    /// Offset ranges that are missing for good.
+    pub gaps: u64,
+    /// Why it is unreadable, or which topics failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// What a run captured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Description {
+    /// The run as it is listed.
+    #[serde(flatten)]
+    pub entry: RunEntry,
+    /// What it set out to do, while it has no manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begin: Option<Begin>,
+    /// Its manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Manifest>,
+    /// The pinned segments, by topic.
+    pub parts: Vec<TopicPart>,
+}
+
+/// The objects of a run that say where it stands.
+#[derive(Clone, Debug, PartialEq)]
+enum Ledger {
+    Complete(Box<Manifest>),
+    Partial(Box<Manifest>),
+    Unfinished(Box<Begin>),
+}
+
+/// A run's place in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RunPlace {
+    archive: ArchiveName,
+    run: String,
+}
+
+/// The runs of one archive, or of all in the store, by archive and time.
+///
+/// # Errors
+/// [`InspectError`] where the store does not answer; a run that cannot be read is an entry.
+pub async fn list(
+    store: &Store,
+    archive: Option<&ArchiveName>,
+) -> Result<Vec<RunEntry>, InspectError> {
+    store.check_readable().await?;
+    let places = places(store, archive).await?;
+    let entries = stream::iter(&places).map(|place| async move {
+        match ledger(store, place).await {
+            Ok(Some(ledger)) => Ok(Some(entry(place, &ledger))),
+            Ok(None) => Ok(None),
+            Err(InspectError::Format(error)) => Ok(Some(unreadable(place, &error))),
+            Err(error) => Err(error),
+        }
+    });
+    let found: Vec<Option<RunEntry>> = entries.buffered(CONCURRENCY).try_collect().await?;
+    let mut entries: Vec<RunEntry> = found.into_iter().flatten().collect();
+    entries.sort_by(|a, b| {
+        (&a.archive, a.start_time, &a.run).cmp(&(&b.archive, b.start_time, &b.run))
+    });
+    Ok(entries)
+}
+
+/// What `run` captured.
+///
+/// # Errors
+/// [`InspectError`] lists what is there where the run is not.
+pub async fn describe(
+    store: &Store,
+    run: &str,
+    archive: Option<&ArchiveName>,
+) -> Result<Description, InspectError> {
+    store.check_readable().await?;
+    let all = places(store, archive).await?;
+    let meant: Vec<&RunPlace> = all.iter().filter(|place| place.run == run).collect();
+    let (place, ledger) = match meant[..] {
+        [place] => match ledger(store, place).await? {
+            Some(ledger) => (place, ledger),
+            None => return Err(unknown(run, store, &all)),
+        },
+        [] => return Err(unknown(run, store, &all)),
+        _ => {
+            let archives: Vec<String> = meant
+                .iter()
+                .map(|place| place.archive.to_string())
+                .collect();
+            return Err(InspectError::Ambiguous {
+                run: run.into(),
+                archives: archives.join(", "),
+            });
+        }
+    };
+    let entry = entry(place, &ledger);
+    let (begin, manifest) = match ledger {
+        Ledger::Unfinished(begin) => (Some(*begin), None),
+        Ledger::Complete(manifest) | Ledger::Partial(manifest) => (None, Some(*manifest)),
+    };
+    let parts = match &manifest {
+        Some(manifest) => parts(store, place, manifest).await?,
+        None => Vec::new(),
+    };
+    Ok(Description {
+        entry,
+        begin,
+        manifest,
+        parts,
+    })
+}
+
+async fn parts(
+    store: &Store,
+    place: &RunPlace,
+    manifest: &Manifest,
+) -> Result<Vec<TopicPart>, InspectError> {
+    let layout = Layout::new(&place.archive);
+    let read = stream::iter(&manifest.topics).map(|(topic, summary)| {
+        let key = layout.topic_part(&summary.part, topic);
+        async move {
+            let Some(bytes) = store.get(&key).await? else {
+                let store = store.place().to_owned();
+                return Err(InspectError::Missing {
+                    key,
+                    store,
+                    run: place.run.clone(),
+                });
+            };
+            Ok(from_json_zst(&key, &bytes)?)
+        }
+    });
+    read.buffered(CONCURRENCY).try_collect().await
+}
+
+/// The run folders of one archive, or of all.
+async fn places(
+    store: &Store,
+    archive: Option<&ArchiveName>,
+) -> Result<Vec<RunPlace>, InspectError> {
+    let archives = match archive {
+        Some(archive) => vec![archive.clone()],
+        None => archives(store).await?,
+    };
+    let folders = stream::iter(&archives).map(|archive| async move {
+        let folders = store.list_dirs(&Layout::new(archive).runs()).await?;
+        let runs = folders
+            .iter()
+            .filter_map(|folder| unescape(folder.rsplit('/').next()?));
+        let places: Vec<RunPlace> = runs
+            .map(|run| RunPlace {
+                archive: archive.clone(),
+                run,
+            })
+            .collect();
+        Ok::<_, InspectError>(places)
+    });
+    let places: Vec<Vec<RunPlace>> = folders.buffered(CONCURRENCY).try_collect().await?;
+    Ok(places.into_iter().flatten().collect())
+}
+
+async fn archives(store: &Store) -> Result<Vec<ArchiveName>, InspectError> {
+    let mut archives = Vec::new();
+    for namespace in store.list_dirs("").await? {
+        for folder in store.list_dirs(&namespace).await? {
+            // A folder that no archive's name is written as is somebody else's.
+            let name = folder.split_once('/').and_then(|(namespace, name)| {
+                Some(ArchiveName {
+                    namespace: unescape(namespace)?,
+                    name: unescape(name)?,
+                })
+            });
+            archives.extend(name);
+        }
+    }
+    Ok(archives)
+}
+
+/// Where a run stands; `None` where the folder holds no object of a run.
+async fn ledger(store: &Store, place: &RunPlace) -> Result<Option<Ledger>, InspectError> {
+    let layout = Layout::new(&place.archive);
+    let key = layout.manifest(&place.run);
+    if let Some(bytes) = store.get(&key).await? {
+        return Ok(Some(Ledger::Complete(Box::new(from_json(&key, &bytes)?))));
+    }
+    let key = layout.partial(&place.run);
+    if let Some(bytes) = store.get(&key).await? {
+        return Ok(Some(Ledger::Partial(Box::new(from_json(&key, &bytes)?))));
+    }
+    let key = layout.begin(&place.run);
+    if let Some(bytes) = store.get(&key).await? {
+        return Ok(Some(Ledger::Unfinished(Box::new(from_json(&key, &bytes)?))));
+    }
+    Ok(None)
+}
+
+fn entry(place: &RunPlace, ledger: &Ledger) -> RunEntry {
+    let empty = RunEntry {
+        archive: place.archive.to_string(),
+        run: place.run.clone(),
+        state: State::Unfinished,
+        start_time: None,
+        completion_time: None,
+        topics: 0,
+        records: 0,
+        bytes: 0,
+        added_records: 0,
+        added_bytes: 0,
+        gaps: 0,
+        problem: None,
+    };
+    let (state, manifest) = match ledger {
+        Ledger::Unfinished(begin) => {
+            return RunEntry {
+                start_time: Some(begin.start_time),
+                topics: begin.topics.len() as u64,
+                ..empty
+            };
+        }
+        Ledger::Complete(manifest) => (State::Complete, manifest),
+        Ledger::Partial(manifest) => (State::Partial, manifest),
+    };
+    let failed: Vec<String> = manifest
+        .failed
+        .iter()
+        .map(|(topic, reason)| format!("{topic}: {reason}"))
+        .collect();
+    RunEntry {
+        state,
+        start_time: Some(manifest.start_time),
+        completion_time: Some(manifest.completion_time),
+        topics: manifest.topics.len() as u64,
+        records: manifest.topics.values().map(|topic| topic.records).sum(),
+        bytes: manifest.topics.values().map(|topic| topic.bytes).sum(),
+        added_records: manifest.records,
+        added_bytes: manifest.bytes,
+        gaps: manifest.topics.values().map(|topic| topic.gaps).sum(),
+        problem: (!failed.is_empty()).then(|| failed.join("; ")),
+        ..empty
+    }
+}
+
+fn unreadable(place: &RunPlace, error: &FormatError) -> RunEntry {
+    RunEntry {
+        archive: place.archive.to_string(),
+        run: place.run.clone(),
+        state: State::Unreadable,
+        start_time: None,
+        completion_time: None,
+        topics: 0,
+        records: 0,
+        bytes: 0,
+        added_records: 0,
+        added_bytes: 0,
+        gaps: 0,
+        problem: Some(error.to_string()),
+    }
+}
+
+fn unknown(run: &str, store: &Store, all: &[RunPlace]) -> InspectError {
+    let mut there: Vec<String> = all
+        .iter()
+        .map(|place| format!("{} ({})", place.run, place.archive))
+        .collect();
+    // Ids end in their time: the newest are what is looked for.
+    there.sort_by(|a, b| b.cmp(a));
+    let more = there.len().saturating_sub(LISTED);
+    there.truncate(LISTED);
+    let mut text = if there.is_empty() {
+        "none".to_owned()
+    } else {
+        there.join(", ")
+    };
+    if more > 0 {
+        text.push_str(&format!(" and {more} more, see list"));
+    }
+    InspectError::UnknownRun {
+        run: run.into(),
+        store: store.place().into(),
+        there: text,
+    }
+}
+
+#[cfg(test)]
+mod tests;

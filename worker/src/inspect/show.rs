@@ -1,0 +1,262 @@
+//! Lists and descriptions for people.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kafka_backup_shared::archive::manifest::{Manifest, PinnedPartition};
+
+use super::{Description, RunEntry, State};
+use crate::human::{self, Align, table};
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Partial => "partial",
+            Self::Unfinished => "unfinished",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// A table of runs; what is wrong with one stands below it.
+pub fn list(entries: &[RunEntry], store: &str) -> String {
+    if entries.is_empty() {
+        return format!("There are no runs in {store}.\n");
+    }
+    let columns = [
+        ("ARCHIVE", Align::Left),
+        ("RUN", Align::Left),
+        ("STATE", Align::Left),
+        ("STARTED", Align::Left),
+        ("TOOK", Align::Right),
+        ("TOPICS", Align::Right),
+        ("RECORDS", Align::Right),
+        ("SIZE", Align::Right),
+        ("NEW RECORDS", Align::Right),
+        ("NEW SIZE", Align::Right),
+    ];
+    let rows: Vec<[String; 10]> = entries.iter().map(row).collect();
+    let mut text = table(columns, &rows);
+    for entry in entries {
+        if entry.gaps > 0 {
+            let gaps = human::counted(entry.gaps, "offset range is", "offset ranges are");
+            text.push_str(&format!("{}: {gaps} missing for good\n", entry.run));
+        }
+        if let Some(problem) = &entry.problem {
+            text.push_str(&format!("{}: {problem}\n", entry.run));
+        }
+    }
+    text
+}
+
+fn row(entry: &RunEntry) -> [String; 10] {
+    // An unfinished run has counted nothing yet: no number is better than a wrong one.
+    let counted = matches!(entry.state, State::Complete | State::Partial);
+    let number = |text: String| if counted { text } else { "-".into() };
+    [
+        entry.archive.clone(),
+        entry.run.clone(),
+        entry.state.as_str().into(),
+        entry.start_time.map_or("-".into(), seconds),
+        took(entry.start_time, entry.completion_time),
+        if entry.state == State::Unreadable {
+            "-".into()
+        } else {
+            human::count(entry.topics)
+        },
+        number(human::count(entry.records)),
+        number(human::bytes(entry.bytes)),
+        number(human::count(entry.added_records)),
+        number(human::bytes(entry.added_bytes)),
+    ]
+}
+
+/// RFC 3339 without a fraction.
+fn seconds(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn took(start: Option<Timestamp>, end: Option<Timestamp>) -> String {
+    let duration = start
+        .zip(end)
+        .and_then(|(start, end)| Duration::try_from(end.duration_since(start)).ok());
+    duration.map_or("-".into(), human::duration)
+}
+
+/// A run in full.
+pub fn description(description: &Description) -> String {
+    let entry = &description.entry;
+    let mut text = String::new();
+    let mut line =
+        |name: &str, value: &str| text.push_str(&format!("{:<11}{value}\n", format!("{name}:")));
+    line("Run", &entry.run);
+    line("Archive", &entry.archive);
+    line("State", entry.state.as_str());
+    line("Started", &entry.start_time.map_or("-".into(), seconds));
+    if let Some(end) = entry.completion_time {
+        line(
+            "Completed",
+            &format!(
+                "{} (took {})",
+                seconds(end),
+                took(entry.start_time, entry.completion_time)
+            ),
+        );
+    }
+    if let Some(begin) = &description.begin {
+        line("Cluster", &begin.cluster_id);
+        line("Base run", begin.base.as_deref().unwrap_or("none"));
+        line("Missing", &missing(&begin.missing_topics));
+        for (topic, reason) in &begin.failed {
+            line("Failed", &format!("{topic}: {reason}"));
+        }
+        let rows: Vec<[String; 5]> = begin
+            .topics
+            .iter()
+            .flat_map(|(topic, begin)| {
+                begin.partitions.iter().map(move |partition| {
+                    [
+                        topic.clone(),
+                        partition.partition.to_string(),
+                        human::count(partition.log_start.unsigned_abs()),
+                        human::count(partition.end.unsigned_abs()),
+                        partition.generation.clone(),
+                    ]
+                })
+            })
+            .collect();
+        let columns = [
+            ("TOPIC", Align::Left),
+            ("PARTITION", Align::Right),
+            ("LOG START", Align::Right),
+            ("END", Align::Right),
+            ("GENERATION", Align::Left),
+        ];
+        text.push_str("\nWhat it set out to capture:\n");
+        text.push_str(&table(columns, &rows));
+    }
+    if let Some(manifest) = &description.manifest {
+        text.push_str(&captured(manifest, description));
+    }
+    text
+}
+
+fn missing(topics: &[String]) -> String {
+    if topics.is_empty() {
+        "none".into()
+    } else {
+        topics.join(", ")
+    }
+}
+
+fn captured(manifest: &Manifest, description: &Description) -> String {
+    let entry = &description.entry;
+    let mut text = String::new();
+    let mut line =
+        |name: &str, value: &str| text.push_str(&format!("{:<11}{value}\n", format!("{name}:")));
+    line("Cluster", &manifest.cluster_id);
+    line("Base run", manifest.base.as_deref().unwrap_or("none"));
+    line("Missing", &missing(&manifest.missing_topics));
+    let size = |records, bytes| {
+        format!(
+            "{}, {}",
+            human::counted(records, "record", "records"),
+            human::bytes(bytes)
+        )
+    };
+    line("Total", &size(entry.records, entry.bytes));
+    line("New", &size(entry.added_records, entry.added_bytes));
+    text.push_str(&format!(
+        "\n{}\n{}",
+        topics(manifest),
+        partitions(description)
+    ));
+    for (topic, reason) in &manifest.failed {
+        text.push_str(&format!("failed: {topic}: {reason}\n"));
+    }
+    for part in &description.parts {
+        for partition in &part.partitions {
+            for gap in &partition.gaps {
+                text.push_str(&format!(
+                    "gap: {}-{}: offsets {} to {} are missing for good: {:?}\n",
+                    part.topic,
+                    partition.partition,
+                    gap.range.start,
+                    gap.range.end - 1,
+                    gap.reason
+                ));
+            }
+        }
+    }
+    text
+}
+
+fn topics(manifest: &Manifest) -> String {
+    let rows: Vec<[String; 7]> = manifest
+        .topics
+        .iter()
+        .map(|(topic, summary)| {
+            [
+                topic.clone(),
+                summary.topic_id.to_string(),
+                summary.partitions.to_string(),
+                human::count(summary.records),
+                human::bytes(summary.bytes),
+                human::count(summary.added_records),
+                human::bytes(summary.added_bytes),
+            ]
+        })
+        .collect();
+    let columns = [
+        ("TOPIC", Align::Left),
+        ("ID", Align::Left),
+        ("PARTITIONS", Align::Right),
+        ("RECORDS", Align::Right),
+        ("SIZE", Align::Right),
+        ("NEW RECORDS", Align::Right),
+        ("NEW SIZE", Align::Right),
+    ];
+    table(columns, &rows)
+}
+
+fn partitions(description: &Description) -> String {
+    let rows: Vec<[String; 8]> = description
+        .parts
+        .iter()
+        .flat_map(|part| {
+            part.partitions
+                .iter()
+                .map(|partition| partition_row(&part.topic, partition))
+        })
+        .collect();
+    let columns = [
+        ("TOPIC", Align::Left),
+        ("PARTITION", Align::Right),
+        ("START", Align::Right),
+        ("END", Align::Right),
+        ("RECORDS", Align::Right),
+        ("SEGMENTS", Align::Right),
+        ("GAPS", Align::Right),
+        ("GENERATION", Align::Left),
+    ];
+    table(columns, &rows)
+}
+
+fn partition_row(topic: &str, partition: &PinnedPartition) -> [String; 8] {
+    let links = partition.links();
+    // Records below the source's log start are in the archive, but a restore leaves them out.
+    let start = links.first().map_or(partition.log_start, |link| {
+        link.range.start.max(partition.log_start)
+    });
+    [
+        topic.to_owned(),
+        partition.partition.to_string(),
+        human::count(start.unsigned_abs()),
+        human::count(partition.end.unsigned_abs()),
+        human::count(partition.records()),
+        partition.segments.len().to_string(),
+        partition.gaps.len().to_string(),
+        partition.generation.clone(),
+    ]
+}

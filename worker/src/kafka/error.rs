@@ -1,0 +1,362 @@
+//! What can go wrong between this client and a cluster.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_backup_shared::report::Fault;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::protocol::VersionRange;
+
+use super::code;
+
+/// Why a connection ended. Everything that was in flight on it shares the cause.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Lost {
+    /// End of stream.
+    #[error("the broker closed the connection")]
+    Closed,
+    /// The socket failed.
+    #[error("the connection broke")]
+    Io(#[source] Arc<io::Error>),
+    /// Neither the request nor any other one on the connection got on.
+    #[error("nothing was received for {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+    /// A frame above the connection's limit; usually the peer is no Kafka listener of this security protocol.
+    #[error(
+        "an answer of {size} bytes exceeds the limit of {limit}: is this a Kafka listener with the given security protocol?"
+    )]
+    TooLarge {
+        /// What the frame says.
+        size: i32,
+        /// The connection's limit.
+        limit: usize,
+    },
+    /// An answer to a request that was not sent, or not the next one.
+    #[error("answer {found} came where {expected:?} was due")]
+    OutOfOrder {
+        /// Correlation id of the oldest request without an answer.
+        expected: Option<i32>,
+        /// Correlation id of the frame.
+        found: i32,
+    },
+    /// The client was dropped, or the runtime ends.
+    #[error("the connection was given up")]
+    Abandoned,
+}
+
+/// What an error code was said about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The cluster or the request as a whole.
+    Cluster,
+    /// A topic.
+    Topic(Arc<str>),
+    /// A partition.
+    Partition(Arc<str>, i32),
+    /// A consumer group.
+    Group(Arc<str>),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster => f.write_str("the cluster"),
+            Self::Topic(topic) => write!(f, "topic {topic}"),
+            Self::Partition(topic, partition) => write!(f, "topic {topic} partition {partition}"),
+            Self::Group(group) => write!(f, "consumer group {group}"),
+        }
+    }
+}
+
+/// A failure of the Kafka client, named by the step.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum KafkaError {
+    /// An entry of bootstrapServers cannot be an address.
+    #[error("bootstrapServers has {address:?}, expected host:port")]
+    Address {
+        /// The entry.
+        address: String,
+    },
+    /// No broker could be reached for as long as was tried.
+    #[error("failed to reach any of bootstrapServers [{}]: {}", servers(.attempts), attempts_line(.attempts))]
+    Bootstrap {
+        /// The last failure at each of them.
+        attempts: Vec<(String, KafkaError)>,
+    },
+    /// Another cluster answers than at the start.
+    #[error("cluster {found:?} answers where cluster {expected:?} was")]
+    ClusterChanged {
+        /// The cluster id at the start.
+        expected: String,
+        /// The cluster id now.
+        found: String,
+    },
+    /// The stream to a broker could not be made.
+    #[error("failed to connect to {address}")]
+    Connect {
+        /// `host:port`.
+        address: String,
+        /// The system's answer.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The stream was made, the exchange that precedes all requests failed.
+    #[error("failed to agree on protocol versions with {address}")]
+    Handshake {
+        /// `host:port`.
+        address: String,
+        /// Why.
+        #[source]
+        cause: Lost,
+    },
+    /// The request cannot be sent, no byte of it was: the connection is dead.
+    #[error("{api:?} was not sent to {broker}")]
+    NotSent {
+        /// `host:port`.
+        broker: Arc<str>,
+        /// The request.
+        api: ApiKey,
+        /// Why the connection is dead.
+        #[source]
+        cause: Lost,
+    },
+    /// The request was accepted for sending, its answer never came: whether the broker acted on it is unknown.
+    #[error("no answer to {api:?} from {broker}")]
+    Lost {
+        /// `host:port`.
+        broker: Arc<str>,
+        /// The request.
+        api: ApiKey,
+        /// Why.
+        #[source]
+        cause: Lost,
+    },
+    /// The broker is too old (or too new) for a request that is needed.
+    #[error("broker {broker} speaks {}, needed is {api:?} {}: Kafka {since} or later is required", theirs_line(*.api, *.theirs), versions(*.ours))]
+    Unsupported {
+        /// `host:port`.
+        broker: Arc<str>,
+        /// The request.
+        api: ApiKey,
+        /// Versions that this client speaks.
+        ours: VersionRange,
+        /// Versions that the broker speaks; `None`: it does not know the request.
+        theirs: Option<VersionRange>,
+        /// The first release that can.
+        since: &'static str,
+    },
+    /// The broker's answer cannot be read.
+    #[error("failed to read the answer of {broker} to {api:?}: {detail}")]
+    Malformed {
+        /// `host:port`.
+        broker: Arc<str>,
+        /// The request.
+        api: ApiKey,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A request that we built cannot be sent as it is.
+    #[error("failed to build {api:?}: {detail}")]
+    Request {
+        /// The request.
+        api: ApiKey,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The broker said no.
+    #[error("{api:?} failed for {subject}: {} ({}){}", .code, .code.code(), message_line(.message))]
+    Answered {
+        /// The request.
+        api: ApiKey,
+        /// What the code is about.
+        subject: Subject,
+        /// Kafka's error code.
+        code: ResponseError,
+        /// What the broker added in words.
+        message: Option<String>,
+    },
+    /// A partition without a leader.
+    #[error("topic {topic} partition {partition} has no leader")]
+    NoLeader {
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition.
+        partition: i32,
+    },
+    /// A broker id that the cluster's metadata does not name.
+    #[error("broker {id} is not in the cluster's metadata")]
+    UnknownBroker {
+        /// The id.
+        id: i32,
+    },
+    /// rdkafka's admin client failed before any topic had an answer.
+    #[error("failed to {operation} by rdkafka")]
+    Admin {
+        /// What was asked.
+        operation: &'static str,
+        /// rdkafka's error.
+        #[source]
+        source: rdkafka::error::KafkaError,
+    },
+}
+
+impl KafkaError {
+    /// An error code as an error.
+    pub(crate) fn answered(api: ApiKey, subject: Subject, code: ResponseError) -> Self {
+        Self::Answered {
+            api,
+            subject,
+            code,
+            message: None,
+        }
+    }
+
+    /// What it means for the run when it is final.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Address { .. } | Self::Unsupported { .. } | Self::ClusterChanged { .. } => {
+                Fault::Spec
+            }
+            Self::Bootstrap { attempts } => attempts
+                .iter()
+                .map(|(_, error)| error.fault())
+                .max()
+                .unwrap_or(Fault::Spec),
+            Self::Connect { .. } | Self::NoLeader { .. } | Self::UnknownBroker { .. } => {
+                Fault::Unavailable
+            }
+            Self::Handshake { cause, .. }
+            | Self::NotSent { cause, .. }
+            | Self::Lost { cause, .. } => match cause {
+                Lost::Closed | Lost::Io(_) | Lost::TimedOut(_) | Lost::Abandoned => {
+                    Fault::Unavailable
+                }
+                Lost::TooLarge { .. } => Fault::Spec,
+                Lost::OutOfOrder { .. } => Fault::Bug,
+            },
+            Self::Malformed { .. } | Self::Request { .. } => Fault::Bug,
+            Self::Answered { code, .. } => code::fault_of(*code),
+            Self::Admin { .. } => Fault::Unavailable,
+        }
+    }
+
+    /// Kafka's error code, where the broker gave one.
+    pub fn code(&self) -> Option<ResponseError> {
+        match self {
+            Self::Answered { code, .. } => Some(*code),
+            Self::Address { .. }
+            | Self::Bootstrap { .. }
+            | Self::ClusterChanged { .. }
+            | Self::Connect { .. }
+            | Self::Handshake { .. }
+            | Self::NotSent { .. }
+            | Self::Lost { .. }
+            | Self::Unsupported { .. }
+            | Self::Malformed { .. }
+            | Self::Request { .. }
+            | Self::NoLeader { .. }
+            | Self::UnknownBroker { .. }
+            | Self::Admin { .. } => None,
+        }
+    }
+
+    /// Whether the same request may succeed a moment later.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::Answered { code, .. } => code.is_retriable() || code::is_stale_metadata(*code),
+            Self::Bootstrap { .. }
+            | Self::Connect { .. }
+            | Self::Handshake { .. }
+            | Self::NotSent { .. }
+            | Self::Lost { .. }
+            | Self::NoLeader { .. }
+            | Self::UnknownBroker { .. }
+            | Self::Admin { .. } => self.fault() == Fault::Unavailable,
+            Self::Address { .. }
+            | Self::ClusterChanged { .. }
+            | Self::Unsupported { .. }
+            | Self::Malformed { .. }
+            | Self::Request { .. } => false,
+        }
+    }
+
+    /// Whether the metadata should be asked for again before the next attempt: leaders, epochs or addresses may have changed.
+    pub fn is_stale_metadata(&self) -> bool {
+        match self {
+            Self::Answered { code, .. } => code::is_stale_metadata(*code),
+            Self::Connect { .. }
+            | Self::Handshake { .. }
+            | Self::NotSent { .. }
+            | Self::Lost { .. }
+            | Self::NoLeader { .. }
+            | Self::UnknownBroker { .. } => true,
+            Self::Address { .. }
+            | Self::Bootstrap { .. }
+            | Self::ClusterChanged { .. }
+            | Self::Unsupported { .. }
+            | Self::Malformed { .. }
+            | Self::Request { .. }
+            | Self::Admin { .. } => false,
+        }
+    }
+}
+
+/// An error and its sources in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
+}
+
+fn servers(attempts: &[(String, KafkaError)]) -> String {
+    let names: Vec<&str> = attempts.iter().map(|(server, _)| server.as_str()).collect();
+    names.join(", ")
+}
+
+fn attempts_line(attempts: &[(String, KafkaError)]) -> String {
+    let lines: Vec<String> = attempts
+        .iter()
+        .map(|(server, error)| {
+            if let KafkaError::Connect { source, .. } = error {
+                // The server's name stands before it already.
+                return format!("{server}: {}", io_line(source));
+            }
+            format!("{server}: {}", chain(error))
+        })
+        .collect();
+    lines.join("; ")
+}
+
+/// The system's words without its number: "connection refused".
+fn io_line(error: &io::Error) -> String {
+    if error.raw_os_error().is_some() {
+        return error.kind().to_string();
+    }
+    chain(error)
+}
+
+fn versions(range: VersionRange) -> String {
+    format!("versions {} to {}", range.min, range.max)
+}
+
+fn theirs_line(api: ApiKey, theirs: Option<VersionRange>) -> String {
+    match theirs {
+        Some(range) => format!("{api:?} {}", versions(range)),
+        None => format!("no {api:?}"),
+    }
+}
+
+fn message_line(message: &Option<String>) -> String {
+    message
+        .as_ref()
+        .map(|text| format!(": {text}"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,347 @@
+//! A peer that breaks its word, for what real brokers cannot be brought to do on demand.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol};
+use kafka_protocol::error::ResponseError;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use super::error::chain;
+use super::{
+    ClientConfig, Connection, FetchOptions, IsolationLevel, KafkaError, Lost, ProduceBatch,
+};
+
+const FETCH: i16 = 1;
+const API_VERSIONS: i16 = 18;
+const INIT_PRODUCER_ID: i16 = 22;
+
+/// What the fake says it speaks.
+const VERSIONS: [(i16, i16, i16); 4] = [
+    (0, 3, 12),
+    (FETCH, 4, 12),
+    (API_VERSIONS, 0, 3),
+    (INIT_PRODUCER_ID, 0, 4),
+];
+
+struct Request {
+    api: i16,
+    version: i16,
+    correlation_id: i32,
+    length: usize,
+}
+
+async fn read_request(stream: &mut TcpStream) -> Request {
+    let length = stream.read_i32().await.unwrap() as usize;
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    Request {
+        api: i16::from_be_bytes([body[0], body[1]]),
+        version: i16::from_be_bytes([body[2], body[3]]),
+        correlation_id: i32::from_be_bytes([body[4], body[5], body[6], body[7]]),
+        length,
+    }
+}
+
+fn frame(correlation_id: i32, body: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    frame.put_i32(body.len() as i32 + 4);
+    frame.put_i32(correlation_id);
+    frame.put_slice(body);
+    frame
+}
+
+fn versions_body(version: i16) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.put_i16(0);
+    match version {
+        0 => body.put_i32(VERSIONS.len() as i32),
+        _ => body.put_u8(VERSIONS.len() as u8 + 1),
+    }
+    for (api, min, max) in VERSIONS {
+        body.put_i16(api);
+        body.put_i16(min);
+        body.put_i16(max);
+        if version >= 3 {
+            body.put_u8(0);
+        }
+    }
+    if version >= 3 {
+        body.put_i32(0);
+        body.put_u8(0);
+    }
+    body
+}
+
+/// InitProducerId's answer, version 4.
+fn producer_id(correlation_id: i32, throttle_ms: i32, id: i64) -> Vec<u8> {
+    let mut body = vec![0]; // header tags
+    body.put_i32(throttle_ms);
+    body.put_i16(0);
+    body.put_i64(id);
+    body.put_i16(0);
+    body.put_u8(0);
+    frame(correlation_id, &body)
+}
+
+async fn shake_hands(stream: &mut TcpStream) {
+    let request = read_request(stream).await;
+    assert_eq!((request.api, request.version), (API_VERSIONS, 3));
+    let answer = frame(request.correlation_id, &versions_body(3));
+    stream.write_all(&answer).await.unwrap();
+}
+
+/// Starts a listener that does `script` with its first connection; gives its address.
+async fn fake<F>(script: impl FnOnce(TcpStream) -> F + Send + 'static) -> String
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        script(stream).await;
+    });
+    address
+}
+
+fn config(request_timeout: Duration) -> ClientConfig {
+    let cluster = KafkaCluster {
+        bootstrap_servers: vec![],
+        security_protocol: SecurityProtocol::Plaintext,
+    };
+    ClientConfig {
+        request_timeout,
+        ..ClientConfig::new(&cluster, "test")
+    }
+}
+
+async fn open(address: &str) -> Connection {
+    let config = config(Duration::from_secs(10));
+    Connection::open(address, &config).await.unwrap()
+}
+
+/// Holds a connection open until the other side closes it.
+async fn until_closed(mut stream: TcpStream) {
+    let mut rest = Vec::new();
+    drop(stream.read_to_end(&mut rest).await);
+}
+
+#[tokio::test]
+async fn answer_cut_in_the_middle_fails_all_in_flight_and_then_nothing_is_sent() {
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        let first = read_request(&mut stream).await;
+        read_request(&mut stream).await;
+        let answer = producer_id(first.correlation_id, 0, 7);
+        let half = &answer[..answer.len() / 2];
+        stream.write_all(half).await.unwrap();
+    })
+    .await;
+    let connection = open(&address).await;
+    let first = connection.init_producer_id().unwrap();
+    let second = connection.init_producer_id().unwrap();
+    for in_flight in [first, second] {
+        let error = in_flight.await.unwrap_err();
+        let lost = matches!(
+            error,
+            KafkaError::Lost {
+                cause: Lost::Closed,
+                ..
+            }
+        );
+        assert!(lost && error.is_retriable(), "{error:?}");
+    }
+    assert!(connection.is_dead());
+    let error = connection.init_producer_id().unwrap_err();
+    assert!(matches!(error, KafkaError::NotSent { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn silent_broker_times_out_and_the_connection_is_dead() {
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        until_closed(stream).await;
+    })
+    .await;
+    let config = config(Duration::from_millis(50));
+    let connection = Connection::open(&address, &config).await.unwrap();
+    let error = connection.init_producer_id().unwrap().await.unwrap_err();
+    let timed_out = matches!(
+        error,
+        KafkaError::Lost {
+            cause: Lost::TimedOut(_),
+            ..
+        }
+    );
+    assert!(timed_out, "{error:?}");
+    assert!(connection.is_dead());
+}
+
+#[tokio::test]
+async fn slow_answer_that_keeps_coming_is_not_cut() {
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        let request = read_request(&mut stream).await;
+        let mut pace = tokio::time::interval(Duration::from_millis(40));
+        for byte in producer_id(request.correlation_id, 0, 7) {
+            pace.tick().await;
+            stream.write_all(&[byte]).await.unwrap();
+        }
+        until_closed(stream).await;
+    })
+    .await;
+    // 27 bytes of 40 ms each take more than twice the time-out.
+    let config = config(Duration::from_millis(400));
+    let connection = Connection::open(&address, &config).await.unwrap();
+    let producer = connection.init_producer_id().unwrap().await.unwrap();
+    assert_eq!(producer.id, 7);
+}
+
+#[tokio::test]
+async fn answer_to_another_request_ends_the_connection() {
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        let request = read_request(&mut stream).await;
+        let answer = producer_id(request.correlation_id + 1, 0, 7);
+        stream.write_all(&answer).await.unwrap();
+        until_closed(stream).await;
+    })
+    .await;
+    let connection = open(&address).await;
+    let error = connection.init_producer_id().unwrap().await.unwrap_err();
+    let out_of_order = matches!(
+        error,
+        KafkaError::Lost {
+            cause: Lost::OutOfOrder { .. },
+            ..
+        }
+    );
+    assert!(out_of_order, "{error:?}");
+}
+
+#[tokio::test]
+async fn dropped_request_is_written_whole_and_the_next_one_is_answered() {
+    const LARGE: usize = 32 << 20;
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        let dropped = read_request(&mut stream).await;
+        assert!(dropped.length > LARGE);
+        let next = read_request(&mut stream).await;
+        assert_eq!(next.api, INIT_PRODUCER_ID);
+        // Nobody waits for the first answer, but it comes.
+        let first = frame(dropped.correlation_id, &[0]);
+        let second = producer_id(next.correlation_id, 0, 7);
+        stream.write_all(&[first, second].concat()).await.unwrap();
+        until_closed(stream).await;
+    })
+    .await;
+    let connection = open(&address).await;
+    let batch = ProduceBatch {
+        topic: Arc::from("t"),
+        topic_id: uuid::Uuid::nil(),
+        partition: 0,
+        pieces: vec![Bytes::from(vec![0; LARGE])],
+    };
+    drop(
+        connection
+            .produce(&[batch], Duration::from_secs(1))
+            .unwrap(),
+    );
+    let producer = connection.init_producer_id().unwrap().await.unwrap();
+    assert_eq!(producer.id, 7);
+}
+
+#[tokio::test]
+async fn throttled_client_stays_quiet_for_as_long_as_it_was_asked() {
+    let (told, asked) = tokio::sync::oneshot::channel();
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        let request = read_request(&mut stream).await;
+        let answer = producer_id(request.correlation_id, 300, 7);
+        stream.write_all(&answer).await.unwrap();
+        let answered = Instant::now();
+        let request = read_request(&mut stream).await;
+        told.send(answered.elapsed()).unwrap();
+        let answer = producer_id(request.correlation_id, 0, 8);
+        stream.write_all(&answer).await.unwrap();
+        until_closed(stream).await;
+    })
+    .await;
+    // Being quiet does not count as waiting for an answer.
+    let config = config(Duration::from_millis(150));
+    let connection = Connection::open(&address, &config).await.unwrap();
+    connection.init_producer_id().unwrap().await.unwrap();
+    let producer = connection.init_producer_id().unwrap().await.unwrap();
+    assert_eq!(producer.id, 8);
+    let quiet = asked.await.unwrap();
+    assert!(quiet >= Duration::from_millis(280), "{quiet:?}");
+}
+
+#[tokio::test]
+async fn broker_without_topic_ids_in_fetch_is_refused_by_name() {
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        until_closed(stream).await;
+    })
+    .await;
+    let connection = open(&address).await;
+    let options = FetchOptions {
+        max_wait: Duration::ZERO,
+        min_bytes: 1,
+        max_bytes: 1,
+        isolation: IsolationLevel::ReadCommitted,
+    };
+    let error = connection.fetch(&[], &options).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "broker {address} speaks Fetch versions 4 to 12, needed is Fetch versions 13 to 16: Kafka 3.1 or later is required"
+        )
+    );
+    assert_eq!(error.fault(), kafka_backup_shared::report::Fault::Spec);
+    assert!(connection.check_fetch().is_err());
+}
+
+#[tokio::test]
+async fn broker_that_refuses_our_handshake_version_is_asked_in_its_own() {
+    let address = fake(|mut stream| async move {
+        let request = read_request(&mut stream).await;
+        let mut refusal = Vec::new();
+        refusal.put_i16(ResponseError::UnsupportedVersion.code());
+        refusal.put_i32(0);
+        let refusal = frame(request.correlation_id, &refusal);
+        stream.write_all(&refusal).await.unwrap();
+        let request = read_request(&mut stream).await;
+        assert_eq!((request.api, request.version), (API_VERSIONS, 0));
+        let answer = frame(request.correlation_id, &versions_body(0));
+        stream.write_all(&answer).await.unwrap();
+        let request = read_request(&mut stream).await;
+        let answer = producer_id(request.correlation_id, 0, 7);
+        stream.write_all(&answer).await.unwrap();
+        until_closed(stream).await;
+    })
+    .await;
+    let connection = open(&address).await;
+    let producer = connection.init_producer_id().unwrap().await.unwrap();
+    assert_eq!(producer.id, 7);
+}
+
+#[tokio::test]
+async fn peer_that_is_no_kafka_is_told_from_a_broken_one() {
+    let address = fake(|mut stream| async move {
+        let answer = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        until_closed(stream).await;
+    })
+    .await;
+    let config = config(Duration::from_secs(10));
+    let error = Connection::open(&address, &config).await.unwrap_err();
+    let line = chain(&error);
+    assert!(line.contains("is this a Kafka listener"), "{line}");
+    assert!(!error.is_retriable());
+}

@@ -1,0 +1,276 @@
+//! Consumer groups and what they have committed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use futures::future::join_all;
+use kafka_protocol::error::{ParseResponseErrorCode, ResponseError};
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
+use kafka_protocol::messages::{
+    ApiKey, FindCoordinatorRequest, GroupId, ListGroupsRequest, OffsetFetchRequest,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use super::client::Client;
+use super::error::{KafkaError, Subject};
+use super::offsets::PerPartition;
+use super::retry::Retry;
+
+/// FindCoordinator's number for groups.
+const GROUP_KEY: i8 = 0;
+
+/// A group of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedGroup {
+    /// The group's id.
+    pub group: Arc<str>,
+    /// Its kind.
+    pub group_type: GroupType,
+    /// Such as `Stable` or `Empty`; empty where the broker does not say.
+    pub state: String,
+    /// What its members agreed on: `consumer` for consumers, empty for groups that only commit.
+    pub protocol_type: String,
+}
+
+/// The kinds of group. Brokers before 3.8 do not tell: theirs are classic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupType {
+    /// The original protocol.
+    Classic,
+    /// KIP-848.
+    Consumer,
+    /// Kafka Streams' own (KIP-1071).
+    Streams,
+    /// KIP-932; these have no committed offsets.
+    Share,
+    /// A kind that is newer than this client.
+    Other(String),
+}
+
+/// What a group has committed for a partition: the next record to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The next record to read.
+    pub offset: i64,
+    /// The epoch of the last record that was read, where the committer told it.
+    pub leader_epoch: Option<i32>,
+    /// What the committer wrote beside it.
+    pub metadata: String,
+}
+
+impl Client {
+    /// All groups that the principal may see, ascending by id: every broker is asked.
+    pub async fn list_groups(&self) -> Result<Vec<ListedGroup>, KafkaError> {
+        let mut retry = Retry::new(self.config().retry_timeout);
+        loop {
+            match self.try_list_groups().await {
+                Ok(groups) => return Ok(groups),
+                Err(error) => retry.pause_or_fail(error).await?,
+            }
+        }
+    }
+
+    async fn try_list_groups(&self) -> Result<Vec<ListedGroup>, KafkaError> {
+        let request = ListGroupsRequest::default();
+        let asked = self.brokers().into_iter().map(|broker| {
+            let request = &request;
+            async move { self.connection(broker.id).await?.send(request)?.await }
+        });
+        let mut groups = BTreeMap::new();
+        for response in join_all(asked).await {
+            let response = response?;
+            if let Some(code) = response.error_code.err() {
+                return Err(KafkaError::answered(
+                    ApiKey::ListGroups,
+                    Subject::Cluster,
+                    code,
+                ));
+            }
+            for listed in response.groups {
+                let group: Arc<str> = Arc::from(listed.group_id.as_str());
+                let listed = ListedGroup {
+                    group: group.clone(),
+                    group_type: group_type(&listed.group_type),
+                    state: listed.group_state.to_string(),
+                    protocol_type: listed.protocol_type.to_string(),
+                };
+                groups.insert(group, listed);
+            }
+        }
+        Ok(groups.into_values().collect())
+    }
+
+    /// Everything that groups have committed, in the order given, each group ascending by topic and partition; each group has
+    /// its own error.
+    ///
+    /// Offsets of transactions that are not finished are waited for (`require_stable`), moving coordinators are followed,
+    /// both for `retry_timeout`. A group that does not exist has committed nothing.
+    pub async fn committed_offsets(
+        &self,
+        groups: &[Arc<str>],
+    ) -> PerPartition<Vec<CommittedOffset>> {
+        let mut results: HashMap<Arc<str>, Result<Vec<CommittedOffset>, KafkaError>> =
+            HashMap::new();
+        let mut open = groups.to_vec();
+        let mut retry = Retry::new(self.config().retry_timeout);
+        loop {
+            results.extend(self.try_committed_offsets(&open).await);
+            let error_of = |group: &Arc<str>| match results.get(group) {
+                Some(Err(error)) if error.is_retriable() => Some(error.clone()),
+                Some(_) | None => None,
+            };
+            open.retain(|group| error_of(group).is_some());
+            let Some(error) = open.first().and_then(error_of) else {
+                break;
+            };
+            if retry.pause_or_fail(error).await.is_err() {
+                break;
+            }
+        }
+        let unanswered = |group: &Arc<str>| {
+            let subject = Subject::Group(group.clone());
+            let code = ResponseError::UnknownServerError;
+            Err(KafkaError::answered(ApiKey::OffsetFetch, subject, code))
+        };
+        groups
+            .iter()
+            .map(|group| results.remove(group).unwrap_or_else(|| unanswered(group)))
+            .collect()
+    }
+
+    async fn try_committed_offsets(
+        &self,
+        groups: &[Arc<str>],
+    ) -> Vec<(Arc<str>, Result<Vec<CommittedOffset>, KafkaError>)> {
+        let all_failed = |groups: &[Arc<str>], error: &KafkaError| {
+            let failed = |group: &Arc<str>| (group.clone(), Err(error.clone()));
+            groups.iter().map(failed).collect::<Vec<_>>()
+        };
+        let found = match self.coordinators(groups).await {
+            Ok(found) => found,
+            Err(error) => return all_failed(groups, &error),
+        };
+        let mut results = Vec::new();
+        let mut coordinators: BTreeMap<i32, Vec<Arc<str>>> = BTreeMap::new();
+        for (group, coordinator) in found {
+            match coordinator {
+                Ok(broker) => coordinators.entry(broker).or_default().push(group),
+                Err(error) => results.push((group, Err(error))),
+            }
+        }
+        let asked = coordinators.iter().map(|(broker, groups)| async move {
+            match self.fetch_offsets(*broker, groups).await {
+                Ok(results) => results,
+                Err(error) => all_failed(groups, &error),
+            }
+        });
+        results.extend(join_all(asked).await.into_iter().flatten());
+        results
+    }
+
+    async fn coordinators(
+        &self,
+        groups: &[Arc<str>],
+    ) -> Result<Vec<(Arc<str>, Result<i32, KafkaError>)>, KafkaError> {
+        let keys = groups.iter().map(|group| str_bytes(group)).collect();
+        let request = FindCoordinatorRequest::default()
+            .with_key_type(GROUP_KEY)
+            .with_coordinator_keys(keys);
+        let response = self.ask_any(&request).await?;
+        let coordinators = response.coordinators.into_iter();
+        Ok(coordinators
+            .map(|found| {
+                let group: Arc<str> = Arc::from(found.key.as_str());
+                let broker = match found.error_code.err() {
+                    None => Ok(found.node_id.0),
+                    Some(code) => Err(KafkaError::Answered {
+                        api: ApiKey::FindCoordinator,
+                        subject: Subject::Group(group.clone()),
+                        code,
+                        message: found.error_message.map(|message| message.to_string()),
+                    }),
+                };
+                (group, broker)
+            })
+            .collect())
+    }
+
+    async fn fetch_offsets(
+        &self,
+        coordinator: i32,
+        groups: &[Arc<str>],
+    ) -> Result<Vec<(Arc<str>, Result<Vec<CommittedOffset>, KafkaError>)>, KafkaError> {
+        let groups = groups.iter().map(|group| {
+            OffsetFetchRequestGroup::default()
+                .with_group_id(GroupId(str_bytes(group)))
+                .with_member_epoch(-1)
+                // All topics.
+                .with_topics(None)
+        });
+        let request = OffsetFetchRequest::default()
+            .with_groups(groups.collect())
+            .with_require_stable(true);
+        let connection = self.connection(coordinator).await?;
+        let response = connection.send(&request)?.await?;
+        let committed = response.groups.into_iter().map(|answer| {
+            let group: Arc<str> = Arc::from(answer.group_id.as_str());
+            (group.clone(), committed(&group, answer))
+        });
+        Ok(committed.collect())
+    }
+}
+
+fn str_bytes(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+fn group_type(name: &str) -> GroupType {
+    match name.to_ascii_lowercase().as_str() {
+        "" | "classic" => GroupType::Classic,
+        "consumer" => GroupType::Consumer,
+        "streams" => GroupType::Streams,
+        "share" => GroupType::Share,
+        _ => GroupType::Other(name.to_owned()),
+    }
+}
+
+fn committed(
+    group: &Arc<str>,
+    answer: OffsetFetchResponseGroup,
+) -> Result<Vec<CommittedOffset>, KafkaError> {
+    let failed = |code| {
+        let subject = Subject::Group(group.clone());
+        KafkaError::answered(ApiKey::OffsetFetch, subject, code)
+    };
+    if let Some(code) = answer.error_code.err() {
+        return Err(failed(code));
+    }
+    let mut offsets = Vec::new();
+    for topic in answer.topics {
+        let name: Arc<str> = Arc::from(topic.name.as_str());
+        for partition in topic.partitions {
+            if let Some(code) = partition.error_code.err() {
+                return Err(failed(code));
+            }
+            // -1: nothing committed.
+            if partition.committed_offset < 0 {
+                continue;
+            }
+            let epoch = partition.committed_leader_epoch;
+            offsets.push(CommittedOffset {
+                topic: name.clone(),
+                partition: partition.partition_index,
+                offset: partition.committed_offset,
+                leader_epoch: (epoch >= 0).then_some(epoch),
+                metadata: partition.metadata.unwrap_or_default().to_string(),
+            });
+        }
+    }
+    offsets.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+    Ok(offsets)
+}

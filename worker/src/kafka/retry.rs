@@ -1,0 +1,48 @@
+//! How long, and how often, something that may pass is tried again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::error::{KafkaError, chain};
+
+/// Growing pauses up to a deadline.
+pub(crate) struct Retry {
+    deadline: Instant,
+    pause: Duration,
+    attempts: u32,
+    told: bool,
+}
+
+impl Retry {
+    const FIRST_PAUSE: Duration = Duration::from_millis(100);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+    const FEWEST_ATTEMPTS: u32 = 3;
+
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self {
+            deadline: Instant::now() + timeout,
+            pause: Self::FIRST_PAUSE,
+            attempts: 0,
+            told: false,
+        }
+    }
+
+    /// Waits before the next attempt, or gives the error back: it does not pass, or the time is over. One attempt may use up
+    /// all the time on a broker that hangs, so a few are made in any case.
+    pub(crate) async fn pause_or_fail(&mut self, error: KafkaError) -> Result<(), KafkaError> {
+        let next = Instant::now() + self.pause;
+        self.attempts += 1;
+        let over = next > self.deadline && self.attempts >= Self::FEWEST_ATTEMPTS;
+        if !error.is_retriable() || over {
+            return Err(error);
+        }
+        if !self.told {
+            tracing::warn!(error = %chain(&error), "no answer yet, trying again");
+            self.told = true;
+        }
+        tokio::time::sleep_until(next).await;
+        self.pause = (self.pause * 2).min(Self::LONGEST_PAUSE);
+        Ok(())
+    }
+}

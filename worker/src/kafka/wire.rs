@@ -1,0 +1,459 @@
+//! One TCP connection to one broker, with several requests in flight.
+//!
+//! # Guarantees
+//! - Frames are written whole and in the order of [`Connection::send`]: the socket belongs to two tasks, so no caller's
+//!   cancellation can cut a frame. The tasks end with the last handle (`Connection` or [`InFlight`]).
+//! - An answer is matched with its request by order *and* correlation id. One that does not match ends the connection.
+//! - A request fails with a time-out when nothing at all moved on the connection for the request time-out (plus what the
+//!   request may take on purpose); a slow, large answer that keeps coming is not cut.
+//! - After a broker asked to be left alone (KIP-219) nothing is written until that time is over.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use kafka_protocol::protocol::{HeaderVersion, StrBytes, VersionRange};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{Api, negotiate};
+use super::client::ClientConfig;
+use super::error::{KafkaError, Lost};
+use super::frame::{self, Frame};
+use super::handshake::shake_hands;
+use super::transport;
+
+/// A connection to one broker; clones share it.
+#[derive(Clone)]
+pub struct Connection {
+    wire: Arc<Wire>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connection({})", self.wire.broker)
+    }
+}
+
+/// A request that was accepted for sending; a future of its answer.
+///
+/// An error means that the answer will never be known. Dropping it abandons the answer, not the connection.
+#[must_use = "the answer comes by awaiting it"]
+pub struct InFlight<T> {
+    answer: Pin<Box<dyn Future<Output = Result<T, KafkaError>> + Send>>,
+}
+
+impl<T> fmt::Debug for InFlight<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InFlight")
+    }
+}
+
+impl<T> Future for InFlight<T> {
+    type Output = Result<T, KafkaError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.answer.as_mut().poll(context)
+    }
+}
+
+impl<T: Send + 'static> InFlight<T> {
+    /// The same request with its answer turned into something else.
+    pub(crate) fn and_then<U>(
+        self,
+        read: impl FnOnce(T) -> Result<U, KafkaError> + Send + 'static,
+    ) -> InFlight<U> {
+        InFlight {
+            answer: Box::pin(async move { read(self.await?) }),
+        }
+    }
+}
+
+struct Wire {
+    broker: Arc<str>,
+    client_id: StrBytes,
+    versions: BTreeMap<i16, VersionRange>,
+    request_timeout: Duration,
+    correlation_ids: AtomicI32,
+    frames: mpsc::UnboundedSender<Frame>,
+    state: Arc<State>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.state.end(Lost::Abandoned);
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// What handles and tasks share.
+struct State {
+    broker: Arc<str>,
+    requests: Mutex<Requests>,
+    /// Set when the connection ends, by whoever notices first.
+    ended: CancellationToken,
+    started: Instant,
+    /// Milliseconds from `started` to when bytes last moved, or to when the broker wants to hear from us again.
+    moved_ms: AtomicU64,
+    quiet_until_ms: AtomicU64,
+}
+
+#[derive(Default)]
+struct Requests {
+    pending: VecDeque<Pending>,
+    dead: Option<Lost>,
+}
+
+struct Pending {
+    correlation_id: i32,
+    answer: oneshot::Sender<Result<Bytes, Lost>>,
+}
+
+impl State {
+    fn new(broker: Arc<str>) -> Self {
+        Self {
+            broker,
+            requests: Mutex::default(),
+            ended: CancellationToken::new(),
+            started: Instant::now(),
+            moved_ms: AtomicU64::new(0),
+            quiet_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        // Nothing panics while it is held, and what it guards is whole at every moment.
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.started + Duration::from_millis(ms)
+    }
+
+    fn moved(&self) {
+        self.moved_ms.store(self.elapsed_ms(), Ordering::Relaxed);
+    }
+
+    /// When patience with the broker starts anew.
+    fn last_moved(&self) -> Instant {
+        let moved = self.moved_ms.load(Ordering::Relaxed);
+        self.at(moved.max(self.quiet_until_ms.load(Ordering::Relaxed)))
+    }
+
+    fn throttle(&self, ms: i32) {
+        let Some(ms) = u64::try_from(ms).ok().filter(|ms| *ms > 0) else {
+            return;
+        };
+        tracing::debug!(broker = %self.broker, throttle_ms = ms, "broker throttles");
+        self.quiet_until_ms
+            .fetch_max(self.elapsed_ms() + ms, Ordering::Relaxed);
+    }
+
+    fn quiet_until(&self) -> Option<Instant> {
+        let until = self.quiet_until_ms.load(Ordering::Relaxed);
+        (until > self.elapsed_ms()).then(|| self.at(until))
+    }
+
+    /// Ends the connection; the first cause stays. Whoever waits for an answer is told.
+    fn end(&self, cause: Lost) {
+        let mut requests = self.requests();
+        if requests.dead.is_some() {
+            return;
+        }
+        requests.dead = Some(cause.clone());
+        let pending = std::mem::take(&mut requests.pending);
+        drop(requests);
+        self.ended.cancel();
+        tracing::debug!(broker = %self.broker, in_flight = pending.len(), cause = %cause, "connection ended");
+        for request in pending {
+            // Nobody may wait for it any more.
+            drop(request.answer.send(Err(cause.clone())));
+        }
+    }
+}
+
+impl Connection {
+    /// Connects to `host:port` and learns the broker's versions.
+    pub(crate) async fn open(address: &str, config: &ClientConfig) -> Result<Self, KafkaError> {
+        let mut stream = transport::open(address, config.security_protocol, config.connect_timeout)
+            .await
+            .map_err(|source| KafkaError::Connect {
+                address: address.to_owned(),
+                source: Arc::new(source),
+            })?;
+        let handshake =
+            tokio::time::timeout(config.connect_timeout, shake_hands(&mut stream, config));
+        let versions = handshake
+            .await
+            .unwrap_or(Err(Lost::TimedOut(config.connect_timeout)))
+            .map_err(|cause| KafkaError::Handshake {
+                address: address.to_owned(),
+                cause,
+            })?;
+        tracing::debug!(broker = address, apis = versions.len(), "connected");
+        Ok(Self::start(stream, address, versions, config))
+    }
+
+    fn start(
+        stream: Box<dyn transport::Stream>,
+        address: &str,
+        versions: BTreeMap<i16, VersionRange>,
+        config: &ClientConfig,
+    ) -> Self {
+        let broker: Arc<str> = Arc::from(address);
+        let state = Arc::new(State::new(broker.clone()));
+        let (frames, queue) = mpsc::unbounded_channel();
+        let (reading, writing) = tokio::io::split(stream);
+        let tasks = [
+            tokio::spawn(read_answers(
+                reading,
+                state.clone(),
+                config.max_response_bytes,
+            )),
+            tokio::spawn(write_frames(writing, state.clone(), queue)),
+        ];
+        Self {
+            wire: Arc::new(Wire {
+                broker,
+                client_id: StrBytes::from_string(config.client_id.clone()),
+                versions,
+                request_timeout: config.request_timeout,
+                correlation_ids: AtomicI32::new(1),
+                frames,
+                state,
+                tasks,
+            }),
+        }
+    }
+
+    /// `host:port` of the broker.
+    pub fn broker(&self) -> &Arc<str> {
+        &self.wire.broker
+    }
+
+    /// Whether the connection has ended. It never comes back: open another one.
+    pub fn is_dead(&self) -> bool {
+        self.wire.state.requests().dead.is_some()
+    }
+
+    /// The version of a request that both sides know.
+    ///
+    /// # Errors
+    /// There is none; both sides' versions are in the message.
+    pub(crate) fn version<R: Api>(&self) -> Result<i16, KafkaError> {
+        self.version_within::<R>(R::VERSIONS)
+    }
+
+    /// The same from fewer versions than we know.
+    pub(crate) fn version_within<R: Api>(&self, ours: VersionRange) -> Result<i16, KafkaError> {
+        let theirs = self.wire.versions.get(&(R::KEY as i16)).copied();
+        negotiate(ours, theirs).ok_or_else(|| KafkaError::Unsupported {
+            broker: self.wire.broker.clone(),
+            api: R::KEY,
+            ours,
+            theirs,
+            since: R::SINCE,
+        })
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// Nothing was sent: the broker is too old, the request cannot be encoded, or the connection is dead.
+    pub(crate) fn send<R: Api>(&self, request: &R) -> Result<InFlight<R::Response>, KafkaError> {
+        self.send_patiently(request, Duration::ZERO)
+    }
+
+    /// Sends a request that may take `extra` on top of the request time-out, because it says so itself.
+    pub(crate) fn send_patiently<R: Api>(
+        &self,
+        request: &R,
+        extra: Duration,
+    ) -> Result<InFlight<R::Response>, KafkaError> {
+        let version = self.version::<R>()?;
+        let correlation_id = self.next_correlation_id();
+        let body = frame::encode(
+            R::KEY,
+            request,
+            version,
+            correlation_id,
+            &self.wire.client_id,
+        )
+        .map_err(request_error::<R>)?;
+        self.submit::<R>(version, correlation_id, [body], extra)
+    }
+
+    pub(crate) fn next_correlation_id(&self) -> i32 {
+        self.wire.correlation_ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn client_id(&self) -> &StrBytes {
+        &self.wire.client_id
+    }
+
+    /// Queues the pieces of an encoded request.
+    pub(crate) fn submit<R: Api>(
+        &self,
+        version: i16,
+        correlation_id: i32,
+        pieces: impl IntoIterator<Item = Bytes>,
+        extra: Duration,
+    ) -> Result<InFlight<R::Response>, KafkaError> {
+        let frame = Frame::new(pieces).map_err(|error| request_error::<R>(error.to_string()))?;
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut requests = self.wire.state.requests();
+            if let Some(cause) = &requests.dead {
+                return Err(KafkaError::NotSent {
+                    broker: self.wire.broker.clone(),
+                    api: R::KEY,
+                    cause: cause.clone(),
+                });
+            }
+            requests.pending.push_back(Pending {
+                correlation_id,
+                answer: sender,
+            });
+            // Under the lock, so that the order of frames is the order of `pending`. The writer is gone only when the
+            // connection has ended, and then `pending` is told.
+            drop(self.wire.frames.send(frame));
+        }
+        let answer = answer::<R>(
+            self.wire.clone(),
+            receiver,
+            version,
+            Instant::now(),
+            self.wire.request_timeout + extra,
+        );
+        Ok(InFlight {
+            answer: Box::pin(answer),
+        })
+    }
+}
+
+fn request_error<R: Api>(detail: String) -> KafkaError {
+    KafkaError::Request {
+        api: R::KEY,
+        detail,
+    }
+}
+
+async fn answer<R: Api>(
+    wire: Arc<Wire>,
+    mut receiver: oneshot::Receiver<Result<Bytes, Lost>>,
+    version: i16,
+    sent: Instant,
+    patience: Duration,
+) -> Result<R::Response, KafkaError> {
+    let mut deadline = sent + patience;
+    let received = loop {
+        tokio::select! {
+            biased;
+            received = &mut receiver => break received.unwrap_or(Err(Lost::Abandoned)),
+            () = tokio::time::sleep_until(deadline) => {
+                let patient_until = wire.state.last_moved() + patience;
+                if patient_until <= Instant::now() {
+                    // Ends all that is in flight, this request included.
+                    wire.state.end(Lost::TimedOut(patience));
+                }
+                deadline = patient_until.max(Instant::now());
+            }
+        }
+    };
+    let frame = received.map_err(|cause| KafkaError::Lost {
+        broker: wire.broker.clone(),
+        api: R::KEY,
+        cause,
+    })?;
+    let header_version = R::Response::header_version(version);
+    let response = frame::decode::<R::Response>(frame, header_version, version);
+    let response = response.map_err(|detail| KafkaError::Malformed {
+        broker: wire.broker.clone(),
+        api: R::KEY,
+        detail,
+    })?;
+    wire.state.throttle(R::throttle_time_ms(&response));
+    Ok(response)
+}
+
+async fn read_answers(
+    mut stream: impl AsyncRead + Unpin + Send,
+    state: Arc<State>,
+    max_response_bytes: usize,
+) {
+    loop {
+        let answer = tokio::select! {
+            biased;
+            () = state.ended.cancelled() => return,
+            answer = frame::read(&mut stream, max_response_bytes, || state.moved()) => answer,
+        };
+        if let Err(cause) = answer.and_then(|answer| deliver(&state, answer)) {
+            state.end(cause);
+            return;
+        }
+    }
+}
+
+fn deliver(state: &State, frame: Bytes) -> Result<(), Lost> {
+    // A frame has at least the four bytes of its correlation id.
+    let found = frame.chunk().get_i32();
+    let mut requests = state.requests();
+    let expected = requests.pending.front().map(|next| next.correlation_id);
+    if expected != Some(found) {
+        return Err(Lost::OutOfOrder { expected, found });
+    }
+    let request = requests.pending.pop_front();
+    drop(requests);
+    if let Some(request) = request {
+        // Whoever sent it may have given up waiting; the answer is then of no use.
+        drop(request.answer.send(Ok(frame)));
+    }
+    Ok(())
+}
+
+async fn write_frames(
+    stream: impl AsyncWrite + Unpin + Send,
+    state: Arc<State>,
+    mut queue: mpsc::UnboundedReceiver<Frame>,
+) {
+    let writing = async {
+        let mut stream = stream;
+        while let Some(mut frame) = queue.recv().await {
+            if let Some(until) = state.quiet_until() {
+                tokio::time::sleep_until(until).await;
+            }
+            while frame.has_remaining() {
+                if stream.write_buf(&mut frame).await? == 0 {
+                    return Err(std::io::ErrorKind::WriteZero.into());
+                }
+                state.moved();
+            }
+            stream.flush().await?;
+        }
+        Ok(())
+    };
+    let written = tokio::select! {
+        biased;
+        () = state.ended.cancelled() => return,
+        written = writing => written,
+    };
+    if let Err(error) = written {
+        state.end(frame::lost(error));
+    }
+}

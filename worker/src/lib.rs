@@ -1,0 +1,22 @@
+//! The worker: moves the data of one run between Kafka and an object store.
+//!
+//! Imports go one way: `main -> verbs -> {run, inspect} -> {backup, restore} -> {kafka, store} -> shared`.
+
+pub mod args;
+pub mod backup;
+pub mod context;
+pub mod flags;
+pub mod human;
+pub mod input;
+pub mod inspect;
+pub mod kafka;
+pub mod log;
+pub mod outcome;
+pub mod progress;
+pub mod push;
+pub mod restore;
+pub mod run;
+pub mod signal;
+pub mod store;
+pub mod summary;
+pub mod verbs;

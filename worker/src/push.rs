@@ -1,0 +1,377 @@
+//! Tells the controller how far a run is and how it ended.
+//!
+//! # Guarantees
+//! - What is pushed is the cumulative value of the run: a push that is lost or repeated changes nothing.
+//! - A push never fails a run, and delays its end by [`Limits::at_end`] at most. Failures are told once, not each time.
+//! - The token is read anew for each push, since the kubelet renews it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kafka_backup_shared::metrics::{
+    BACKUP_RECORDS, Family, RESTORE_RECORDS, RUN_BYTES, RUN_PROGRESS,
+};
+use kafka_backup_shared::plan::RunRef;
+use kafka_backup_shared::pod;
+use kafka_backup_shared::report::{Report, error_chain};
+use reqwest::{Client, StatusCode, header};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::context::Progress;
+
+/// The controller takes no larger report.
+const REPORT_MAX: usize = 1 << 20;
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
+
+/// How often and how long is pushed.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time between pushes while a run goes on.
+    pub period: Duration,
+    /// Time for one attempt.
+    pub attempt: Duration,
+    /// Time for all attempts at the end of a run.
+    pub at_end: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            period: Duration::from_secs(10),
+            attempt: Duration::from_secs(5),
+            at_end: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Pushes of one run.
+#[derive(Debug)]
+pub struct Push {
+    client: Client,
+    url: String,
+    token_file: Option<PathBuf>,
+    /// The pod's Job; without one there is nobody to report to.
+    job_uid: Option<String>,
+    run: RunRef,
+    limits: Limits,
+    failing: bool,
+}
+
+/// Why a push did not arrive.
+#[derive(Debug, thiserror::Error)]
+enum PushError {
+    #[error("failed to read the token {}", path.display())]
+    Token {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("failed to send to {url}")]
+    Send {
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error("{url} answered {status}: {text}")]
+    Refused {
+        url: String,
+        status: StatusCode,
+        text: String,
+    },
+}
+
+impl PushError {
+    /// Whether the same push may be taken later: a token propagates, a server comes back; a wrong address stays wrong.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Token { .. } | Self::Send { .. } => true,
+            Self::Refused { status, .. } => {
+                let passing = [
+                    StatusCode::UNAUTHORIZED,
+                    StatusCode::FORBIDDEN,
+                    StatusCode::REQUEST_TIMEOUT,
+                    StatusCode::TOO_MANY_REQUESTS,
+                ];
+                status.is_server_error() || passing.contains(status)
+            }
+        }
+    }
+}
+
+impl Push {
+    /// Pushes of `run` to the controller at `url`.
+    ///
+    /// # Errors
+    /// The machine has no roots of trust, which an `https` URL needs.
+    pub fn new(
+        url: String,
+        token_file: Option<PathBuf>,
+        job_uid: Option<String>,
+        run: RunRef,
+        limits: Limits,
+    ) -> Result<Self, reqwest::Error> {
+        // The controller is in the cluster: a proxy is for what is outside.
+        let mut builder = Client::builder().no_proxy().timeout(limits.attempt);
+        if url.starts_with("http://") {
+            // Without this the client wants the machine's roots of trust, which an image may not have.
+            builder = builder.tls_certs_only([]);
+        }
+        Ok(Self {
+            client: builder.build()?,
+            url,
+            token_file,
+            job_uid,
+            run,
+            limits,
+            failing: false,
+        })
+    }
+
+    /// Pushes metrics while the run goes on, until `stop`.
+    pub async fn while_running(&mut self, progress: &Progress, stop: &CancellationToken) {
+        let mut ticks = interval_at(Instant::now() + self.limits.period, self.limits.period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let values = Values::of(progress);
+            // Stopping in the middle of a push is harmless: the last one has all of it.
+            let Some(result) = stop.run_until_cancelled(self.metrics(values)).await else {
+                return;
+            };
+            self.note(result);
+        }
+    }
+
+    /// Pushes the last metrics and the report, trying again for a bounded time.
+    pub async fn at_end(&mut self, report: &Report, progress: &Progress) {
+        let values = Values::at_end(report, progress);
+        let body = report_body(report, REPORT_MAX);
+        let limit = self.limits.at_end;
+        // Side by side: what ails the one push must not use up the time of the other.
+        let pushes = async {
+            tokio::join!(
+                self.repeated(|| self.metrics(values)),
+                self.repeated(|| self.report(body.clone()))
+            )
+        };
+        let results = match timeout(limit, pushes).await {
+            Ok((metrics, report)) => metrics.and(report),
+            Err(_) => {
+                warn!(
+                    url = self.url,
+                    seconds = limit.as_secs(),
+                    "the last push did not arrive in time; the report is in the termination log"
+                );
+                return;
+            }
+        };
+        if let Err(error) = results {
+            warn!(
+                error = error_chain(&error),
+                "the last push failed; the report is in the termination log"
+            );
+        }
+    }
+
+    /// Tells that pushes fail, and that they work again, once each.
+    fn note(&mut self, result: Result<(), PushError>) {
+        match result {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                info!("pushes arrive again");
+            }
+            Ok(()) => {}
+            Err(_) if self.failing => {}
+            Err(error) => {
+                self.failing = true;
+                warn!(
+                    error = error_chain(&error),
+                    "a push of metrics failed; the run goes on, later ones make up for it"
+                );
+            }
+        }
+    }
+
+    async fn repeated<F: Future<Output = Result<(), PushError>>>(
+        &self,
+        push: impl Fn() -> F,
+    ) -> Result<(), PushError> {
+        let mut pause = Duration::from_millis(250);
+        loop {
+            match push().await {
+                Ok(()) => return Ok(()),
+                Err(error) if !error.may_pass() => return Err(error),
+                Err(_) => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(4));
+                }
+            }
+        }
+    }
+
+    async fn metrics(&self, values: Values) -> Result<(), PushError> {
+        let body = exposition(&self.run, values).into_bytes();
+        self.put(&pod::push_path(&self.run), TEXT_FORMAT, body)
+            .await
+    }
+
+    async fn report(&self, body: Vec<u8>) -> Result<(), PushError> {
+        let Some(job_uid) = &self.job_uid else {
+            return Ok(());
+        };
+        self.put(&pod::report_path(job_uid), "application/json", body)
+            .await
+    }
+
+    async fn put(&self, path: &str, content_type: &str, body: Vec<u8>) -> Result<(), PushError> {
+        let url = format!("{}{path}", self.url);
+        let mut request = self
+            .client
+            .put(&url)
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body);
+        if let Some(path) = &self.token_file {
+            let token =
+                tokio::fs::read_to_string(path)
+                    .await
+                    .map_err(|source| PushError::Token {
+                        path: path.clone(),
+                        source,
+                    })?;
+            request = request.bearer_auth(token.trim());
+        }
+        let failed = |source: reqwest::Error| PushError::Send {
+            url: url.clone(),
+            source: source.without_url(),
+        };
+        let answer = request.send().await.map_err(failed)?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let text: String = answer
+            .text()
+            .await
+            .map_err(failed)?
+            .trim()
+            .chars()
+            .take(300)
+            .collect();
+        Err(PushError::Refused { url, status, text })
+    }
+}
+
+/// What is pushed of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Values {
+    records: u64,
+    bytes: u64,
+    ratio: Option<f64>,
+}
+
+impl Values {
+    fn of(progress: &Progress) -> Self {
+        Self {
+            records: progress.records(),
+            bytes: progress.bytes(),
+            ratio: progress.ratio(),
+        }
+    }
+
+    /// The report's counts are those of the manifest, whichever attempt stored them.
+    fn at_end(report: &Report, progress: &Progress) -> Self {
+        let ratio = if report.fault().is_none() {
+            Some(1.0)
+        } else {
+            progress.ratio()
+        };
+        Self {
+            records: report.records,
+            bytes: report.bytes,
+            ratio,
+        }
+    }
+}
+
+/// Prometheus' text format 0.0.4.
+fn exposition(run: &RunRef, values: Values) -> String {
+    let family = if run.kind == "KafkaRestore" {
+        RESTORE_RECORDS
+    } else {
+        BACKUP_RECORDS
+    };
+    let mut text = sample(&family, &[&run.name, &run.namespace], values.records);
+    text.push_str(&sample(&RUN_BYTES, &[&run.run], values.bytes));
+    if let Some(ratio) = values.ratio {
+        text.push_str(&sample(&RUN_PROGRESS, &[&run.run], ratio));
+    }
+    text
+}
+
+fn sample(family: &Family, labels: &[&str], value: impl std::fmt::Display) -> String {
+    let labels: Vec<String> = family
+        .labels
+        .iter()
+        .zip(labels)
+        .map(|(name, value)| {
+            let value = value
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
+            format!("{name}=\"{value}\"")
+        })
+        .collect();
+    let Family { name, help, .. } = family;
+    let kind = family.kind.as_str();
+    format!(
+        "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{}}} {value}\n",
+        labels.join(",")
+    )
+}
+
+/// The report in at most `max` bytes: topics are left out from the end, and it is told how many.
+fn report_body(report: &Report, max: usize) -> Vec<u8> {
+    let json = |report: &Report| serde_json::to_vec(report).expect("a report has only string keys");
+    let whole = json(report);
+    if whole.len() <= max {
+        return whole;
+    }
+    let mut short = report.clone();
+    let topics = std::mem::take(&mut short.topics);
+    short.warnings.push(format!(
+        "{} topics are left out of this report",
+        topics.len()
+    ));
+    // The number in that text has at most as many digits as it has now.
+    let mut left = max.saturating_sub(json(&short).len());
+    let total = topics.len();
+    for topic in topics {
+        let size = serde_json::to_vec(&topic)
+            .expect("a topic has only string keys")
+            .len()
+            + 1;
+        // The list itself: `,"topics":[]`.
+        let list = if short.topics.is_empty() { 12 } else { 0 };
+        if size + list > left {
+            break;
+        }
+        left -= size + list;
+        short.topics.push(topic);
+    }
+    let omitted = total - short.topics.len();
+    short.warnings.pop();
+    short
+        .warnings
+        .push(format!("{omitted} topics are left out of this report"));
+    let body = json(&short);
+    if body.len() <= max {
+        return body;
+    }
+    // Warnings or the message alone are too long: the form that always fits.
+    report.to_termination_message().into_bytes()
+}
+
+#[cfg(test)]
+#[path = "push_test.rs"]
+mod tests;

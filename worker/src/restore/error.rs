@@ -1,0 +1,118 @@
+//! Why a restore did not succeed.
+
+use kafka_backup_shared::archive::FormatError;
+use kafka_backup_shared::plan::SpecError;
+use kafka_backup_shared::report::Fault;
+
+use super::batches::SegmentError;
+use crate::kafka::KafkaError;
+use crate::store::StoreError;
+
+/// A failure of a restore, named by the step.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// What the object asks for cannot be.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The store.
+    #[error(transparent)]
+    Store(Box<StoreError>),
+    /// An object of the archive is damaged, or too new.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The target cluster.
+    #[error("failed to {step}")]
+    Kafka {
+        /// What was done.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: KafkaError,
+    },
+    /// A segment cannot be read as record batches.
+    #[error("failed to read segment {key}")]
+    Segment {
+        /// Its key.
+        key: String,
+        /// Why.
+        #[source]
+        source: SegmentError,
+    },
+    /// The target is not as this restore left it.
+    #[error(
+        "target topic {topic} partition {partition}: expected {expected}, found {found}; something else writes there, and nothing more is written"
+    )]
+    Foreign {
+        /// The target topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// What would be right.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// No record was acknowledged for long.
+    #[error(
+        "nothing got on in target topic {topic} partition {partition} for {seconds} s: {reason}"
+    )]
+    Stalled {
+        /// The target topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// For how long.
+        seconds: u64,
+        /// The last thing that went wrong.
+        reason: String,
+    },
+    /// Another worker writes this restore.
+    #[error("another worker has taken over this restore")]
+    TakenOver,
+    /// Told to stop.
+    #[error("interrupted before the restore was complete; the next attempt goes on from here")]
+    Interrupted,
+    /// A task of ours ended in a way that it cannot.
+    #[error("{0}")]
+    Bug(String),
+}
+
+impl From<StoreError> for RestoreError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+impl RestoreError {
+    /// A failed step at the target cluster.
+    pub(super) fn kafka(step: &'static str) -> impl Fn(KafkaError) -> Self {
+        move |source| Self::Kafka { step, source }
+    }
+
+    /// A damaged object of the archive.
+    pub(super) fn damaged(object: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Format(FormatError::Damaged {
+            object: object.into(),
+            reason: reason.into(),
+        })
+    }
+
+    /// What it means for the run.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Spec(_) => Fault::Spec,
+            Self::Store(error) => error.fault(),
+            Self::Kafka { source, .. } => source.fault(),
+            Self::Segment { source, .. } => match source {
+                SegmentError::TooLarge { .. } => Fault::Spec,
+                SegmentError::Batch(_)
+                | SegmentError::Records { .. }
+                | SegmentError::Trailing { .. } => Fault::Corrupt,
+            },
+            Self::Format(_) | Self::Foreign { .. } => Fault::Corrupt,
+            Self::Stalled { .. } | Self::TakenOver => Fault::Unavailable,
+            Self::Interrupted => Fault::Interrupted,
+            Self::Bug(_) => Fault::Bug,
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Which run of which archive is meant, and what of it is restored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kafka_backup_shared::archive::layout::{Layout, unescape};
+use kafka_backup_shared::archive::manifest::{Manifest, TopicPart, from_json, from_json_zst};
+use kafka_backup_shared::plan::{ArchiveName, RestorePlan, SpecError};
+use kafka_backup_shared::spec::MissingTopics;
+
+use super::error::RestoreError;
+use crate::store::Store;
+
+/// The id that means the newest complete run.
+pub(super) const LATEST: &str = "latest";
+
+/// Run ids that a message lists.
+const LISTED: usize = 10;
+
+/// A run that can be restored from.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    /// Keys of its archive.
+    pub(super) layout: Layout,
+    /// Its id.
+    pub(super) backup_id: String,
+    /// What it captured.
+    pub(super) manifest: Manifest,
+}
+
+/// The archives that `plan` may mean: the one it names, or all that the store has.
+pub(super) async fn archives(
+    plan: &RestorePlan,
+    store: &Store,
+) -> Result<Vec<ArchiveName>, RestoreError> {
+    if let Some(archive) = &plan.archive {
+        return Ok(vec![archive.clone()]);
+    }
+    let mut archives = Vec::new();
+    for namespace in store.list_dirs("").await? {
+        for folder in store.list_dirs(&namespace).await? {
+            let name = folder
+                .split_once('/')
+                .and_then(|(namespace, name)| Some((unescape(namespace)?, unescape(name)?)));
+            if let Some((namespace, name)) = name {
+                archives.push(ArchiveName { namespace, name });
+            }
+        }
+    }
+    Ok(archives)
+}
+
+/// Finds the run with an id, or the newest complete one.
+///
+/// # Errors
+/// A message that tells which runs or archives are there.
+pub(super) async fn run(
+    archives: &[ArchiveName],
+    backup_id: &str,
+    store: &Store,
+) -> Result<Found, RestoreError> {
+    let mut candidates = Vec::new();
+    for archive in archives {
+        let layout = Layout::new(archive);
+        let found = match backup_id {
+            LATEST => latest(layout, store).await?,
+            id => by_id(layout, id, store).await?,
+        };
+        candidates.extend(found.map(|found| (archive, found)));
+    }
+    if candidates.len() > 1 {
+        let names: Vec<String> = candidates
+            .iter()
+            .map(|(name, _)| name.to_string())
+            .collect();
+        return Err(SpecError::new(
+            "spec.archive",
+            format!(
+                "the archive of backup {backup_id:?}, as <namespace>/<name>: {} have one",
+                names.join(", ")
+            ),
+            "none",
+        )
+        .into());
+    }
+    match candidates.pop() {
+        Some((_, found)) => Ok(found),
+        None => Err(unknown(archives, backup_id, store).await?.into()),
+    }
+}
+
+async fn by_id(layout: Layout, id: &str, store: &Store) -> Result<Option<Found>, RestoreError> {
+    for key in [layout.manifest(id), layout.partial(id)] {
+        if let Some(bytes) = store.get(&key).await? {
+            let manifest = from_json(&key, &bytes)?;
+            let backup_id = id.to_owned();
+            return Ok(Some(Found {
+                layout,
+                backup_id,
+                manifest,
+            }));
+        }
+    }
+    Ok(None)
+}
+
+async fn latest(layout: Layout, store: &Store) -> Result<Option<Found>, RestoreError> {
+    for id in run_ids(&layout, store).await? {
+        let key = layout.manifest(&id);
+        if let Some(bytes) = store.get(&key).await? {
+            let manifest = from_json(&key, &bytes)?;
+            return Ok(Some(Found {
+                layout,
+                backup_id: id,
+                manifest,
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// Ids of all runs that have begun, the newest first.
+async fn run_ids(layout: &Layout, store: &Store) -> Result<Vec<String>, RestoreError> {
+    let folders = store.list_dirs(&layout.runs()).await?;
+    let mut ids: Vec<String> = folders
+        .iter()
+        .filter_map(|folder| unescape(folder.rsplit('/').next()?))
+        .collect();
+    ids.sort_by(|a, b| started(b).cmp(started(a)).then_with(|| b.cmp(a)));
+    Ok(ids)
+}
+
+/// The time in a run id, which sorts as text.
+fn started(id: &str) -> &str {
+    const TIME: usize = "YYYYMMDD-HHMMSS".len();
+    id.len()
+        .checked_sub(TIME)
+        .and_then(|at| id.get(at..))
+        .unwrap_or(id)
+}
+
+/// Tells what is there instead.
+async fn unknown(
+    archives: &[ArchiveName],
+    backup_id: &str,
+    store: &Store,
+) -> Result<SpecError, RestoreError> {
+    let mut there: Vec<String> = Vec::new();
+    for archive in archives {
+        let layout = Layout::new(archive);
+        for id in run_ids(&layout, store).await? {
+            if there.len() == LISTED {
+                break;
+            }
+            // Runs without an end are under way or were given up: nothing can be restored from them.
+            if store.head(&layout.manifest(&id)).await?.is_some() {
+                there.push(id);
+            } else if store.head(&layout.partial(&id)).await?.is_some() {
+                there.push(format!("{id} (some topics only)"));
+            }
+        }
+    }
+    let place = match archives {
+        [one] => format!("archive {one} in {}", store.place()),
+        _ => store.place().to_owned(),
+    };
+    let expected = match there.is_empty() {
+        true => format!("a complete backup ({place} has none)"),
+        false => format!("a backup of {place}, newest first: {}", there.join(", ")),
+    };
+    Ok(SpecError::new(
+        "spec.backupId",
+        expected,
+        format!("{backup_id:?}"),
+    ))
+}
+
+/// The topics to restore, by source name, with the name of their target; and what could not be obeyed but may be ignored.
+///
+/// # Errors
+/// [`SpecError`]: no topic, a missing one, a mapping that maps nothing, two sources for one target.
+pub(super) fn targets(
+    plan: &RestorePlan,
+    found: &Found,
+) -> Result<(BTreeMap<String, String>, Vec<String>), SpecError> {
+    let manifest = &found.manifest;
+    let there = || match manifest.topics.is_empty() {
+        true => "none".to_owned(),
+        false => {
+            let names: Vec<&str> = manifest
+                .topics
+                .keys()
+                .take(20)
+                .map(String::as_str)
+                .collect();
+            let more = manifest.topics.len().saturating_sub(names.len());
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            format!("{}{more}", names.join(", "))
+        }
+    };
+    let backup_id = &found.backup_id;
+    let selection = plan
+        .topics
+        .select(manifest.topics.keys().map(String::as_str))?;
+    let mut warnings = Vec::new();
+    if !selection.missing.is_empty() {
+        let missing: Vec<String> = selection
+            .missing
+            .iter()
+            .map(|topic| match manifest.failed.get(topic) {
+                Some(reason) => format!("{topic} (its capture failed: {reason})"),
+                None => topic.clone(),
+            })
+            .collect();
+        let missing = missing.join(", ");
+        match plan.topics.missing {
+            MissingTopics::Fail => {
+                return Err(SpecError::new(
+                    "spec.topics",
+                    format!("topics of backup {backup_id} ({})", there()),
+                    missing,
+                ));
+            }
+            MissingTopics::Ignore => {
+                warnings.push(format!(
+                    "topics that backup {backup_id} does not have: {missing}"
+                ));
+            }
+        }
+    }
+    if selection.topics.is_empty() {
+        return Err(SpecError::new(
+            "spec.topics",
+            format!(
+                "names or globs that match a topic of backup {backup_id} ({})",
+                there()
+            ),
+            plan.topics.include.join(", "),
+        ));
+    }
+    let chosen: BTreeSet<&String> = selection.topics.iter().collect();
+    for source in plan.topic_mapping.keys() {
+        // A mapping that maps nothing is a misspelt one, and its topic would be restored under the name it has.
+        if !chosen.contains(source) && !selection.missing.contains(source) {
+            return Err(SpecError::new(
+                format!("spec.topicMapping.{source}"),
+                format!("a topic that is restored from backup {backup_id}"),
+                format!("{source:?}"),
+            ));
+        }
+    }
+    let mut targets = BTreeMap::new();
+    let mut sources: BTreeMap<&str, &str> = BTreeMap::new();
+    for source in &selection.topics {
+        let target = plan.topic_mapping.get(source).unwrap_or(source);
+        if let Some(other) = sources.insert(target, source) {
+            return Err(SpecError::new(
+                "spec.topicMapping",
+                "a target topic of its own for each source topic",
+                format!("{target:?} for both {other:?} and {source:?}"),
+            ));
+        }
+        targets.insert(source.clone(), target.clone());
+    }
+    Ok((targets, warnings))
+}
+
+/// The pinned segments of the chosen topics.
+pub(super) async fn parts<'a>(
+    found: &Found,
+    topics: impl IntoIterator<Item = &'a String>,
+    store: &Store,
+) -> Result<BTreeMap<String, TopicPart>, RestoreError> {
+    let mut parts = BTreeMap::new();
+    for topic in topics {
+        let manifest_key = found.layout.manifest(&found.backup_id);
+        let Some(entry) = found.manifest.topics.get(topic) else {
+            return Err(RestoreError::damaged(
+                manifest_key,
+                format!("topic {topic} is missing"),
+            ));
+        };
+        let key = found.layout.topic_part(&entry.part, topic);
+        let Some(bytes) = store.get(&key).await? else {
+            return Err(RestoreError::damaged(key, "it is missing"));
+        };
+        let part: TopicPart = from_json_zst(&key, &bytes)?;
+        let same = part.topic == *topic
+            && part.description.topic_id == entry.topic_id
+            && part.partitions.len() == entry.partitions as usize;
+        if !same {
+            return Err(RestoreError::damaged(
+                key,
+                format!("it is not the part that {manifest_key} names"),
+            ));
+        }
+        parts.insert(topic.clone(), part);
+    }
+    Ok(parts)
+}

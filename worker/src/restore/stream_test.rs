@@ -1,0 +1,214 @@
+use super::*;
+use crate::restore::batches::Limits;
+use kafka_backup_shared::archive::batch;
+use kafka_backup_shared::archive::chain::{Link, OffsetRange};
+use kafka_backup_shared::archive::codec::Codec;
+use kafka_backup_shared::archive::layout::SegmentName;
+use kafka_backup_shared::archive::record::{Record, encode};
+use kafka_backup_shared::report::Fault;
+
+const PER_BATCH: i64 = 3;
+const BATCHES: i64 = 4;
+const PER_SEGMENT: i64 = PER_BATCH * BATCHES;
+const BASE: i64 = 1000;
+
+/// Segments of compressed batches, so that each source batch is sent as one.
+fn segments(count: i64) -> Vec<Bytes> {
+    let segment = |segment: i64| {
+        let mut bytes = Vec::new();
+        for batch in 0..BATCHES {
+            let base = segment * PER_SEGMENT + batch * PER_BATCH;
+            let record = |n| Record {
+                offset: n,
+                timestamp: 5,
+                body: vec![1, 1, 0],
+            };
+            let records: Vec<Record> = (0..PER_BATCH).map(record).collect();
+            let mut one = encode(&records, Codec::Lz4).unwrap();
+            batch::set_base_offset(&mut one, base);
+            bytes.extend_from_slice(&one);
+        }
+        bytes.into()
+    };
+    (0..count).map(segment).collect()
+}
+
+fn unit(count: i64) -> Arc<Unit> {
+    let piece = |segment: i64| {
+        let range = OffsetRange {
+            start: segment * PER_SEGMENT,
+            end: (segment + 1) * PER_SEGMENT,
+        };
+        let (start, end) = (range.start, range.end);
+        let records = PER_SEGMENT as u64;
+        let name = SegmentName {
+            start,
+            end,
+            leader_epoch: 0,
+            records,
+            max_timestamp: 5,
+            crc32c: 0,
+        };
+        Piece {
+            link: Link { name, range },
+            key: format!("segment-{segment}"),
+            size: 1,
+        }
+    };
+    Arc::new(Unit {
+        source: "s".into(),
+        target: "t".into(),
+        target_id: uuid::Uuid::nil(),
+        partition: 0,
+        base_offset: BASE,
+        records: (count * PER_SEGMENT) as u64,
+        limits: Limits::new(1 << 20),
+        pieces: (0..count).map(piece).collect(),
+    })
+}
+
+fn stream(count: i64, done: u64, mapped: &[&str]) -> Stream {
+    let mapped = mapped.iter().map(|key| (*key).to_owned()).collect();
+    Stream::new(unit(count), done, Arc::new(mapped))
+}
+
+/// Gives the stream every segment it asks for; tells which.
+fn load(stream: &mut Stream, segments: &[Bytes]) -> Vec<usize> {
+    let mut loaded = Vec::new();
+    while let Some((index, ..)) = stream.next_load() {
+        let bytes = segments[index].clone();
+        stream.loaded(Loaded {
+            index,
+            bytes,
+            permit: None,
+        });
+        loaded.push(index);
+    }
+    loaded
+}
+
+fn send(stream: &mut Stream) -> Vec<Ready> {
+    let mut sent = Vec::new();
+    while stream.may_send() {
+        match stream.next_batch().unwrap() {
+            Some(ready) => sent.push(ready),
+            None => break,
+        }
+    }
+    sent
+}
+
+fn accept(stream: &mut Stream, ready: &Ready) {
+    stream
+        .answered(ready, Ok(BASE + offset(ready.first)))
+        .unwrap();
+}
+
+/// Runs to the end; gives the first record of each batch sent, the segments read and the segments mapped.
+fn run(stream: &mut Stream, segments: &[Bytes]) -> (Vec<u64>, Vec<usize>, Vec<usize>) {
+    let (mut firsts, mut read, mut mapped) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        read.extend(load(stream, segments));
+        let sent = send(stream);
+        for ready in &sent {
+            accept(stream, ready);
+            firsts.push(ready.first);
+        }
+        while let Some(found) = stream.next_mapped() {
+            mapped.push(found.index);
+        }
+        if stream.is_complete() {
+            return (firsts, read, mapped);
+        }
+    }
+}
+
+#[test]
+fn one_batch_is_in_flight_until_the_first_is_acknowledged() {
+    let segments = segments(3);
+    let mut stream = stream(3, 0, &[]);
+    load(&mut stream, &segments);
+    let first = send(&mut stream);
+    assert_eq!(first.len(), 1);
+    accept(&mut stream, &first[0]);
+    load(&mut stream, &segments);
+    assert_eq!(
+        send(&mut stream).len(),
+        WINDOW as usize,
+        "beyond the end of the first segment"
+    );
+}
+
+#[test]
+fn all_is_sent_once_in_order_and_mapped() {
+    let (firsts, read, mapped) = run(&mut stream(2, 0, &[]), &segments(2));
+    assert_eq!(firsts, [0, 3, 6, 9, 12, 15, 18, 21]);
+    assert_eq!((read, mapped), (vec![0, 1], vec![0, 1]));
+}
+
+#[test]
+fn a_resumed_stream_sends_the_rest_and_maps_what_is_missing() {
+    let segments = segments(4);
+    // Two segments and a batch are in the target; the map of the second segment was not stored.
+    let (firsts, read, mapped) = run(&mut stream(4, 27, &["segment-0"]), &segments);
+    assert_eq!(firsts, [27, 30, 33, 36, 39, 42, 45]);
+    assert_eq!((read, mapped), (vec![1, 2, 3], vec![1, 2, 3]));
+    let all = ["segment-0", "segment-1", "segment-2", "segment-3"];
+    assert_eq!(
+        run(&mut stream(4, 48, &all), &segments),
+        (vec![], vec![], vec![])
+    );
+}
+
+#[test]
+fn a_log_end_inside_a_batch_is_not_ours() {
+    let mut stream = stream(2, 4, &[]);
+    load(&mut stream, &segments(2));
+    let error = stream.next_batch().unwrap_err();
+    assert_eq!(error.fault(), Fault::Corrupt);
+    assert!(error.to_string().contains("4 records"), "{error}");
+}
+
+#[test]
+fn another_base_offset_is_not_ours() {
+    let mut stream = stream(1, 0, &[]);
+    load(&mut stream, &segments(1));
+    let sent = send(&mut stream);
+    let error = stream.answered(&sent[0], Ok(BASE + 1)).unwrap_err();
+    assert!(matches!(error, RestoreError::Foreign { .. }));
+}
+
+#[test]
+fn behind_an_uncertain_batch_nothing_is_sent_or_counted() {
+    let segments = segments(2);
+    let mut stream = stream(2, 0, &[]);
+    load(&mut stream, &segments);
+    let first = send(&mut stream);
+    accept(&mut stream, &first[0]);
+    let more = send(&mut stream);
+    stream.answered(&more[0], Err("timed out".into())).unwrap();
+    accept(&mut stream, &more[1]);
+    assert!(!stream.may_send());
+    assert!(stream.next_load().is_none());
+    assert_eq!((stream.acknowledged(), stream.in_flight()), (3, 1));
+    assert_eq!(stream.trouble(), Some("timed out"));
+    assert!(!stream.is_complete());
+}
+
+#[test]
+fn a_segment_with_other_records_than_its_name_says_is_damage() {
+    let mut segments = segments(1);
+    let batch = segments[0].len() / BATCHES as usize;
+    segments[0] = segments[0].slice(..3 * batch);
+    let mut stream = stream(1, 0, &[]);
+    load(&mut stream, &segments);
+    let error = loop {
+        match stream.next_batch() {
+            Ok(Some(ready)) => accept(&mut stream, &ready),
+            Ok(None) => unreachable!("it ends with an error"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.fault(), Fault::Corrupt);
+    assert!(error.to_string().contains("expected 12 records"), "{error}");
+}

@@ -1,0 +1,496 @@
+//! Every record of a decision into the target, exactly once.
+//!
+//! # Guarantees
+//! - What is in the target is told by its log end alone, asked of the leader and reached by the high watermark, at the start
+//!   and after every outcome that is not certain. The brokers' memory of producers is only the second line: they forget by
+//!   the timestamps of the records, which here are old.
+//! - An answer with another base offset than the planned one, and a log end that is not the planned one at the end, stop the
+//!   restore with nothing more written.
+//! - Nothing is sent while the lease is not held.
+//!
+//! # Assumptions
+//! - The target is ours alone: nobody else appends to it.
+//! - A request that was in a broker's queue when its connection broke may be carried out a moment later. [`SETTLE`] passes
+//!   before the log end is asked for; later than that, the sequence numbers and the base offsets catch it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kafka_backup_shared::archive::layout::{Layout, SegmentName};
+use kafka_backup_shared::plan::SpecError;
+use kafka_backup_shared::report::{Fault, error_chain};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::error::RestoreError;
+use super::lane::{Lane, done_of};
+use super::lease::Lease;
+use super::target;
+use super::units::Unit;
+use crate::context::{Context, Progress};
+use crate::kafka::{Client, KafkaError, LedPartition, OffsetSpec, ProducerId, TopicMetadata};
+use crate::store::Store;
+
+/// Without an acknowledgement for so long the restore gives up, and the next attempt goes on.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What passes before a partition whose outcome was not certain is looked at again; it doubles up to [`LONGEST_PAUSE`].
+const SETTLE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Connections per leader. A broker takes the next request of a connection only when the one before is answered, by all
+/// in-sync replicas: one connection would leave it waiting for its followers.
+const LANES: usize = 4;
+
+const MIB: usize = 1 << 20;
+
+/// How memory is shared.
+#[derive(Clone, Debug)]
+pub(super) struct Budget {
+    /// A permit for each MiB of segments.
+    pub(super) memory: Arc<Semaphore>,
+    permits: u32,
+    /// Bytes of batches in flight on one connection.
+    pub(super) in_flight: usize,
+}
+
+impl Budget {
+    fn new(bytes: usize) -> Self {
+        let permits = u32::try_from(bytes / MIB).unwrap_or(u32::MAX).max(1);
+        Self {
+            memory: Arc::new(Semaphore::new(permits as usize)),
+            permits,
+            in_flight: (bytes / 8 / LANES).max(MIB),
+        }
+    }
+
+    /// Permits of a segment; the largest one gets all there are.
+    pub(super) fn cost(&self, size: u64) -> u32 {
+        let cost = u32::try_from(size / MIB as u64).unwrap_or(u32::MAX);
+        cost.clamp(1, self.permits)
+    }
+}
+
+/// What all lanes share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) store: Store,
+    pub(super) client: Client,
+    pub(super) lease: Arc<Lease>,
+    pub(super) producer: ProducerId,
+    pub(super) budget: Budget,
+    pub(super) stop: CancellationToken,
+    pub(super) progress: Arc<Progress>,
+    /// Keys of segments whose offset map was stored by an earlier attempt.
+    pub(super) mapped: Arc<HashSet<String>>,
+    layout: Layout,
+    uid: String,
+    append_time: Mutex<BTreeSet<String>>,
+}
+
+impl Shared {
+    pub(super) fn map_key(&self, unit: &Unit, name: &SegmentName) -> String {
+        self.layout.restore_offsets(
+            &self.uid,
+            &unit.source,
+            unit.partition,
+            name.start,
+            name.end,
+        )
+    }
+
+    pub(super) fn saw_append_time(&self, source: &str) {
+        let mut topics = self
+            .append_time
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !topics.contains(source) {
+            topics.insert(source.to_owned());
+        }
+    }
+}
+
+/// What became of a unit in a lane.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// All records are acknowledged and mapped.
+    Complete,
+    /// It is to be looked at again.
+    Again {
+        /// Records that were in the target at last; 0 where nobody looked.
+        acknowledged: u64,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    pub(super) fn again(acknowledged: u64, error: &KafkaError) -> Self {
+        Self::Again {
+            acknowledged,
+            reason: error_chain(error),
+        }
+    }
+}
+
+/// Where and how records are written.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    /// Keys of the archive.
+    pub(super) layout: &'a Layout,
+    /// UID of the restore.
+    pub(super) uid: &'a str,
+    /// The archive's store.
+    pub(super) store: &'a Store,
+    /// The target cluster.
+    pub(super) client: &'a Client,
+    /// The restore's lease.
+    pub(super) lease: Arc<Lease>,
+    /// The restore's producer.
+    pub(super) producer: ProducerId,
+}
+
+/// A unit that is not complete.
+struct Open {
+    unit: Arc<Unit>,
+    in_lane: bool,
+    acknowledged: u64,
+    progressed: Instant,
+    pause: Duration,
+    due: Instant,
+    reason: String,
+}
+
+/// Writes all units; gives the source topics whose append times became create times.
+///
+/// # Errors
+/// [`RestoreError::Interrupted`] when the context was cancelled; else what went wrong, the most severe first.
+pub(super) async fn write(
+    units: Vec<Unit>,
+    place: Place<'_>,
+    context: &Context,
+) -> Result<BTreeSet<String>, RestoreError> {
+    let units: Vec<Arc<Unit>> = units.into_iter().map(Arc::new).collect();
+    begin_progress(&units, place.client, context).await?;
+    let mapped = mapped_segments(&units, &place).await?;
+    let stop = context.cancel.child_token();
+    let shared = Arc::new(Shared {
+        store: place.store.clone(),
+        client: place.client.clone(),
+        lease: place.lease.clone(),
+        producer: place.producer,
+        budget: Budget::new(context.memory_budget),
+        stop: stop.clone(),
+        progress: context.progress.clone(),
+        mapped: Arc::new(mapped),
+        layout: place.layout.clone(),
+        uid: place.uid.to_owned(),
+        append_time: Mutex::default(),
+    });
+    let mut lanes = JoinSet::new();
+    let outcome = coordinate(&units, &shared, &mut lanes).await;
+    // Whatever ended it, nothing is left running: answers that are due are waited for.
+    stop.cancel();
+    let mut failure = outcome.err();
+    while let Some(ended) = lanes.join_next().await {
+        let error = flatten(ended).err();
+        failure = most_severe(failure, error);
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    if context.cancel.is_cancelled() {
+        return Err(RestoreError::Interrupted);
+    }
+    check_ends(&units, place.client).await?;
+    let append_time = shared
+        .append_time
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    Ok(append_time.clone())
+}
+
+fn flatten(ended: Result<Result<(), RestoreError>, JoinError>) -> Result<(), RestoreError> {
+    ended.unwrap_or_else(|error| Err(RestoreError::Bug(format!("a lane ended: {error}"))))
+}
+
+fn most_severe(a: Option<RestoreError>, b: Option<RestoreError>) -> Option<RestoreError> {
+    match (a, b) {
+        (Some(a), Some(b)) if b.fault() > a.fault() => Some(b),
+        (Some(a), _) => Some(a),
+        (None, b) => b,
+    }
+}
+
+/// Starts lanes and takes back what they could not finish, until all is complete or something is final.
+async fn coordinate(
+    units: &[Arc<Unit>],
+    shared: &Arc<Shared>,
+    lanes: &mut JoinSet<Result<(), RestoreError>>,
+) -> Result<(), RestoreError> {
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let now = Instant::now();
+    let open = |unit: &Arc<Unit>| Open {
+        unit: unit.clone(),
+        in_lane: false,
+        acknowledged: 0,
+        progressed: now,
+        pause: SETTLE,
+        due: now,
+        reason: String::new(),
+    };
+    let mut open: BTreeMap<usize, Open> = units.iter().map(open).enumerate().collect();
+    while !open.is_empty() {
+        start_lanes(&mut open, shared, lanes, &sender).await?;
+        let due = open
+            .values()
+            .filter(|open| !open.in_lane)
+            .map(|open| open.due)
+            .min();
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return Ok(()),
+            () = shared.lease.lost().cancelled() => {
+                return Err(RestoreError::TakenOver);
+            }
+            Some((number, outcome)) = outcomes.recv() => settle(&mut open, number, outcome)?,
+            Some(ended) = lanes.join_next() => flatten(ended)?,
+            () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
+        }
+    }
+    Ok(())
+}
+
+fn settle(
+    open: &mut BTreeMap<usize, Open>,
+    number: usize,
+    outcome: Outcome,
+) -> Result<(), RestoreError> {
+    let (acknowledged, reason) = match outcome {
+        Outcome::Complete => {
+            open.remove(&number);
+            return Ok(());
+        }
+        Outcome::Again {
+            acknowledged,
+            reason,
+        } => (acknowledged, reason),
+    };
+    let Some(open) = open.get_mut(&number) else {
+        return Ok(());
+    };
+    let now = Instant::now();
+    open.in_lane = false;
+    if acknowledged > open.acknowledged {
+        open.acknowledged = acknowledged;
+        open.progressed = now;
+        open.pause = SETTLE;
+    }
+    tracing::warn!(topic = %open.unit.target, partition = open.unit.partition, reason, "partition is looked at again");
+    open.reason = reason;
+    open.due = now + open.pause;
+    open.pause = (open.pause * 2).min(LONGEST_PAUSE);
+    if now.duration_since(open.progressed) < PATIENCE {
+        return Ok(());
+    }
+    Err(RestoreError::Stalled {
+        topic: open.unit.target.to_string(),
+        partition: open.unit.partition,
+        seconds: now.duration_since(open.progressed).as_secs(),
+        reason: open.reason.clone(),
+    })
+}
+
+/// Starts lanes for what is due.
+async fn start_lanes(
+    open: &mut BTreeMap<usize, Open>,
+    shared: &Arc<Shared>,
+    lanes: &mut JoinSet<Result<(), RestoreError>>,
+    sender: &mpsc::UnboundedSender<(usize, Outcome)>,
+) -> Result<(), RestoreError> {
+    let now = Instant::now();
+    let due: Vec<usize> = open
+        .iter()
+        .filter(|(_, open)| !open.in_lane && open.due <= now)
+        .map(|(number, _)| *number)
+        .collect();
+    if due.is_empty() {
+        return Ok(());
+    }
+    let units: Vec<Arc<Unit>> = due
+        .iter()
+        .filter_map(|n| Some(open.get(n)?.unit.clone()))
+        .collect();
+    let led = tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => return Ok(()),
+        led = leaders(&units, &shared.client) => led,
+    };
+    let led = match led {
+        Ok(led) => led,
+        Err(error) if error.fault() == Fault::Unavailable => {
+            let reason = error_chain(&error);
+            for number in due {
+                settle(
+                    open,
+                    number,
+                    Outcome::Again {
+                        acknowledged: 0,
+                        reason: reason.clone(),
+                    },
+                )?;
+            }
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let mut by_leader: BTreeMap<i32, Vec<(usize, Arc<Unit>, LedPartition)>> = BTreeMap::new();
+    for ((number, unit), led) in due.into_iter().zip(units).zip(led) {
+        if let Some(open) = open.get_mut(&number) {
+            open.in_lane = true;
+        }
+        by_leader
+            .entry(led.leader)
+            .or_default()
+            .push((number, unit, led));
+    }
+    for (leader, units) in by_leader {
+        tracing::debug!(leader, partitions = units.len(), "lanes started");
+        let mut dealt: Vec<Vec<_>> = vec![Vec::new(); LANES.min(units.len())];
+        for (index, unit) in units.into_iter().enumerate() {
+            dealt[index % LANES].push(unit);
+        }
+        for units in dealt {
+            lanes.spawn(Lane::run(shared.clone(), leader, units, sender.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Who leads the target partitions.
+///
+/// # Errors
+/// Another topic stands under a target's name; or a partition has no leader for long.
+async fn leaders(units: &[Arc<Unit>], client: &Client) -> Result<Vec<LedPartition>, RestoreError> {
+    let failed = RestoreError::kafka("find the leaders of the target topics");
+    let names: BTreeSet<Arc<str>> = units.iter().map(|unit| unit.target.clone()).collect();
+    let names: Vec<Arc<str>> = names.into_iter().collect();
+    let topics = client.topics_with_leaders(&names).await.map_err(&failed)?;
+    let topics: BTreeMap<&str, &TopicMetadata> =
+        topics.iter().map(|topic| (&*topic.name, topic)).collect();
+    let mut led = Vec::new();
+    for unit in units {
+        let topic = topics.get(&*unit.target).copied();
+        let partition = topic
+            .filter(|topic| topic.id == unit.target_id)
+            .and_then(|topic| {
+                topic
+                    .partitions
+                    .iter()
+                    .find(|partition| partition.partition == unit.partition)
+            });
+        let Some(partition) = partition else {
+            return Err(SpecError::new(
+                format!("target topic {}", unit.target),
+                format!(
+                    "the topic with id {} that this restore writes to",
+                    unit.target_id
+                ),
+                match topic {
+                    Some(topic) => format!(
+                        "id {}: deleted and created again? Start a new restore",
+                        topic.id
+                    ),
+                    None => "none".to_owned(),
+                },
+            )
+            .into());
+        };
+        led.push(partition.led(&unit.target).map_err(&failed)?);
+    }
+    Ok(led)
+}
+
+/// Tells the progress how much there is to do, and what an earlier attempt did.
+async fn begin_progress(
+    units: &[Arc<Unit>],
+    client: &Client,
+    context: &Context,
+) -> Result<(), RestoreError> {
+    let looking = async {
+        let led = leaders(units, client).await?;
+        target::offsets(&led, OffsetSpec::LogEnd, client).await
+    };
+    let ends = tokio::select! {
+        biased;
+        () = context.cancel.cancelled() => return Err(RestoreError::Interrupted),
+        ends = looking => ends?,
+    };
+    let (mut planned, mut done) = (0, 0);
+    for (unit, end) in units.iter().zip(ends) {
+        planned += unit.records;
+        done += done_of(unit, end)?;
+    }
+    context.progress.plan(planned, done);
+    context.progress.add(done, 0, 0);
+    tracing::info!(
+        records = planned,
+        done,
+        partitions = units.len(),
+        "writing records"
+    );
+    Ok(())
+}
+
+/// Keys of segments whose offset map is stored.
+async fn mapped_segments(
+    units: &[Arc<Unit>],
+    place: &Place<'_>,
+) -> Result<HashSet<String>, RestoreError> {
+    let plan = place.layout.restore_plan(place.uid);
+    let folder = plan.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let stored = place
+        .store
+        .list(folder, |key, _| Some(key.to_owned()))
+        .await?;
+    let stored: HashSet<String> = stored.into_iter().collect();
+    let pieces = units
+        .iter()
+        .flat_map(|unit| unit.pieces.iter().map(move |piece| (unit, piece)));
+    let mapped = pieces.filter(|(unit, piece)| {
+        let name = &piece.link.name;
+        let layout = place.layout;
+        stored.contains(&layout.restore_offsets(
+            place.uid,
+            &unit.source,
+            unit.partition,
+            name.start,
+            name.end,
+        ))
+    });
+    Ok(mapped.map(|(_, piece)| piece.key.clone()).collect())
+}
+
+/// Every log end is the planned one.
+async fn check_ends(units: &[Arc<Unit>], client: &Client) -> Result<(), RestoreError> {
+    let led = leaders(units, client).await?;
+    let ends = target::offsets(&led, OffsetSpec::LogEnd, client).await?;
+    for (unit, end) in units.iter().zip(ends) {
+        let done = done_of(unit, end)?;
+        if done != unit.records {
+            return Err(RestoreError::Foreign {
+                topic: unit.target.to_string(),
+                partition: unit.partition,
+                expected: format!(
+                    "{} records behind offset {}",
+                    unit.records, unit.base_offset
+                ),
+                found: format!("{done}"),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! One run, whatever its verb: observers around an engine, and one report at the end.
+//!
+//! # Guarantees
+//! - Success is what the engine calls completed, and nothing else; the exit code follows from the report.
+//! - Whoever watches (terminal, push, signals) is told to stop and joined before the report is written; nothing is detached.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::MultiProgress;
+use jiff::Timestamp;
+use kafka_backup_shared::plan::Plan;
+use kafka_backup_shared::pod;
+use kafka_backup_shared::report::{Fault, Outcome, Report, error_chain};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+
+use crate::args::{At, EngineArgs};
+use crate::context::{Completed, Context, Progress};
+use crate::log::Format;
+use crate::outcome::{Attempt, Failure};
+use crate::push::{Limits, Push};
+use crate::signal::Signals;
+use crate::store::{Places, Store};
+use crate::{backup, progress, restore};
+
+/// In a pod, refused credentials are tried again for this long: tokens and permissions take time to arrive everywhere.
+const DENIED_PATIENCE: Duration = Duration::from_secs(60);
+const DENIED_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a run is made with, besides its plan.
+#[derive(Debug)]
+pub struct Settings {
+    /// Secrets and volume.
+    pub places: Places,
+    /// Pod or terminal.
+    pub at: At,
+    /// Bytes that fetch buffers and open segments share.
+    pub memory_budget: usize,
+    /// URL of the controller.
+    pub push_url: Option<String>,
+    /// Token of the push.
+    pub push_token_file: Option<PathBuf>,
+    /// UID of the pod's Job.
+    pub job_uid: Option<String>,
+    /// Where the short report is left.
+    pub termination_log: Option<PathBuf>,
+    /// How log lines and progress look.
+    pub format: Format,
+    /// Where a bar is drawn.
+    pub bars: MultiProgress,
+}
+
+impl Settings {
+    /// What the flags say; what they leave out is a pod's default in a pod, and off at a terminal.
+    pub fn new(
+        args: &EngineArgs,
+        places: Places,
+        at: At,
+        format: Format,
+        bars: MultiProgress,
+    ) -> Self {
+        let in_pod = |path: &str| (at == At::Pod).then(|| PathBuf::from(path));
+        // A token is for the push alone.
+        let token = args
+            .push_url
+            .as_ref()
+            .and_then(|_| in_pod(pod::PUSH_TOKEN_FILE));
+        Self {
+            places,
+            at,
+            memory_budget: args.memory_budget.0,
+            push_url: args.push_url.clone(),
+            push_token_file: args.push_token_file.clone().or(token),
+            job_uid: std::env::var(pod::JOB_UID_ENV)
+                .ok()
+                .filter(|uid| !uid.is_empty()),
+            termination_log: args
+                .termination_log
+                .clone()
+                .or_else(|| in_pod(pod::TERMINATION_LOG)),
+            format,
+            bars,
+        }
+    }
+}
+
+/// Makes one run and tells how it ended.
+pub async fn run(plan: &Plan, settings: Settings) -> Report {
+    let context = Context {
+        progress: Arc::new(Progress::default()),
+        cancel: CancellationToken::new(),
+        memory_budget: settings.memory_budget,
+    };
+    let attempt = Attempt {
+        run: plan.run().clone(),
+        start_time: Timestamp::now(),
+        progress: context.progress.clone(),
+        termination_log: settings.termination_log.clone(),
+    };
+    attempt.report_panics();
+    let span = info_span!("run", run = plan.run().run);
+    conduct(plan, &settings, &context, &attempt)
+        .instrument(span)
+        .await
+}
+
+async fn conduct(plan: &Plan, settings: &Settings, context: &Context, attempt: &Attempt) -> Report {
+    let run = plan.run();
+    info!(
+        kind = run.kind,
+        namespace = run.namespace,
+        name = run.name,
+        memory_budget = context.memory_budget,
+        "run starts"
+    );
+    let stop = CancellationToken::new();
+    let mut observers = JoinSet::new();
+    match Signals::take() {
+        Ok(signals) => {
+            let obey = signals.obey(context.cancel.clone(), attempt.clone());
+            let stop = stop.clone();
+            let obeying = async move {
+                stop.run_until_cancelled(obey).await;
+            };
+            observers.spawn(obeying.in_current_span());
+        }
+        Err(error) => {
+            warn!(%error, "failed to take over signals: the run cannot be stopped in order")
+        }
+    }
+    let showing = progress::show(
+        context.progress.clone(),
+        settings.format,
+        settings.bars.clone(),
+        stop.clone(),
+    );
+    observers.spawn(showing.in_current_span());
+    let pushing = async {
+        let mut push = open_push(plan, settings)?;
+        push.while_running(&context.progress, &stop).await;
+        Some(push)
+    };
+    let working = async {
+        let result = engine(plan, settings, context).await;
+        stop.cancel();
+        result
+    };
+    let (result, push) = tokio::join!(working, pushing);
+    observers.join_all().await;
+
+    let report = attempt.report(result, Timestamp::now());
+    attempt.leave(&report);
+    if settings.format == Format::Json {
+        tell(&report);
+    }
+    if let Some(mut push) = push {
+        push.at_end(&report, &context.progress).await;
+    }
+    report
+}
+
+fn open_push(plan: &Plan, settings: &Settings) -> Option<Push> {
+    let url = settings.push_url.clone()?;
+    let opened = Push::new(
+        url,
+        settings.push_token_file.clone(),
+        settings.job_uid.clone(),
+        plan.run().clone(),
+        Limits::default(),
+    );
+    match opened {
+        Ok(push) => Some(push),
+        Err(error) => {
+            warn!(
+                error = error_chain(&error),
+                "nothing is pushed; the report is in the termination log"
+            );
+            None
+        }
+    }
+}
+
+/// Where there is only a log; at a terminal a summary stands at the end.
+fn tell(report: &Report) {
+    let Report {
+        records,
+        bytes,
+        gaps,
+        ..
+    } = *report;
+    match &report.outcome {
+        Outcome::Success => {
+            for warning in &report.warnings {
+                warn!("{warning}");
+            }
+            info!(records, bytes, gaps, "run completed");
+        }
+        Outcome::Failure { fault, message } => error!(
+            reason = fault.reason(),
+            records, bytes, "run failed: {message}"
+        ),
+    }
+}
+
+async fn engine(plan: &Plan, settings: &Settings, context: &Context) -> Result<Completed, Failure> {
+    let deadline = Instant::now() + DENIED_PATIENCE;
+    loop {
+        let failure = match attempt(plan, settings, context).await {
+            Ok(completed) => return Ok(completed),
+            Err(failure) => failure,
+        };
+        // Once something is durable the credentials have been good: then a refusal is no delay.
+        let early = context.progress.records() == 0 && Instant::now() + DENIED_PAUSE < deadline;
+        if settings.at == At::Terminal || failure.fault != Fault::Denied || !early {
+            return Err(failure);
+        }
+        warn!(
+            error = failure.message,
+            "refused; trying again, for permissions may be on their way"
+        );
+        if context
+            .cancel
+            .run_until_cancelled(sleep(DENIED_PAUSE))
+            .await
+            .is_none()
+        {
+            return Err(interrupted());
+        }
+    }
+}
+
+async fn attempt(
+    plan: &Plan,
+    settings: &Settings,
+    context: &Context,
+) -> Result<Completed, Failure> {
+    let store =
+        Store::open(plan.storage(), &settings.places).map_err(|e| Failure::new(e.fault(), &e))?;
+    match plan {
+        Plan::Backup(plan) => backup::run(plan, &store, context)
+            .await
+            .map_err(|e| Failure::new(e.fault(), &e)),
+        Plan::Restore(plan) => restore::run(plan, &store, context)
+            .await
+            .map_err(|e| Failure::new(e.fault(), &e)),
+    }
+}
+
+fn interrupted() -> Failure {
+    Failure {
+        fault: Fault::Interrupted,
+        message: "told to stop before anything was done".into(),
+    }
+}

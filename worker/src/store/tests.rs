@@ -1,0 +1,179 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_backup_shared::report::Fault as Meant;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+
+use super::conformance::conforms;
+use super::faulty_store::{Fault, FaultyStore};
+use super::*;
+
+const CONTENT: Bytes = Bytes::from_static(b"content");
+
+fn folder() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open_folder(folder.path()).unwrap();
+    (folder, store)
+}
+
+/// A folder whose file system has no hard links.
+fn folder_without_links() -> (tempfile::TempDir, Store) {
+    let (folder, mut store) = folder();
+    store.folder.as_mut().unwrap().hard_links = false;
+    (folder, store)
+}
+
+fn store(inner: &FaultyStore) -> Store {
+    Store::new(Arc::new(inner.clone()), "a test", Some("some/prefix")).unwrap()
+}
+
+fn faulty(puts: &[Fault]) -> FaultyStore {
+    FaultyStore::new(Arc::new(InMemory::new())).with_puts(puts)
+}
+
+#[tokio::test]
+async fn a_folder_keeps_the_promises() {
+    let (_folder, store) = folder();
+    conforms(store).await;
+}
+
+#[tokio::test]
+async fn a_folder_without_hard_links_keeps_the_promises() {
+    let (_folder, store) = folder_without_links();
+    conforms(store).await;
+}
+
+#[tokio::test]
+async fn a_store_with_a_prefix_keeps_the_promises() {
+    let inner = faulty(&[]);
+    conforms(store(&inner)).await;
+    let outside = inner.list_with_delimiter(None).await.unwrap();
+    assert_eq!(
+        outside.common_prefixes,
+        [object_store::path::Path::from("some")]
+    );
+}
+
+#[tokio::test]
+async fn of_many_creators_one_wins_and_all_learn_of_it() {
+    for (_guard, store) in [folder(), folder_without_links()] {
+        let tasks: Vec<_> = (0..8u8)
+            .map(|i| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    (
+                        i,
+                        store
+                            .create("runs/r/begin.json", vec![i; 1000].into())
+                            .await
+                            .unwrap(),
+                    )
+                })
+            })
+            .collect();
+        let mut winners = Vec::new();
+        let mut seen = Vec::new();
+        for task in tasks {
+            match task.await.unwrap() {
+                (i, Created::New) => winners.push(i),
+                (_, Created::Exists(content)) => seen.push(content),
+                (i, Created::Same) => panic!("{i} wrote what nobody else wrote"),
+            }
+        }
+        assert_eq!(winners.len(), 1);
+        assert!(
+            seen.iter()
+                .all(|content| *content == vec![winners[0]; 1000])
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_no_second_write() {
+    let inner = faulty(&[Fault::LostAnswer]);
+    assert_eq!(
+        store(&inner).create("k", CONTENT).await.unwrap(),
+        Created::Same
+    );
+    assert_eq!(inner.writes(), 1);
+    let inner = faulty(&[Fault::LostAnswer]);
+    store(&inner)
+        .create_segment("k", PutPayload::from_static(b"abc"))
+        .await
+        .unwrap();
+    assert_eq!(inner.writes(), 1);
+}
+
+#[tokio::test]
+async fn what_passes_is_repeated() {
+    for fault in [Fault::Unavailable, Fault::Conflict] {
+        let inner = faulty(&[fault, fault, fault]);
+        assert_eq!(
+            store(&inner).create("k", CONTENT).await.unwrap(),
+            Created::New,
+            "{fault:?}"
+        );
+        let inner = faulty(&[fault, fault, fault]);
+        store(&inner)
+            .create_segment("k", PutPayload::from_static(b"abc"))
+            .await
+            .unwrap();
+        assert_eq!(inner.writes(), 1, "{fault:?}");
+    }
+    let inner = faulty(&[]).with_gets(&[Fault::Unavailable; 3]);
+    assert_eq!(store(&inner).get("k").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_does_not_pass_ends_after_a_while() {
+    let inner = faulty(&[Fault::Unavailable; 1000]);
+    let store = store(&inner).with_patience(Duration::from_millis(500));
+    let error = store.create("k", CONTENT).await.unwrap_err();
+    assert_eq!(error.fault(), Meant::Unavailable);
+    assert!(
+        error.to_string().contains("failed to create k in a test"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn refusals_are_told_at_once() {
+    let inner = faulty(&[Fault::Denied]);
+    let error = store(&inner).create("k", CONTENT).await.unwrap_err();
+    assert_eq!(error.fault(), Meant::Denied);
+    let inner = faulty(&[]).with_gets(&[Fault::Denied]);
+    assert_eq!(
+        store(&inner).get("k").await.unwrap_err().fault(),
+        Meant::Denied
+    );
+    assert_eq!(inner.writes(), 0);
+}
+
+#[tokio::test]
+async fn a_store_that_overwrites_is_refused() {
+    let error = store(&faulty(&[Fault::Overwrite; 3]))
+        .check()
+        .await
+        .unwrap_err();
+    assert_eq!(error.fault(), Meant::Spec);
+    assert!(error.to_string().contains("If-None-Match"), "{error}");
+    // An unclear answer is no proof of either.
+    store(&faulty(&[Fault::LostAnswer])).check().await.unwrap();
+    store(&faulty(&[Fault::Unavailable])).check().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_update_whose_answer_is_lost_is_known_as_ours() {
+    let inner = faulty(&[]);
+    let store = store(&inner);
+    store.create("lease", CONTENT).await.unwrap();
+    let (_, version) = store.get_versioned("lease").await.unwrap().unwrap();
+    let inner = inner.with_puts(&[Fault::LostAnswer]);
+    let updated = store
+        .update("lease", Bytes::from_static(b"mine"), &version)
+        .await
+        .unwrap();
+    assert!(matches!(updated, Updated::Done(_)));
+    assert_eq!(inner.writes(), 2);
+}

@@ -1,0 +1,195 @@
+//! How a run ended, for people.
+
+use std::time::Duration;
+
+use kafka_backup_shared::plan::Plan;
+use kafka_backup_shared::report::{Fault, Outcome, Report};
+
+use crate::human::{self, Align, table};
+
+/// Topics that are shown one by one.
+const TOPICS: usize = 50;
+
+/// The last words of a run at a terminal.
+pub fn of(plan: &Plan, report: &Report) -> String {
+    match &report.outcome {
+        Outcome::Success => completed(plan, report),
+        Outcome::Failure { fault, message } => failed(plan, report, *fault, message),
+    }
+}
+
+fn completed(plan: &Plan, report: &Report) -> String {
+    let run = &report.run.run;
+    let (what, verb) = match plan {
+        Plan::Backup(plan) => (
+            format!("Backup {run} of archive {} is complete", plan.archive),
+            "added",
+        ),
+        Plan::Restore(plan) => (
+            format!(
+                "Restore {} of backup {} is complete",
+                report.run.name, plan.backup_id
+            ),
+            "in the target",
+        ),
+    };
+    let took = Duration::try_from(report.completion_time.duration_since(report.start_time))
+        .unwrap_or_default();
+    let rate = |amount: u64| amount as f64 / took.as_secs_f64().max(0.001);
+    let mut text = format!(
+        "{what}: {} and {} {verb} in {} ({} records/s, {}/s).\n",
+        human::counted(report.records, "record", "records"),
+        human::bytes(report.bytes),
+        human::duration(took),
+        human::count(rate(report.records) as u64),
+        human::bytes(rate(report.bytes) as u64),
+    );
+    if report.gaps > 0 {
+        let gaps = human::counted(report.gaps, "offset range is", "offset ranges are");
+        text.push_str(&format!(
+            "{gaps} missing for good, gone from the source before they were captured.\n"
+        ));
+    }
+    for warning in &report.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    if !report.topics.is_empty() {
+        text.push('\n');
+        text.push_str(&topics(report));
+    }
+    if let Plan::Backup(_) = plan {
+        text.push_str(&format!("\nRestore it with --backup-id {run}.\n"));
+    }
+    text
+}
+
+fn topics(report: &Report) -> String {
+    let rows: Vec<[String; 4]> = report
+        .topics
+        .iter()
+        .take(TOPICS)
+        .map(|topic| {
+            [
+                topic.topic.clone(),
+                topic.partitions.to_string(),
+                human::count(topic.records),
+                human::bytes(topic.bytes),
+            ]
+        })
+        .collect();
+    let columns = [
+        ("TOPIC", Align::Left),
+        ("PARTITIONS", Align::Right),
+        ("RECORDS", Align::Right),
+        ("SIZE", Align::Right),
+    ];
+    let mut text = table(columns, &rows);
+    let more = report.topics.len().saturating_sub(TOPICS);
+    if more > 0 {
+        text.push_str(&format!(
+            "and {} more\n",
+            human::counted(more as u64, "topic", "topics")
+        ));
+    }
+    text
+}
+
+fn failed(plan: &Plan, report: &Report, fault: Fault, message: &str) -> String {
+    let run = &report.run.run;
+    let verb = match plan {
+        Plan::Backup(_) => "Backup",
+        Plan::Restore(_) => "Restore",
+    };
+    let mut text = format!("{verb} {run} failed ({}): {message}\n", fault.reason());
+    if report.records > 0 {
+        let records = human::counted(report.records, "record", "records");
+        text.push_str(&format!(
+            "{records} ({}) had been made durable and stay.\n",
+            human::bytes(report.bytes)
+        ));
+    }
+    // What is not repeated by itself in a Job is not worth repeating unchanged at a terminal either.
+    if fault.is_retried() && report.records > 0 {
+        text.push_str(&match plan {
+            Plan::Backup(_) => format!("The same command with --run {run} goes on with it.\n"),
+            Plan::Restore(_) => "The same command goes on where it stopped.\n".to_owned(),
+        });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+    use kafka_backup_shared::plan;
+    use kafka_backup_shared::report::TopicReport;
+    use serde_json::json;
+
+    fn plan() -> Plan {
+        let object = json!({
+            "apiVersion": "kafka-backup.dev/v1alpha1", "kind": "KafkaBackup", "metadata": {"name": "orders"},
+            "spec": {
+                "kafkaCluster": {"bootstrapServers": ["kafka:9092"]}, "topics": ["*"],
+                "storage": {"storageType": "s3", "s3": {"bucket": "backups"}},
+            }
+        });
+        plan::backup(&serde_json::from_value(object).unwrap(), "orders-1").unwrap()
+    }
+
+    fn report(outcome: Outcome) -> Report {
+        Report {
+            run: plan().run().clone(),
+            outcome,
+            start_time: Timestamp::UNIX_EPOCH,
+            completion_time: Timestamp::from_second(4).unwrap(),
+            records: 2000,
+            bytes: 4096,
+            gaps: 1,
+            warnings: vec!["look".into()],
+            topics: vec![TopicReport {
+                topic: "t".into(),
+                partitions: 2,
+                records: 2000,
+                bytes: 4096,
+            }],
+        }
+    }
+
+    #[test]
+    fn success_says_how_much_how_fast_and_how_to_use_it() {
+        assert_eq!(
+            of(&plan(), &report(Outcome::Success)),
+            "Backup orders-1 of archive default/orders is complete: 2,000 records and 4.0 KiB added in 4.0 s (500 records/s, 1.0 KiB/s).\n\
+             1 offset range is missing for good, gone from the source before they were captured.\n\
+             warning: look\n\
+             \n\
+             TOPIC  PARTITIONS  RECORDS     SIZE\n\
+             t               2    2,000  4.0 KiB\n\
+             \n\
+             Restore it with --backup-id orders-1.\n"
+        );
+    }
+
+    #[test]
+    fn only_what_may_work_later_is_told_to_be_repeated() {
+        for fault in Fault::ALL {
+            let text = of(
+                &plan(),
+                &report(Outcome::Failure {
+                    fault,
+                    message: "no".into(),
+                }),
+            );
+            assert!(
+                text.contains(fault.reason()) && text.contains("2,000 records"),
+                "{text}"
+            );
+            assert_eq!(
+                text.contains("--run orders-1"),
+                fault.is_retried(),
+                "{text}"
+            );
+        }
+    }
+}

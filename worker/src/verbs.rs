@@ -1,0 +1,246 @@
+//! From the command line to an exit code.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::MultiProgress;
+use jiff::Timestamp;
+use kafka_backup_shared::object::Object;
+use kafka_backup_shared::plan::{self, Plan};
+use kafka_backup_shared::report::Fault;
+use kafka_backup_shared::spec::Storage;
+use serde::Serialize;
+
+use crate::args::{
+    At, Cli, Command, DescribeArgs, EngineArgs, InspectArgs, ListArgs, OutputFormat, RunArgs,
+};
+use crate::input::{self, InputError};
+use crate::inspect::{self, State, show};
+use crate::log::{self, Format};
+use crate::outcome::{self, Failure};
+use crate::run::{self, Settings};
+use crate::store::{Places, Store};
+use crate::{flags, summary};
+
+/// The source of messages about flags.
+const COMMAND_LINE: &str = "the command line";
+
+/// Somebody waits for the answer of `list` and `describe`.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Does what `cli` says; the answer is the exit code.
+pub async fn execute(cli: Cli) -> u8 {
+    let at = match &cli.command {
+        Command::Run(RunArgs { plan: Some(_), .. }) => At::Pod,
+        Command::Run(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
+        | Command::List(_)
+        | Command::Describe(_) => At::Terminal,
+    };
+    let format = log::format(&cli.log, at);
+    let level = log::level(&cli.log, at);
+    let bars = match log::install(level, format) {
+        Ok(bars) => bars,
+        Err(error) => {
+            eprintln!("error: --log-level {level}: {error}");
+            return Fault::Spec.exit_code();
+        }
+    };
+    let speaker = Speaker {
+        output: cli.log.output,
+        format,
+        at,
+        bars,
+    };
+    let done = match cli.command {
+        Command::Run(args) => {
+            let plan = match &args.plan {
+                Some(path) => input::read_plan(path),
+                None => plan_of_file(&args),
+            };
+            make(
+                plan,
+                &args.engine,
+                args.secrets.places(args.volume_dir.as_ref(), at),
+                &speaker,
+            )
+            .await
+        }
+        Command::Backup(args) => {
+            let plan = plan_of_flags(&flags::backup(&args), &args.engine);
+            make(
+                plan,
+                &args.engine,
+                args.secrets.places(args.storage.folder.as_ref(), at),
+                &speaker,
+            )
+            .await
+        }
+        Command::Restore(args) => {
+            let plan = plan_of_flags(&flags::restore(&args), &args.engine);
+            make(
+                plan,
+                &args.engine,
+                args.secrets.places(args.storage.folder.as_ref(), at),
+                &speaker,
+            )
+            .await
+        }
+        Command::List(args) => list(&args, &speaker).await,
+        Command::Describe(args) => describe(&args, &speaker).await,
+    };
+    match done {
+        Ok(code) => code,
+        Err(failure) => speaker.fail(&failure),
+    }
+}
+
+/// How results are told.
+struct Speaker {
+    output: OutputFormat,
+    format: Format,
+    at: At,
+    bars: MultiProgress,
+}
+
+impl Speaker {
+    fn print_json<T: Serialize>(&self, value: &T) {
+        let mut text = serde_json::to_string_pretty(value).expect("results have only string keys");
+        text.push('\n');
+        print(&text);
+    }
+
+    /// Tells why nothing was done.
+    fn fail(&self, failure: &Failure) -> u8 {
+        match self.format {
+            Format::Text => eprintln!("error: {}", failure.message),
+            Format::Json => tracing::error!(reason = failure.fault.reason(), "{}", failure.message),
+        }
+        failure.fault.exit_code()
+    }
+}
+
+/// Writes to standard output. A reader that has gone (`| head`) has what it wanted, and is no reason to fail.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        tracing::warn!(%error, "failed to write to standard output");
+    }
+}
+
+fn plan_of_file(args: &RunArgs) -> Result<Plan, InputError> {
+    // clap asks for one of the two.
+    let path = args.file.as_deref().unwrap_or(Path::new("-"));
+    let (object, origin) = input::read_file(path, args.name.as_deref())?;
+    input::plan(&object, &run_id(&object, &args.engine), &origin)
+}
+
+fn plan_of_flags(object: &serde_json::Value, engine: &EngineArgs) -> Result<Plan, InputError> {
+    let object = input::check(object, COMMAND_LINE)?;
+    input::plan(&object, &run_id(&object, engine), COMMAND_LINE)
+}
+
+fn run_id(object: &Object, engine: &EngineArgs) -> String {
+    engine
+        .run
+        .clone()
+        .unwrap_or_else(|| plan::run_id(&object.name(), Timestamp::now()))
+}
+
+async fn make(
+    plan: Result<Plan, InputError>,
+    engine: &EngineArgs,
+    places: Places,
+    speaker: &Speaker,
+) -> Result<u8, Failure> {
+    let settings = Settings::new(
+        engine,
+        places,
+        speaker.at,
+        speaker.format,
+        speaker.bars.clone(),
+    );
+    let plan = match plan
+        .and_then(|plan| input::check_places(plan.storage(), &settings.places).map(|()| plan))
+    {
+        Ok(plan) => plan,
+        Err(error) => {
+            // Without a plan there is no run to report on; the kubelet still shows the reason.
+            let failure = Failure::new(error.fault(), &error);
+            outcome::leave_text(settings.termination_log.as_deref(), &failure.message);
+            return Err(failure);
+        }
+    };
+    let report = run::run(&plan, settings).await;
+    if speaker.output == OutputFormat::Json {
+        speaker.print_json(&report);
+    }
+    // In a pod the log has said it.
+    if speaker.format == Format::Text {
+        match report.fault() {
+            None if speaker.output == OutputFormat::Json => {}
+            None => print(&summary::of(&plan, &report)),
+            Some(_) => eprint!("{}", summary::of(&plan, &report)),
+        }
+    }
+    Ok(report.exit_code())
+}
+
+async fn list(args: &ListArgs, speaker: &Speaker) -> Result<u8, Failure> {
+    let store = open(&args.source)?;
+    let entries = inspect::list(&store, args.archive.as_ref())
+        .await
+        .map_err(|error| Failure::new(error.fault(), &error))?;
+    match speaker.output {
+        OutputFormat::Text => print(&show::list(&entries, store.place())),
+        OutputFormat::Json => speaker.print_json(&entries),
+    }
+    let damaged = entries.iter().any(|entry| entry.state == State::Unreadable);
+    Ok(if damaged {
+        Fault::Corrupt.exit_code()
+    } else {
+        0
+    })
+}
+
+async fn describe(args: &DescribeArgs, speaker: &Speaker) -> Result<u8, Failure> {
+    let store = open(&args.source)?;
+    let described = inspect::describe(&store, &args.run, args.archive.as_ref())
+        .await
+        .map_err(|error| Failure::new(error.fault(), &error))?;
+    match speaker.output {
+        OutputFormat::Text => print(&show::description(&described)),
+        OutputFormat::Json => speaker.print_json(&described),
+    }
+    Ok(0)
+}
+
+fn open(args: &InspectArgs) -> Result<Store, Failure> {
+    let volume = args.storage.folder.as_ref().or(args.volume_dir.as_ref());
+    let places = args.secrets.places(volume, At::Terminal);
+    let store = storage(args).and_then(|storage| {
+        input::check_places(&storage, &places)?;
+        Ok(storage)
+    });
+    let storage = store.map_err(|error| Failure::new(error.fault(), &error))?;
+    let store =
+        Store::open(&storage, &places).map_err(|error| Failure::new(error.fault(), &error))?;
+    Ok(store.with_patience(LOOK_PATIENCE))
+}
+
+/// Through a whole object, so that storage is checked as everywhere else.
+fn storage(args: &InspectArgs) -> Result<Storage, InputError> {
+    let (object, origin) = match &args.file {
+        Some(path) => input::read_file(path, args.name.as_deref())?,
+        None => (
+            input::check(&flags::store(&args.storage), COMMAND_LINE)?,
+            COMMAND_LINE.to_owned(),
+        ),
+    };
+    Ok(input::plan(&object, "none", &origin)?.storage().clone())
+}
