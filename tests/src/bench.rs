@@ -98,6 +98,8 @@ pub fn data(lab: &Lab, bench: Data) -> Result<(), LabError> {
             &worker,
             &[
                 "restore",
+                "--name",
+                "bench",
                 "--backup-id",
                 "latest",
                 "--bootstrap-servers",

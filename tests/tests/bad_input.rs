@@ -373,6 +373,8 @@ fn the_worker_says_the_same_at_a_terminal() {
             [
                 &[
                     "restore",
+                    "--name",
+                    "back",
                     "--backup-id",
                     "gone-20260101-000000",
                     "--bootstrap-servers",

@@ -65,7 +65,7 @@ impl Place {
         let yaml = format!(
             "apiVersion: kafka-backup.dev/v1alpha1\nkind: KafkaBackup\nmetadata: {{name: slow, namespace: {}}}\nspec:\n  \
              kafkaCluster: {{bootstrapServers: [\"{}\"]}}\n  topics: [{}]\n  segmentMaxBytes: 1048576\n  \
-             resources: {{requests: {{cpu: 50m, memory: 64Mi}}, limits: {{cpu: 100m, memory: 256Mi}}}}\n{}",
+             resources: {{requests: {{cpu: 50m, memory: 64Mi}}, limits: {{cpu: 50m, memory: 256Mi}}}}\n{}",
             self.namespace,
             SOURCE.bootstrap(&self.lab),
             self.topic,
@@ -76,11 +76,8 @@ impl Place {
 
     /// Segments of the archive that are in the store.
     fn segments(&self) -> usize {
-        let path = format!("/{}?list-type=2&prefix={}/", store::BUCKET, self.prefix);
-        store::s3(&self.lab, "GET", &path)
-            .unwrap_or_default()
-            .matches(".log</Key>")
-            .count()
+        let keys = store::keys(&self.lab, &format!("{}/", self.prefix)).unwrap();
+        keys.iter().filter(|key| key.ends_with(".log")).count()
     }
 
     fn wait_for_segments(&self, count: usize) {

@@ -170,6 +170,22 @@ pub fn s3(lab: &Lab, method: &str, path: &str) -> Result<String, LabError> {
     process::run(curl.arg(format!("{ENDPOINT}/{path}")))
 }
 
+/// The keys below `prefix` in the bucket, the first thousand.
+pub fn keys(lab: &Lab, prefix: &str) -> Result<Vec<String>, LabError> {
+    let mut curl = net::command(lab, "curl")?;
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "10"])
+        .arg("--aws-sigv4")
+        .arg(format!("aws:amz:{REGION}:s3"))
+        .arg("--user")
+        .arg(format!("{ACCESS_KEY}:{SECRET_KEY}"))
+        .arg(format!("{ENDPOINT}/{BUCKET}?list-type=2&prefix={prefix}"));
+    let listing = process::run(&mut curl)?;
+    let keys = listing.split("<Key>").skip(1);
+    Ok(keys
+        .filter_map(|rest| Some(rest.split_once("</Key>")?.0.to_owned()))
+        .collect())
+}
+
 /// Kills the store and removes its data.
 pub fn down(lab: &Lab) -> Result<(), LabError> {
     process::kill_now(lab, NAME)?;

@@ -174,7 +174,12 @@ impl Lane {
                 Err(error) => Err(error),
             };
             let (answer, buffer) = match fetched {
-                Ok(fetched) => fetched,
+                Ok(Some(fetched)) => fetched,
+                Ok(None) => {
+                    self.pause(cursor, "the broker throttles the client (quota)")
+                        .await?;
+                    continue;
+                }
                 Err(error) => {
                     self.recover(cursor, error).await?;
                     continue;
@@ -280,12 +285,13 @@ impl Lane {
         Ok(connection)
     }
 
-    /// Waits for an answer, closing the open segment when its time has come.
+    /// Waits for an answer, closing the open segment when its time has come. None where the broker only throttles: an answer
+    /// above the client's quota names no partition at all (`KafkaApis.handleFetchRequest`).
     async fn receive(
         &mut self,
         cursor: &mut Cursor<'_>,
         mut asked: Pending,
-    ) -> Result<Result<(FetchedPartition, Reservation), KafkaError>, Stop> {
+    ) -> Result<Result<Option<(FetchedPartition, Reservation)>, KafkaError>, Stop> {
         let answer = loop {
             let checkpoint = cursor.open.deadline(self.shared.checkpoint_interval);
             tokio::select! {
@@ -299,6 +305,9 @@ impl Lane {
             Ok(answer) => answer,
             Err(error) => return Ok(Err(error)),
         };
+        if answer.partitions.is_empty() && !answer.throttle.is_zero() {
+            return Ok(Ok(None));
+        }
         let mine = answer.partitions.into_iter().find(|found| {
             found.partition == cursor.work.chain.partition
                 && found.topic_id.into_bytes() == cursor.work.chain.topic_id.0
@@ -310,7 +319,7 @@ impl Lane {
             )
         })?;
         asked.buffer.resize(fetched.records.len());
-        Ok(Ok((fetched, asked.buffer)))
+        Ok(Ok(Some((fetched, asked.buffer))))
     }
 
     /// Checks, filters and keeps the batches of an answer; false where it has to be fetched again from the cursor on.
