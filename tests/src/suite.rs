@@ -40,7 +40,7 @@ pub fn run(lab: &Lab, filter: Option<&str>) -> Result<bool, LabError> {
     let programs = step("compiled the tests", || compile(lab))?;
     let programs: Vec<&Program> = programs
         .iter()
-        .filter(|program| filter.is_none_or(|filter| program.target.contains(filter)))
+        .filter(|program| filter.is_none_or(|filter| program.name().contains(filter)))
         .collect();
     // Tests of a crate's own sources need no lab: they come first, and their failure comes early.
     let (own, integration): (Vec<_>, Vec<_>) =
@@ -66,6 +66,10 @@ pub fn run(lab: &Lab, filter: Option<&str>) -> Result<bool, LabError> {
 }
 
 impl Program {
+    fn name(&self) -> String {
+        format!("{}/{}", self.package, self.target)
+    }
+
     fn is_unit(&self) -> bool {
         self.target.starts_with("src/")
     }
@@ -131,7 +135,7 @@ fn run_program(
     total: &mut Count,
     failures: &mut Vec<String>,
 ) -> Result<(), LabError> {
-    let name = format!("{}/{}", program.package, program.target);
+    let name = program.name();
     println!("\n{name}");
     let start = Instant::now();
     let mut command = if program.is_unit() {

@@ -1,8 +1,11 @@
 //! The main road: from an object to restored records, through every real part. Needs `cargo lab up` and the installed operator.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use kafka_backup_tests::demo::{self, Demo};
+use kafka_backup_tests::lab::kafka::SOURCE;
+use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce, Transactions};
 use kafka_backup_tests::lab::{Lab, net, prometheus};
 use kafka_backup_tests::operator;
 
@@ -43,6 +46,97 @@ fn restored_topics_equal_the_source_record_by_record() {
             "a run that starts and ends is told by Events, found {events:?}"
         );
     }
+}
+
+#[test]
+fn kafkas_own_dump_tool_reads_every_stored_segment() {
+    let lab = Lab::open().unwrap();
+    let source = SOURCE.bootstrap(&lab);
+    let topics = [
+        ("dump-plain", "none"),
+        ("dump-lz4", "lz4"),
+        ("dump-zstd", "zstd"),
+        ("dump-transactional", "gzip"),
+    ];
+    let existing = tools::list_topics(&lab, &source).unwrap();
+    let mut committed = 0;
+    for (topic, compression) in topics {
+        if existing.iter().any(|name| name == topic) {
+            tools::delete_topics(&lab, &source, &[topic]).unwrap();
+        }
+        let transactions = Transactions {
+            id: topic,
+            records: 500,
+            abort_every: 3,
+        };
+        let what = Produce {
+            topic,
+            partitions: 2,
+            records: 20_000,
+            compression,
+            transactions: topic.ends_with("transactional").then_some(transactions),
+            ..Produce::default()
+        };
+        committed += tools::produce(&lab, &source, &what).unwrap().records;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let worker = lab.target().join("release/kafka-backup-worker");
+    let backup = net::command(&lab, &worker)
+        .unwrap()
+        .args([
+            "backup",
+            "--name",
+            "dump",
+            "--bootstrap-servers",
+            &source,
+            "--topics",
+            "dump-*",
+            "--folder",
+        ])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(
+        backup.status.success(),
+        "{}",
+        String::from_utf8_lossy(&backup.stderr)
+    );
+
+    let segments = files(folder.path(), "log");
+    assert!(segments.len() >= 8, "{segments:?}");
+    let segments: Vec<&Path> = segments.iter().map(PathBuf::as_path).collect();
+    let text = tools::dump_log_segments(&lab, &segments, false).unwrap();
+    assert!(
+        !text.contains("invalid bytes") && !text.contains("isvalid: false"),
+        "{text}"
+    );
+    let counted: u64 = text
+        .lines()
+        .filter(|line| line.starts_with("baseOffset: "))
+        .filter_map(|line| {
+            line.split(" count: ")
+                .nth(1)?
+                .split(' ')
+                .next()?
+                .parse::<u64>()
+                .ok()
+        })
+        .sum();
+    assert_eq!(counted, committed);
+}
+
+/// The files below a folder with this extension.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|it| it == extension) {
+            found.push(path);
+        }
+    }
+    found
 }
 
 #[test]

@@ -172,6 +172,8 @@ pub fn s3(lab: &Lab, method: &str, path: &str) -> Result<String, LabError> {
 
 /// The keys below `prefix` in the bucket, the first thousand.
 pub fn keys(lab: &Lab, prefix: &str) -> Result<Vec<String>, LabError> {
+    // curl signs the query as it is written, the store as it must be encoded.
+    let prefix = prefix.replace('/', "%2F");
     let mut curl = net::command(lab, "curl")?;
     curl.args(["--silent", "--show-error", "--fail", "--max-time", "10"])
         .arg("--aws-sigv4")
