@@ -1,5 +1,7 @@
 //! A client quota on the source cluster: the backup takes longer, and that is all. Needs `cargo lab up kafka`.
 
+use std::time::{Duration, Instant};
+
 use kafka_backup_tests::lab::kafka::SOURCE;
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce};
 use kafka_backup_tests::lab::{Lab, net, process};
@@ -57,7 +59,7 @@ fn a_fetch_quota_slows_a_backup_and_fails_nothing() {
     {
         tools::delete_topics(&lab, &bootstrap, &[TOPIC]).unwrap();
     }
-    let records = 30_000;
+    let records = 10_000;
     tools::produce(
         &lab,
         &bootstrap,
@@ -70,8 +72,9 @@ fn a_fetch_quota_slows_a_backup_and_fails_nothing() {
     )
     .unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let _quota = Quota::set(&lab, "4000000");
+    let _quota = Quota::set(&lab, "700000");
     let worker = lab.target().join("release/kafka-backup-worker");
+    let start = Instant::now();
     let output = net::command(&lab, &worker)
         .unwrap()
         .args([
@@ -91,6 +94,11 @@ fn a_fetch_quota_slows_a_backup_and_fails_nothing() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
+    // Else the quota was not in force, and the test shows nothing. Unthrottled it takes a tenth of that.
+    assert!(
+        start.elapsed() > Duration::from_secs(3),
+        "the broker did not throttle"
+    );
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["records"], records, "{report}");
 }
