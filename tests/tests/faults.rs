@@ -1,7 +1,7 @@
 //! What dies in the middle of a run: the worker's process, the controller, the object. Needs `cargo lab up` and the installed operator.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kafka_backup_tests::lab::kafka::{SOURCE, TARGET};
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce, Reading};
@@ -236,14 +236,12 @@ fn a_killed_controller_counts_the_run_once() {
     assert_eq!(controllers.len(), 1);
     kill(controllers[0]);
     kill(worker_pid(&uid).expect("the worker runs"));
-    let deadline = Instant::now() + RUN;
     wait_for("another controller", RUN, || {
         controller_pids()
             .iter()
             .any(|pid| !controllers.contains(pid))
     })
     .unwrap();
-    assert!(Instant::now() < deadline);
 
     let object = place.finished("kafkabackup", "slow");
     assert_eq!(

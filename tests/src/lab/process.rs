@@ -85,6 +85,19 @@ pub fn is_running(lab: &Lab, name: &str) -> bool {
     pid(lab, name).is_some()
 }
 
+/// A process' log, opened to be added to, as its standard output and its standard error.
+pub fn log_streams(lab: &Lab, name: &str) -> Result<(File, File), LabError> {
+    let log = lab.log(name);
+    let opening = || format!("open {}", log.display());
+    let out = File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .doing(opening)?;
+    let err = out.try_clone().doing(opening)?;
+    Ok((out, err))
+}
+
 /// Starts `command` as process `name` in a session of its own, its output going to the log file of that name, and records it.
 pub fn spawn(lab: &Lab, name: &str, command: &Command) -> Result<Record, LabError> {
     if let Some(pid) = pid(lab, name) {
@@ -92,15 +105,7 @@ pub fn spawn(lab: &Lab, name: &str, command: &Command) -> Result<Record, LabErro
             "{name} runs already as process {pid}"
         )));
     }
-    let log = lab.log(name);
-    let out = File::options()
-        .create(true)
-        .append(true)
-        .open(&log)
-        .doing(|| format!("open {}", log.display()))?;
-    let err = out
-        .try_clone()
-        .doing(|| format!("open {}", log.display()))?;
+    let (out, err) = log_streams(lab, name)?;
     let mut detached = Command::new("setsid");
     detached.arg(command.get_program()).args(command.get_args());
     for (key, value) in command.get_envs() {

@@ -163,11 +163,15 @@ pub fn s3(lab: &Lab, method: &str, path: &str) -> Result<String, LabError> {
     } else {
         curl.args(["--request", method]);
     }
+    process::run(signed(&mut curl).arg(format!("{ENDPOINT}/{path}")))
+}
+
+/// Makes curl sign its request with the store's keys.
+fn signed(curl: &mut Command) -> &mut Command {
     curl.arg("--aws-sigv4")
         .arg(format!("aws:amz:{REGION}:s3"))
         .arg("--user")
-        .arg(format!("{ACCESS_KEY}:{SECRET_KEY}"));
-    process::run(curl.arg(format!("{ENDPOINT}/{path}")))
+        .arg(format!("{ACCESS_KEY}:{SECRET_KEY}"))
 }
 
 /// The keys below `prefix` in the bucket, the first thousand.
@@ -175,13 +179,10 @@ pub fn keys(lab: &Lab, prefix: &str) -> Result<Vec<String>, LabError> {
     // curl signs the query as it is written, the store as it must be encoded.
     let prefix = prefix.replace('/', "%2F");
     let mut curl = net::command(lab, "curl")?;
-    curl.args(["--silent", "--show-error", "--fail", "--max-time", "10"])
-        .arg("--aws-sigv4")
-        .arg(format!("aws:amz:{REGION}:s3"))
-        .arg("--user")
-        .arg(format!("{ACCESS_KEY}:{SECRET_KEY}"))
-        .arg(format!("{ENDPOINT}/{BUCKET}?list-type=2&prefix={prefix}"));
-    let listing = process::run(&mut curl)?;
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "10"]);
+    let listing = process::run(
+        signed(&mut curl).arg(format!("{ENDPOINT}/{BUCKET}?list-type=2&prefix={prefix}")),
+    )?;
     let keys = listing.split("<Key>").skip(1);
     Ok(keys
         .filter_map(|rest| Some(rest.split_once("</Key>")?.0.to_owned()))

@@ -9,10 +9,10 @@
 
 use super::{Component, NAME, hold_file, pid_file};
 use crate::lab::process::run;
-use crate::lab::{Doing, Lab, LabError, NODE_IP, SERVICE_CIDR};
+use crate::lab::{Doing, Lab, LabError, NODE_IP, SERVICE_CIDR, process};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::convert::Infallible;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -141,15 +141,7 @@ fn keep_running(lab: &Lab, state: &Path, supervised: &mut Supervised) -> Result<
         return Ok(());
     }
     let name = component.name();
-    let log = lab.log(name);
-    let out = File::options()
-        .create(true)
-        .append(true)
-        .open(&log)
-        .doing(|| format!("open {}", log.display()))?;
-    let err = out
-        .try_clone()
-        .doing(|| format!("open {}", log.display()))?;
+    let (out, err) = process::log_streams(lab, name)?;
     let mut command = component.command(state);
     let started = command
         .current_dir("/")
