@@ -8,6 +8,7 @@ import java.util.Optional;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
+import java.util.concurrent.ExecutionException;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
@@ -19,6 +20,7 @@ import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.TopicPartitionInfo;
 import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 
 /**
  * What tests need of Kafka's admin client, with JSON as output.
@@ -108,12 +110,24 @@ public final class Topics {
     static void create(Admin admin, String topic, int partitions, Optional<Short> replication, Map<String, String> config) throws Exception {
         admin.createTopics(List.of(new NewTopic(topic, Optional.of(partitions), replication).configs(config))).all().get();
         // A leader that does not know the partition yet refuses a producer's first batch and may take its second: then it refuses the
-        // first for ever, as out of order. Asking for offsets is repeated by the client until the leader answers.
+        // first for ever, as out of order. So ask each leader for its end until it answers. The client repeats that while a leader is
+        // unknown, but gives up at once when the broker that it asks for metadata has not heard of the topic (since Kafka 4.0).
         Map<TopicPartition, OffsetSpec> latest = new HashMap<>();
         for (int partition = 0; partition < partitions; partition++) {
             latest.put(new TopicPartition(topic, partition), OffsetSpec.latest());
         }
-        admin.listOffsets(latest).all().get();
+        long deadline = System.nanoTime() + 30_000_000_000L;
+        while (true) {
+            try {
+                admin.listOffsets(latest).all().get();
+                return;
+            } catch (ExecutionException error) {
+                if (!(error.getCause() instanceof UnknownTopicOrPartitionException) || System.nanoTime() > deadline) {
+                    throw error;
+                }
+                Thread.sleep(20);
+            }
+        }
     }
 
     private static List<Map<String, Long>> offsets(Admin admin, String topic) throws Exception {
