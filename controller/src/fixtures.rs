@@ -157,3 +157,18 @@ pub(crate) fn finished(id: &str, outcome: RunOutcome) -> FinishedRun {
         attempts: 1,
     }
 }
+
+/// The report of a successful run.
+pub(crate) fn report() -> Report {
+    Report {
+        run: RunRef::example(),
+        outcome: Outcome::Success,
+        start_time: Timestamp::UNIX_EPOCH,
+        completion_time: Timestamp::UNIX_EPOCH,
+        records: 5,
+        bytes: 6,
+        gaps: 0,
+        warnings: Vec::new(),
+        topics: Vec::new(),
+    }
+}

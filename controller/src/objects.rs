@@ -147,9 +147,13 @@ impl Objects {
         lock(&self.reports).remove(job_uid);
     }
 
-    /// Drops what was kept for an object that is gone.
-    pub(crate) fn forget_object(&self, uid: &str) {
-        lock(&self.progressed).remove(uid);
+    /// Drops what was kept for an object that is gone, the report of a run that nobody will account included.
+    pub(crate) fn forget_object<K: Kind>(&self, object: &K) {
+        lock(&self.progressed).remove(&object.uid().unwrap_or_default());
+        let active = K::life(&object.status()).active_run.clone();
+        if let Some(job_uid) = active.and_then(|run| run.job_uid) {
+            self.forget_report(&job_uid);
+        }
     }
 
     fn may_progress(&self, uid: &str, now: Instant) -> bool {
@@ -281,6 +285,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::fixtures;
+    use kube::runtime::reflector::store;
+    use kube::runtime::watcher::Event;
 
     fn told(values: &[(u64, u64, u8)]) -> (u64, u64, Option<u8>, u64) {
         let object = fixtures::backup();
@@ -343,5 +349,23 @@ mod tests {
         object.status = Some(status);
         assert!(is_active(&object, "job-1"));
         assert!(!is_active(&object, "job-2"));
+    }
+
+    #[test]
+    fn a_report_that_nobody_will_account_goes_with_its_object() {
+        let (backups, mut writer) = store();
+        let objects = Objects::new(backups, store().0, store().0, store().0);
+        let mut object = fixtures::backup();
+        let mut run = fixtures::active_run(&object);
+        run.job_uid = Some("job-1".into());
+        let mut status = object.status();
+        status.life.active_run = Some(run);
+        object.status = Some(status);
+        writer.apply_watcher_event(&Event::Apply(object.clone()));
+
+        assert!(objects.report("job-1", fixtures::report()));
+        assert!(objects.report_of("job-1").is_some());
+        objects.forget_object(&object);
+        assert!(objects.report_of("job-1").is_none());
     }
 }

@@ -7,12 +7,13 @@ use std::sync::Mutex;
 use flate2::read::GzDecoder;
 use kafka_backup_shared::plan::RunRef;
 use kafka_backup_shared::pod::{push_path, report_path};
-use kafka_backup_shared::report::{Outcome, Report};
+use kafka_backup_shared::report::Report;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::exporter::{Snapshot, fixtures::backup};
+use crate::fixtures::report;
 use crate::identity::{Identities, Worker};
 use crate::objects::{Progress, Recorded};
 use crate::push::Standing;
@@ -149,20 +150,6 @@ async fn ask(address: SocketAddr, request: &str, headers: &[&str], body: &[u8]) 
         status: head[9..12].parse().unwrap(),
         head: head.to_lowercase(),
         body: answer[end + 4..].to_vec(),
-    }
-}
-
-fn report() -> Report {
-    Report {
-        run: RunRef::example(),
-        outcome: Outcome::Success,
-        start_time: jiff::Timestamp::UNIX_EPOCH,
-        completion_time: jiff::Timestamp::UNIX_EPOCH,
-        records: 5,
-        bytes: 6,
-        gaps: 0,
-        warnings: Vec::new(),
-        topics: Vec::new(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Why a look at an object did not come to its end.
 
+use std::time::Duration;
+
 use kafka_backup_shared::report::error_chain;
 use kube::Error;
 
@@ -15,6 +17,12 @@ pub(crate) enum ReconcileError {
         #[source]
         source: Box<Error>,
     },
+    /// An answer did not come.
+    #[error("the API server did not answer within {} s", limit.as_secs())]
+    Late {
+        /// How long was waited.
+        limit: Duration,
+    },
 }
 
 impl ReconcileError {
@@ -28,10 +36,12 @@ impl ReconcileError {
 
     /// The error with its causes; of the API server's answer its message and code.
     pub(crate) fn chain(&self) -> String {
-        let Self::Api { source, .. } = self;
-        if let Error::Api(status) = &**source {
-            return format!("{self}: {} ({})", status.message, status.code);
+        match self {
+            Self::Api { source, .. } => match &**source {
+                Error::Api(status) => format!("{self}: {} ({})", status.message, status.code),
+                other => format!("{self}: {}", error_chain(other)),
+            },
+            Self::Late { .. } => self.to_string(),
         }
-        format!("{self}: {}", error_chain(&**source))
     }
 }

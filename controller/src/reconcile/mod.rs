@@ -2,6 +2,7 @@
 //!
 //! # Guarantees
 //! - An object is worked on by one task at a time; several objects concurrently.
+//! - A look at an object ends: a request that is never answered holds up its object for [`LOOK_LIMIT`], and no others for longer.
 //! - While an object fails it is tried again at least every two minutes, and each failure is counted.
 //! - At shutdown what has begun is finished; nothing new begins.
 
@@ -28,7 +29,7 @@ use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -47,6 +48,8 @@ const CONCURRENT: usize = 16;
 const RESYNC: Duration = Duration::from_secs(300);
 /// The longest time between two attempts at an object that fails.
 const RETRY_MAX: Duration = Duration::from_secs(120);
+/// The longest that a look may take. Given up in the middle it is what a crash there is, and the next look observes anew.
+const LOOK_LIMIT: Duration = Duration::from_secs(90);
 const BEAT: Duration = Duration::from_secs(15);
 
 /// What every look at an object needs.
@@ -152,7 +155,7 @@ pub(crate) async fn run<K: Kind>(
 
 async fn look<K: Kind>(context: &Context, key: &Key) -> Result<Option<Timestamp>, ReconcileError> {
     let started = Instant::now();
-    let result = act::reconcile::<K>(context, key).await;
+    let result = within(LOOK_LIMIT, act::reconcile::<K>(context, key)).await;
     let counted = result.as_ref().map(drop).map_err(drop);
     context.exporter.own().observe_reconcile(
         K::KIND.controller(),
@@ -162,6 +165,16 @@ async fn look<K: Kind>(context: &Context, key: &Key) -> Result<Option<Timestamp>
         counted,
     );
     result
+}
+
+async fn within<T>(
+    limit: Duration,
+    look: impl Future<Output = Result<T, ReconcileError>>,
+) -> Result<T, ReconcileError> {
+    match timeout(limit, look).await {
+        Ok(ended) => ended,
+        Err(_) => Err(ReconcileError::Late { limit }),
+    }
 }
 
 fn next_look(
@@ -190,5 +203,21 @@ fn next_look(
             *failures += 1;
             now + delay
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_without_answer_ends_the_look() {
+        let limit = Duration::from_millis(1);
+        let ended = within(limit, std::future::pending::<Result<(), _>>()).await;
+        assert!(
+            matches!(ended, Err(ReconcileError::Late { .. })),
+            "{ended:?}"
+        );
+        assert!(within(LOOK_LIMIT, async { Ok(1) }).await.is_ok());
     }
 }

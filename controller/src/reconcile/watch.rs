@@ -59,7 +59,7 @@ pub(crate) async fn objects<K: Kind>(
         writer.apply_watcher_event(&event);
         match &event {
             Event::Apply(object) => queue.add(Key::of(object), Instant::now()),
-            Event::Delete(object) => objects.forget_object(&object.uid().unwrap_or_default()),
+            Event::Delete(object) => objects.forget_object(object),
             Event::InitDone => add_all(&reader, queue),
             Event::Init | Event::InitApply(_) => {}
         }
