@@ -174,8 +174,11 @@ fn run_program(
 
 /// The command in the lab's network namespace, told where the real parts are.
 fn inside(lab: &Lab, path: &Path) -> Result<Command, LabError> {
-    let this = std::env::current_exe().doing(|| "find the lab's own program".to_owned())?;
-    let restart = format!("{} kill-broker {}", this.display(), TARGET.broker(1));
+    let restart = format!(
+        "{} kill-broker {}",
+        lab.program()?.display(),
+        TARGET.broker(1)
+    );
     let mut command = net::command(lab, "timeout")?;
     command
         .arg("--kill-after=10")

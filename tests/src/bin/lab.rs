@@ -3,8 +3,9 @@
 use clap::{Parser, Subcommand};
 use kafka_backup_tests::demo::{self, Demo};
 use kafka_backup_tests::lab::components::{self, Options};
-use kafka_backup_tests::lab::{Lab, LabError, images, kafka, kubernetes, net};
+use kafka_backup_tests::lab::{Doing, Lab, LabError, images, kafka, kubernetes, net};
 use kafka_backup_tests::{bench, suite};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -113,13 +114,13 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
         } => {
             let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
             components::up(&lab, &wanted, Options { brokers })?;
-            print!("{}", components::status(&lab));
+            show(&components::status(&lab))?;
         }
         Verb::Down { names: wanted } => {
             let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
             components::down(&lab, &wanted)?;
         }
-        Verb::Status => print!("{}", components::status(&lab)),
+        Verb::Status => show(&components::status(&lab))?,
         Verb::Logs { name, follow } => {
             let log = lab.log(&name);
             if !log.exists() {
@@ -177,6 +178,14 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints `text`; that nobody reads it to its end (`| head`) is fine.
+fn show(text: &str) -> Result<(), LabError> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.doing(|| "write to standard output".to_owned()),
+    }
 }
 
 /// Replaces this process by the command; only returns when that fails.

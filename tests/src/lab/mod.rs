@@ -102,6 +102,17 @@ impl Lab {
         self.run.join("logs").join(format!("{name}.log"))
     }
 
+    /// A copy of the program that runs now. The program's own path is of no use once cargo has built it anew meanwhile.
+    pub fn program(&self) -> Result<PathBuf, LabError> {
+        let kept = self.run.join("program");
+        let partial = self.run.join(format!("program.{}", std::process::id()));
+        // /proc/self/exe opens the file that runs, also when it is no longer at its path; the rename leaves a copy alone that runs.
+        fs::copy("/proc/self/exe", &partial)
+            .and_then(|_| fs::rename(&partial, &kept))
+            .doing(|| format!("copy the lab's own program to {}", kept.display()))?;
+        Ok(kept)
+    }
+
     /// The folder for the state of component `name`, not created.
     pub fn state(&self, name: &str) -> PathBuf {
         self.run.join(name)

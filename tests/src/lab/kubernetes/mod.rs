@@ -102,7 +102,6 @@ pub fn up(lab: &Lab) -> Result<(), LabError> {
     pki::create(&state)?;
     cgroups::create(lab)?;
 
-    let own = std::env::current_exe().doing(|| "find this program's file".to_owned())?;
     let mut node = net::command(lab, "unshare")?;
     node.args([
         "--fork",
@@ -118,7 +117,7 @@ pub fn up(lab: &Lab) -> Result<(), LabError> {
     ]);
     // Not marked as processes of the lab: only unshare is, and they end with it.
     node.args(["env", "--unset", process::MARK])
-        .arg(own)
+        .arg(lab.program()?)
         .arg("node-init");
     node.env("KAFKA_BACKUP_LAB", &lab.name);
     process::spawn(lab, NAME, &node)?;
