@@ -4,10 +4,13 @@
 //! <namespace>/<backup name>/                                    below the storage's prefix
 //!   archive.json
 //!   topics/<topic>/<topic id>/<partition>/<generation>/<segment>.log
-//!   runs/<run id>/begin.json  <topic>.json.zst  manifest.json | partial.json
+//!   runs/<run id>/begin.json  topics/<topic>/part.json.zst  manifest.json | partial.json
 //!   restores/<restore uid>/plan.json  lease.json  done.json
-//!   restores/<restore uid>/<topic>/<partition>/<start>.<end>.json
+//!   restores/<restore uid>/topics/<topic>/<partition>/<start>.<end>.json
 //! ```
+//! A topic's name always stands alone between slashes, below a folder of nothing but topics: it may be as long as a file name
+//! may be, and it may be `plan.json`.
+//!
 //! A segment's name is `<start>.<end>.<leader epoch>.<records>.<max timestamp>.<crc32c>`: offsets with 20 digits, so that names
 //! sort by offset and begin as Kafka's own segment files do; the CRC-32C, 8 hex digits, is of the object.
 
@@ -195,7 +198,7 @@ impl Layout {
     /// The pinned segments of one topic in a run.
     pub fn topic_part(&self, run: &str, topic: &str) -> String {
         format!(
-            "{}/runs/{}/{}.json.zst",
+            "{}/runs/{}/topics/{}/part.json.zst",
             self.root,
             escape(run),
             escape(topic)
@@ -280,7 +283,7 @@ impl Layout {
         end: i64,
     ) -> String {
         format!(
-            "{}/restores/{}/{}/{partition}/{start:020}.{end:020}.json",
+            "{}/restores/{}/topics/{}/{partition}/{start:020}.{end:020}.json",
             self.root,
             escape(uid),
             escape(topic)
@@ -373,6 +376,34 @@ mod tests {
         ] {
             let key = good.replacen(from, to, 1);
             assert!(layout().parse_segment(&key).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn no_part_of_a_key_is_longer_than_a_file_name_may_be() {
+        let topic = "t".repeat(249);
+        let chain = ChainKey {
+            topic: topic.clone(),
+            topic_id: TopicId([0; 16]),
+            partition: i32::MAX,
+            generation: "r-20260102-020000".into(),
+        };
+        let name = SegmentName {
+            start: i64::MAX,
+            end: i64::MAX,
+            leader_epoch: i32::MAX,
+            records: u64::MAX,
+            max_timestamp: i64::MIN,
+            crc32c: u32::MAX,
+        };
+        for key in [
+            layout().topic_part("r-20260102-020000", &topic),
+            layout().segment(&chain, &name),
+            layout().restore_offsets("u", &topic, 0, 0, i64::MAX),
+        ] {
+            let longest = key.split('/').map(str::len).max();
+            // 255 bytes, some of which are left for what a store adds to the name while it writes.
+            assert!(longest <= Some(249), "{key}");
         }
     }
 

@@ -120,7 +120,7 @@ pub enum GapReason {
     LogStartMoved,
 }
 
-/// `<topic>.json.zst`: the pinned segments of one topic.
+/// `topics/<topic>/part.json.zst` of a run: the pinned segments of one topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicPart {

@@ -1,6 +1,14 @@
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.github.luben.zstd.ZstdInputStream;
+import java.io.IOException;
+import java.io.InputStream;
 import java.io.PrintStream;
+import java.lang.reflect.Field;
+import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -8,6 +16,8 @@ import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
+import java.util.Optional;
 import java.util.Properties;
 import java.util.Set;
 import java.util.concurrent.ArrayBlockingQueue;
@@ -17,17 +27,39 @@ import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.header.Header;
+import org.apache.kafka.common.header.internals.RecordHeader;
+import org.apache.kafka.common.header.internals.RecordHeaders;
+import org.apache.kafka.common.record.FileRecords;
+import org.apache.kafka.common.record.Record;
+import org.apache.kafka.common.record.RecordBatch;
 import org.apache.kafka.common.record.TimestampType;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
+import org.apache.kafka.common.utils.Utils;
 
 /**
- * Compares topics of two clusters record by record with Kafka's own consumer: partition count, and in each partition, in order, key,
- * value, headers in order, timestamp and its type. Offsets may differ. Reads both sides in step, so memory does not grow with the topics.
+ * Compares topics of two clusters, or of a cluster and an archive, record by record with Kafka's own consumer and classes: partition
+ * count, and in each partition, in order, key, value, headers in order, timestamp and its type; of an archive also each offset, which
+ * may differ between clusters. Reads both sides in step, so memory does not grow with the topics.
  *
- * <p>Each side is read from its log start to the end that it has when the topic's turn comes. Exit status: 0 equal, 1 different, 2 failed.
+ * <p>Each side is read from its log start to the end that it has when the topic's turn comes, or had in the run. Exit status: 0 equal, 1 different, 2 failed.
+ *
+ * <pre>
+ * --source BOOTSTRAP (--target BOOTSTRAP | --archive FOLDER --run ID) --map SOURCE=TARGET...
+ * [--isolation read_uncommitted|read_committed] [--append-time-as-create] [--json]
+ * </pre>
  */
 public final class Compare {
     private static final int DIFFERENCES_SHOWN = 5;
+    private static final Field KEY_BYTES;
+
+    static {
+        try {
+            KEY_BYTES = RecordHeader.class.getDeclaredField("keyBuffer");
+            KEY_BYTES.setAccessible(true);
+        } catch (NoSuchFieldException otherVersion) {
+            throw new ExceptionInInitializerError(otherVersion);
+        }
+    }
 
     private final Side source;
     private final Side target;
@@ -44,13 +76,14 @@ public final class Compare {
     }
 
     static int run(String[] args, PrintStream out) throws Exception {
-        Args options = new Args(args, 0, Set.of("source", "target", "map", "isolation"), Set.of("append-time-as-create", "json"));
+        Args options = new Args(args, 0, Set.of("source", "target", "archive", "run", "map", "isolation"), Set.of("append-time-as-create", "json"));
         String isolation = options.text("isolation", "read_uncommitted");
         if (options.all("map").isEmpty()) {
             throw new IllegalArgumentException("option --map SOURCE=TARGET is missing");
         }
         List<Map<String, Object>> topics = new ArrayList<>();
-        try (Side source = new Side("source", options.text("source"), isolation); Side target = new Side("target", options.text("target"), isolation)) {
+        try (Side source = new Cluster("source", options.text("source"), isolation);
+            Side target = options.has("archive") ? new Archive(Path.of(options.text("archive")), options.text("run")) : new Cluster("target", options.text("target"), isolation)) {
             Compare compare = new Compare(source, target, options.has("append-time-as-create"));
             for (Map.Entry<String, String> pair : options.pairs("map").entrySet()) {
                 topics.add(compare.topic(pair.getKey(), pair.getValue()));
@@ -132,6 +165,9 @@ public final class Compare {
         if (b == null) {
             return "missing in the target";
         }
+        if (target instanceof Archive && a.offset() != b.offset()) {
+            return "offset";
+        }
         if (!Arrays.equals(a.key(), b.key())) {
             return "key";
         }
@@ -155,11 +191,22 @@ public final class Compare {
         while (left.hasNext() && right.hasNext()) {
             Header one = left.next();
             Header other = right.next();
-            if (!one.key().equals(other.key()) || !Arrays.equals(one.value(), other.value())) {
+            if (!keyBytes(one).equals(keyBytes(other)) || !Arrays.equals(one.value(), other.value())) {
                 return false;
             }
         }
         return !left.hasNext() && !right.hasNext();
+    }
+
+    /** A header's key as it was stored: as text, all that is not UTF-8 looks alike. */
+    private static ByteBuffer keyBytes(Header header) {
+        try {
+            Object bytes = KEY_BYTES.get(header);
+            // It is gone once the text was asked for, which is not done before.
+            return ((ByteBuffer) Objects.requireNonNull(bytes, "the bytes of a header's key")).duplicate();
+        } catch (IllegalAccessException impossible) {
+            throw new IllegalStateException(impossible);
+        }
     }
 
     private static String show(ConsumerRecord<byte[], byte[]> record) {
@@ -168,7 +215,10 @@ public final class Compare {
         }
         StringBuilder headers = new StringBuilder();
         for (Header header : record.headers()) {
-            headers.append(headers.length() == 0 ? "" : ", ").append(header.key()).append("=").append(show(header.value()));
+            ByteBuffer key = keyBytes(header);
+            byte[] bytes = new byte[key.remaining()];
+            key.get(bytes);
+            headers.append(headers.length() == 0 ? "" : ", ").append(show(bytes)).append("=").append(show(header.value()));
         }
         return "{offset " + record.offset() + ", " + record.timestampType() + " " + record.timestamp() + ", key " + show(record.key()) + ", headers [" + headers + "], value " + show(record.value()) + "}";
     }
@@ -181,12 +231,24 @@ public final class Compare {
         return "'" + text + (bytes.length > 60 ? "...' (" + bytes.length + " bytes)" : "'");
     }
 
-    /** One cluster, read by a thread of its own so that both sides are fetched and decoded at once. */
-    private static final class Side implements AutoCloseable {
+    /** Where records are read from. */
+    private interface Side extends AutoCloseable {
+        /** What is in each partition of a topic now. */
+        List<Range> ranges(String topic) throws Exception;
+
+        /** Starts to read a partition; must be read to its end before the next begins. */
+        Reading read(Range range);
+
+        @Override
+        void close();
+    }
+
+    /** One cluster. */
+    private static final class Cluster implements Side {
         private final String name;
         private final KafkaConsumer<byte[], byte[]> consumer;
 
-        Side(String name, String bootstrap, String isolation) {
+        Cluster(String name, String bootstrap, String isolation) {
             this.name = name;
             Properties properties = new Properties();
             properties.put(ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, bootstrap);
@@ -197,13 +259,15 @@ public final class Compare {
             properties.put(ConsumerConfig.MAX_POLL_RECORDS_CONFIG, 4000);
             properties.put(ConsumerConfig.MAX_PARTITION_FETCH_BYTES_CONFIG, 4 * 1024 * 1024);
             properties.put(ConsumerConfig.FETCH_MAX_BYTES_CONFIG, 8 * 1024 * 1024);
+            // A fetch that waits at the end of one partition holds up the first one of the next.
+            properties.put(ConsumerConfig.FETCH_MAX_WAIT_MS_CONFIG, 20);
             properties.put(ConsumerConfig.DEFAULT_API_TIMEOUT_MS_CONFIG, 30_000);
             properties.put(ConsumerConfig.CLIENT_ID_CONFIG, "lab-compare-" + name);
             consumer = new KafkaConsumer<>(properties, new ByteArrayDeserializer(), new ByteArrayDeserializer());
         }
 
-        /** What is in each partition of a topic now. */
-        List<Range> ranges(String topic) {
+        @Override
+        public List<Range> ranges(String topic) {
             // From the list: partitionsFor would wait for an unknown topic to appear.
             var partitions = consumer.listTopics().get(topic);
             if (partitions == null) {
@@ -218,50 +282,37 @@ public final class Compare {
             return keys.stream().map(key -> new Range(key, starts.get(key), ends.get(key))).toList();
         }
 
-        /** Starts to read a partition; must be read to its end before the next begins. */
-        Reading read(Range range) {
+        @Override
+        public Reading read(Range range) {
             TopicPartition partition = range.partition();
-            long start = range.start();
             long end = range.end();
-            if (start >= end) {
+            if (range.start() >= end) {
                 return Reading.empty();
             }
-            Reading reading = new Reading();
-            Thread thread = new Thread(() -> {
-                try {
-                    consumer.assign(List.of(partition));
-                    consumer.seek(partition, start);
-                    long progress = System.nanoTime();
-                    // The position also moves over what is not handed out: control batches, aborted records, compacted offsets.
-                    for (long at = start; at < end; ) {
-                        List<ConsumerRecord<byte[], byte[]>> records = consumer.poll(Duration.ofMillis(500)).records(partition);
-                        // What was written after the end was asked for is not part of the comparison.
-                        int within = records.size();
-                        while (within > 0 && records.get(within - 1).offset() >= end) {
-                            within--;
-                        }
-                        if (within > 0) {
-                            reading.queue.put(records.subList(0, within));
-                        }
-                        long position = consumer.position(partition);
-                        if (position > at) {
-                            progress = System.nanoTime();
-                        } else if (System.nanoTime() - progress > 30_000_000_000L) {
-                            throw new IllegalStateException("no record of " + partition + " came from the " + name + " for 30 s at offset " + position + " of " + end);
-                        }
-                        at = position;
+            return Reading.start("read " + name, records -> {
+                consumer.assign(List.of(partition));
+                consumer.seek(partition, range.start());
+                long progress = System.nanoTime();
+                // The position also moves over what is not handed out: control batches, aborted records, compacted offsets.
+                for (long at = range.start(); at < end; ) {
+                    List<ConsumerRecord<byte[], byte[]>> polled = consumer.poll(Duration.ofMillis(500)).records(partition);
+                    // What was written after the end was asked for is not part of the comparison.
+                    int within = polled.size();
+                    while (within > 0 && polled.get(within - 1).offset() >= end) {
+                        within--;
                     }
-                    reading.queue.put(Reading.END);
-                } catch (Throwable failure) {
-                    reading.failure = failure;
-                    reading.queue.clear();
-                    reading.queue.offer(Reading.END);
+                    if (within > 0) {
+                        records.put(polled.subList(0, within));
+                    }
+                    long position = consumer.position(partition);
+                    if (position > at) {
+                        progress = System.nanoTime();
+                    } else if (System.nanoTime() - progress > 30_000_000_000L) {
+                        throw new IllegalStateException("no record of " + partition + " came from the " + name + " for 30 s at offset " + position + " of " + end);
+                    }
+                    at = position;
                 }
-            }, "read " + name);
-            thread.setDaemon(true);
-            reading.thread = thread;
-            thread.start();
-            return reading;
+            });
         }
 
         @Override
@@ -274,8 +325,98 @@ public final class Compare {
         }
     }
 
+    /** What one run pinned in an archive: its manifest and topic parts tell the segments, Kafka's own classes read them. */
+    private static final class Archive implements Side {
+        private static final ObjectMapper JSON = new ObjectMapper();
+
+        private final Path folder;
+        private final JsonNode topics;
+        /** The segments of the topic whose turn it is, by partition. */
+        private List<List<Segment>> segments = List.of();
+
+        Archive(Path folder, String run) throws IOException {
+            this.folder = folder;
+            topics = JSON.readTree(folder.resolve("runs").resolve(run).resolve("manifest.json").toFile()).get("topics");
+        }
+
+        @Override
+        public List<Range> ranges(String topic) throws IOException {
+            JsonNode entry = topics.get(topic);
+            if (entry == null) {
+                throw new IllegalArgumentException("the manifest has no topic " + topic);
+            }
+            Path file = folder.resolve("runs").resolve(Path.of(entry.get("part").asText(), "topics", topic, "part.json.zst"));
+            JsonNode part;
+            try (InputStream in = new ZstdInputStream(Files.newInputStream(file))) {
+                part = JSON.readTree(in);
+            }
+            List<Range> ranges = new ArrayList<>();
+            segments = new ArrayList<>();
+            for (JsonNode pinned : part.get("partitions")) {
+                int partition = pinned.get("partition").asInt();
+                if (partition != ranges.size()) {
+                    throw new IllegalArgumentException(file + " has partition " + partition + " at place " + ranges.size());
+                }
+                long end = pinned.get("end").asLong();
+                ranges.add(new Range(new TopicPartition(topic, partition), pinned.get("logStart").asLong(), end));
+                Path home = folder.resolve(Path.of("topics", topic, part.get("topicId").asText(), Integer.toString(partition), pinned.get("generation").asText()));
+                List<Segment> chain = new ArrayList<>();
+                for (JsonNode name : pinned.get("segments")) {
+                    String[] fields = name.asText().split("\\.");
+                    long start = Long.parseLong(fields[0]);
+                    // A segment counts up to where the next one starts.
+                    if (!chain.isEmpty()) {
+                        Segment last = chain.remove(chain.size() - 1);
+                        chain.add(new Segment(last.file(), last.start(), Math.min(last.end(), start)));
+                    }
+                    chain.add(new Segment(home.resolve(name.asText()), start, Math.min(Long.parseLong(fields[1]), end)));
+                }
+                segments.add(chain);
+            }
+            return ranges;
+        }
+
+        @Override
+        public Reading read(Range range) {
+            List<Segment> chain = segments.get(range.partition().partition());
+            return Reading.start("read archive", records -> {
+                for (Segment segment : chain) {
+                    try (FileRecords file = FileRecords.open(segment.file().toFile(), false)) {
+                        for (RecordBatch batch : file.batches()) {
+                            batch.ensureValid();
+                            List<ConsumerRecord<byte[], byte[]>> read = new ArrayList<>();
+                            for (Record record : batch) {
+                                boolean counts = record.offset() >= Math.max(segment.start(), range.start()) && record.offset() < segment.end();
+                                if (counts && !batch.isControlBatch()) {
+                                    read.add(consumed(range.partition(), batch, record));
+                                }
+                            }
+                            records.put(read);
+                        }
+                    }
+                }
+            });
+        }
+
+        private static ConsumerRecord<byte[], byte[]> consumed(TopicPartition partition, RecordBatch batch, Record record) {
+            return new ConsumerRecord<>(partition.topic(), partition.partition(), record.offset(), record.timestamp(), batch.timestampType(), record.keySize(), record.valueSize(),
+                Utils.toNullableArray(record.key()), Utils.toNullableArray(record.value()), new RecordHeaders(record.headers()), Optional.empty());
+        }
+
+        @Override
+        public void close() {}
+
+        /** A segment's file, and the offsets for which it counts. */
+        private record Segment(Path file, long start, long end) {}
+    }
+
     /** The offsets of a partition that are compared; the end is the next offset. */
     private record Range(TopicPartition partition, long start, long end) {}
+
+    /** Hands out the records of a partition in order, some at a time. */
+    private interface Feed {
+        void run(BlockingQueue<List<ConsumerRecord<byte[], byte[]>>> records) throws Exception;
+    }
 
     /** The records of one partition, a few polls ahead of the comparison. */
     private static final class Reading {
@@ -290,6 +431,24 @@ public final class Compare {
         static Reading empty() {
             Reading reading = new Reading();
             reading.ended = true;
+            return reading;
+        }
+
+        /** Reads in a thread of its own, so that both sides are fetched and decoded at once. */
+        static Reading start(String name, Feed feed) {
+            Reading reading = new Reading();
+            reading.thread = new Thread(() -> {
+                try {
+                    feed.run(reading.queue);
+                    reading.queue.put(END);
+                } catch (Throwable failure) {
+                    reading.failure = failure;
+                    reading.queue.clear();
+                    reading.queue.offer(END);
+                }
+            }, name);
+            reading.thread.setDaemon(true);
+            reading.thread.start();
             return reading;
         }
 

@@ -21,7 +21,8 @@ import java.util.Map;
  * {@code {"program":"Produce","args":[...]}} up to the end of input; the answer is {@code {"code":0,"out":"...","error":"..."}}.
  */
 public final class Server {
-    private static final Map<String, Args.Program> PROGRAMS = Map.of("Produce", Produce::run, "Compare", Compare::run, "Topics", Topics::run);
+    private static final Map<String, Args.Program> PROGRAMS = Map.of(
+        "Produce", Produce::run, "Compare", Compare::run, "Topics", Topics::run, "Nasty", Nasty::run, "Seeded", Seeded::run);
     private static final ObjectMapper JSON = new ObjectMapper();
 
     public static void main(String[] args) throws Exception {

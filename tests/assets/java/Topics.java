@@ -63,10 +63,7 @@ public final class Topics {
                 return null;
             }
             case "delete" -> {
-                admin.deleteTopics(options.all("topic")).all().get();
-                while (admin.listTopics().names().get().stream().anyMatch(options.all("topic")::contains)) {
-                    Thread.sleep(20);
-                }
+                delete(admin, options.all("topic"));
                 return null;
             }
             case "list" -> {
@@ -106,15 +103,30 @@ public final class Topics {
         }
     }
 
+    /** Deletes topics and waits until they are gone. */
+    static void delete(Admin admin, List<String> topics) throws Exception {
+        admin.deleteTopics(topics).all().get();
+        while (admin.listTopics().names().get().stream().anyMatch(topics::contains)) {
+            Thread.sleep(20);
+        }
+    }
+
     /** Creates a topic and waits until the leader of each partition serves it. */
     static void create(Admin admin, String topic, int partitions, Optional<Short> replication, Map<String, String> config) throws Exception {
-        admin.createTopics(List.of(new NewTopic(topic, Optional.of(partitions), replication).configs(config))).all().get();
+        create(admin, List.of(new NewTopic(topic, Optional.of(partitions), replication).configs(config)));
+    }
+
+    /** Creates topics with a given number of partitions and waits until the leader of each partition serves it. */
+    static void create(Admin admin, List<NewTopic> topics) throws Exception {
+        admin.createTopics(topics).all().get();
         // A leader that does not know the partition yet refuses a producer's first batch and may take its second: then it refuses the
         // first for ever, as out of order. So ask each leader for its end until it answers. The client repeats that while a leader is
         // unknown, but gives up at once when the broker that it asks for metadata has not heard of the topic (since Kafka 4.0).
         Map<TopicPartition, OffsetSpec> latest = new HashMap<>();
-        for (int partition = 0; partition < partitions; partition++) {
-            latest.put(new TopicPartition(topic, partition), OffsetSpec.latest());
+        for (NewTopic topic : topics) {
+            for (int partition = 0; partition < topic.numPartitions(); partition++) {
+                latest.put(new TopicPartition(topic.name(), partition), OffsetSpec.latest());
+            }
         }
         long deadline = System.nanoTime() + 30_000_000_000L;
         while (true) {

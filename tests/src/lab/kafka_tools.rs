@@ -4,6 +4,12 @@
 //! Our programs run in one JVM of the lab that starts with the first call (a new one costs a second) and ends with `down`.
 //! Callers may be inside or outside of the lab's network namespace.
 
+mod compare;
+mod nasty;
+
+pub use compare::{ComparedTopic, Comparison, Reading, compare, compare_with_archive};
+pub use nasty::{nasty, seeded};
+
 use super::{Doing, Lab, LabError, kafka, packages, parts, process};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +32,9 @@ const SOURCES: &[(&str, &str)] = &[
         include_str!("../../assets/java/Compare.java"),
     ),
     ("Topics.java", include_str!("../../assets/java/Topics.java")),
+    ("Raw.java", include_str!("../../assets/java/Raw.java")),
+    ("Nasty.java", include_str!("../../assets/java/Nasty.java")),
+    ("Seeded.java", include_str!("../../assets/java/Seeded.java")),
     ("Server.java", include_str!("../../assets/java/Server.java")),
 ];
 
@@ -265,72 +274,6 @@ impl Produce<'_> {
 /// Writes records with Kafka's own producer, and returns when all are acknowledged.
 pub fn produce(lab: &Lab, bootstrap: &str, what: &Produce<'_>) -> Result<Produced, LabError> {
     call(lab, "Produce", &what.args(bootstrap))
-}
-
-/// How [`compare`] reads.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Reading {
-    /// Leave out aborted and open transactions (read_committed).
-    pub committed_only: bool,
-    /// Where the source has append times, the target must have the same times as create times.
-    pub append_time_as_create: bool,
-}
-
-/// What [`compare`] found.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Comparison {
-    pub equal: bool,
-    pub topics: Vec<ComparedTopic>,
-}
-
-/// One pair of topics.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct ComparedTopic {
-    /// The source's name.
-    pub topic: String,
-    pub target: String,
-    pub partitions: u32,
-    /// Records of the source.
-    pub records: u64,
-    pub target_records: u64,
-    /// Bytes of the source's keys and values.
-    pub bytes: u64,
-    pub equal: bool,
-    /// The first differences, for people.
-    pub differences: Vec<String>,
-}
-
-/// Compares topics `(source, target)` of two clusters record by record with Kafka's own consumer.
-pub fn compare(
-    lab: &Lab,
-    source: &str,
-    target: &str,
-    topics: &[(&str, &str)],
-    reading: Reading,
-) -> Result<Comparison, LabError> {
-    let isolation = if reading.committed_only {
-        "read_committed"
-    } else {
-        "read_uncommitted"
-    };
-    let mut args: Vec<String> = [
-        "--json",
-        "--source",
-        source,
-        "--target",
-        target,
-        "--isolation",
-        isolation,
-    ]
-    .map(str::to_owned)
-    .into();
-    if reading.append_time_as_create {
-        args.push("--append-time-as-create".to_owned());
-    }
-    for (source, target) in topics {
-        args.extend(["--map".to_owned(), format!("{source}={target}")]);
-    }
-    call(lab, "Compare", &args)
 }
 
 /// Offsets of one partition.

@@ -1,0 +1,129 @@
+//! Nasty topics through the worker, there and back: what the archive holds and what is restored equals the source, record by record,
+//! by Kafka's own consumer and classes. Needs `cargo lab up kafka store`.
+
+use std::path::{Path, PathBuf};
+
+use kafka_backup_tests::lab::kafka::{SOURCE, TARGET};
+use kafka_backup_tests::lab::kafka_tools::{self as tools, Reading};
+use kafka_backup_tests::lab::{Lab, net, process, store};
+use serde_json::Value;
+
+const COMMITTED: Reading = Reading {
+    committed_only: true,
+    append_time_as_create: false,
+};
+
+#[test]
+fn nasty_topics_come_back_as_they_were() {
+    let lab = Lab::open().unwrap();
+    let (source, target) = (SOURCE.bootstrap(&lab), TARGET.bootstrap(&lab));
+    let topics = tools::nasty(&lab, &source, "nasty").unwrap();
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let backup = |storage: &[&str]| {
+        let mut args = vec!["backup", "--name", "nasty", "--bootstrap-servers", &source];
+        args.extend(["--topics", "nasty.*"].iter().chain(storage));
+        worker(&lab, &args)
+    };
+
+    // The archive holds what a consumer sees, at the same offsets, in segments that Kafka's own tool reads.
+    let folder = tempfile::tempdir().unwrap();
+    let report = backup(&["--folder", folder.path().to_str().unwrap()]);
+    let archive = folder.path().join("default/nasty");
+    let run = report["run"]["run"].as_str().unwrap();
+    let stored =
+        tools::compare_with_archive(&lab, &source, &archive, run, &topics, COMMITTED).unwrap();
+    stored.assert_equal();
+    let segments = files(folder.path(), "log");
+    let segments: Vec<&Path> = segments.iter().map(PathBuf::as_path).collect();
+    let dumped = tools::dump_log_segments(&lab, &segments, false).unwrap();
+    assert!(
+        !dumped.contains("invalid bytes") && !dumped.contains("isvalid: false"),
+        "{dumped}"
+    );
+
+    // From a real store into another cluster under other names, of which the longest is as long as names may be.
+    let renamed: Vec<String> = topics
+        .iter()
+        .map(|topic| topic.replacen("nasty", "again", 1))
+        .collect();
+    let pairs: Vec<(&str, &str)> = topics
+        .iter()
+        .copied()
+        .zip(renamed.iter().map(String::as_str))
+        .collect();
+    let existing = tools::list_topics(&lab, &target).unwrap();
+    let leftover: Vec<&str> = renamed
+        .iter()
+        .map(String::as_str)
+        .filter(|name| existing.iter().any(|it| it == name))
+        .collect();
+    tools::delete_topics(&lab, &target, &leftover).unwrap();
+    let s3 = s3_args(&fresh_prefix());
+    let s3: Vec<&str> = s3.iter().map(String::as_str).collect();
+    backup(&s3);
+    let mapping: Vec<String> = pairs
+        .iter()
+        .map(|(from, to)| format!("{from}={to}"))
+        .collect();
+    let mut restore = vec!["restore", "--name", "again", "--archive", "nasty"];
+    restore.extend(["--backup-id", "latest", "--bootstrap-servers", &target]);
+    restore.extend(["--topics", "*"].iter().chain(&s3));
+    restore.extend(mapping.iter().flat_map(|it| ["--topic-mapping", it]));
+    worker(&lab, &restore);
+    let reading = Reading {
+        append_time_as_create: true,
+        ..COMMITTED
+    };
+    tools::compare(&lab, &source, &target, &pairs, reading)
+        .unwrap()
+        .assert_equal();
+}
+
+/// The worker's report of a call that must succeed.
+fn worker(lab: &Lab, args: &[&str]) -> Value {
+    let program = lab.target().join("release/kafka-backup-worker");
+    let mut command = net::command(lab, program).unwrap();
+    command
+        .args(["--output", "json"])
+        .args(args)
+        .env("AWS_ACCESS_KEY_ID", store::ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY);
+    serde_json::from_str(&process::run(&mut command).unwrap()).unwrap()
+}
+
+/// Where no earlier test has stored anything.
+fn fresh_prefix() -> String {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    format!("nasty-{}", now.as_millis())
+}
+
+fn s3_args(prefix: &str) -> Vec<String> {
+    [
+        "--s3-bucket",
+        store::BUCKET,
+        "--s3-prefix",
+        prefix,
+        "--s3-endpoint",
+        store::ENDPOINT,
+        "--s3-path-style",
+        "--s3-allow-http",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// The files below a folder with this extension.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|it| it == extension) {
+            found.push(path);
+        }
+    }
+    found
+}
