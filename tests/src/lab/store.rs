@@ -92,7 +92,7 @@ pub fn up(lab: &Lab) -> Result<(), LabError> {
         fs::write(&config, identities.to_string())
             .doing(|| format!("write {}", config.display()))?;
         // Its sockets have fixed names in /tmp, so it gets a /tmp of its own. The lab itself may live in /tmp, which is hidden
-        // then: all paths are relative to the working folder, and the program is a link in it.
+        // then: its folder is seen at /mnt (it asks by absolute path how much disk is free), and the program is a link in it.
         let (temporary, program) = (folder.join("tmp"), folder.join("weed"));
         fs::create_dir_all(&temporary).doing(|| format!("create {}", temporary.display()))?;
         if !program.exists() {
@@ -106,7 +106,7 @@ pub fn up(lab: &Lab) -> Result<(), LabError> {
             "--",
             "sh",
             "-c",
-            "mount --bind tmp /tmp && exec \"$@\"",
+            "mount --bind . /mnt && mount --bind tmp /tmp && cd /mnt && exec \"$@\"",
             "sh",
             "./weed",
             "server",
