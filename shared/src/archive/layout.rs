@@ -5,6 +5,7 @@
 //!   archive.json
 //!   topics/<topic>/<topic id>/<partition>/<generation>/<segment>.log
 //!   runs/<run id>/begin.json  topics/<topic>/part.json.zst  manifest.json | partial.json
+//!   trash/<id>.json
 //!   restores/<restore uid>/plan.json  lease.json  done.json
 //!   restores/<restore uid>/topics/<topic>/<partition>/<start>.<end>.json
 //! ```
@@ -205,6 +206,16 @@ impl Layout {
         )
     }
 
+    /// Folder of one run.
+    pub fn run(&self, run: &str) -> String {
+        format!("{}/runs/{}", self.root, escape(run))
+    }
+
+    /// Folder of all topics' segments.
+    pub fn topics(&self) -> String {
+        format!("{}/topics", self.root)
+    }
+
     /// Folder of one topic's segments, all its ids.
     pub fn topic(&self, topic: &str) -> String {
         format!("{}/topics/{}", self.root, escape(topic))
@@ -258,6 +269,21 @@ impl Layout {
         Some((unescape(run)?, file))
     }
 
+    /// Folder of what retention is going to delete.
+    pub fn trash(&self) -> String {
+        format!("{}/trash", self.root)
+    }
+
+    /// One list of what retention is going to delete.
+    pub fn trash_list(&self, id: &str) -> String {
+        format!("{}/trash/{}.json", self.root, escape(id))
+    }
+
+    /// Folder of all restores.
+    pub fn restores(&self) -> String {
+        format!("{}/restores", self.root)
+    }
+
     /// What was decided for a restore.
     pub fn restore_plan(&self, uid: &str) -> String {
         format!("{}/restores/{}/plan.json", self.root, escape(uid))
@@ -289,6 +315,20 @@ impl Layout {
             escape(topic)
         )
     }
+}
+
+/// Orders runs by the time in their id. Ids of another form, which only a person can have given, come before all others.
+pub fn run_order(run: &str) -> (&str, &str) {
+    const TIME: usize = "YYYYMMDD-HHMMSS".len();
+    let is_time = |text: &&str| {
+        text.bytes().enumerate().all(|(i, b)| match i {
+            8 => b == b'-',
+            _ => b.is_ascii_digit(),
+        })
+    };
+    let at = run.len().checked_sub(TIME);
+    let time = at.and_then(|at| run.get(at..)).filter(is_time);
+    (time.unwrap_or(""), run)
 }
 
 /// Percent-escapes what a store or a file system may object to. A name of dots alone is escaped whole.
@@ -405,6 +445,26 @@ mod tests {
             // 255 bytes, some of which are left for what a store adds to the name while it writes.
             assert!(longest <= Some(249), "{key}");
         }
+    }
+
+    #[test]
+    fn runs_are_ordered_by_their_time() {
+        let mut runs = [
+            "b-20260102-000000",
+            "a-20260103-000000",
+            "by-hand",
+            "a-20260101-235959",
+        ];
+        runs.sort_by(|a, b| run_order(a).cmp(&run_order(b)));
+        assert_eq!(
+            runs,
+            [
+                "by-hand",
+                "a-20260101-235959",
+                "b-20260102-000000",
+                "a-20260103-000000"
+            ]
+        );
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub mod layout;
 pub mod manifest;
 pub mod record;
 pub mod restore;
+pub mod retention;
+pub mod tiles;
 
 /// The format that this release writes; it reads this one and older ones.
 pub const FORMAT_VERSION: u32 = 1;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use kafka_backup_shared::archive::layout::{Layout, SegmentName, TopicId};
+use kafka_backup_shared::archive::layout::{Layout, TopicId, run_order};
 use kafka_backup_shared::archive::manifest::{
     ArchiveInfo, Begin, Manifest, TopicPart, from_json, from_json_zst, to_json,
 };
+use kafka_backup_shared::archive::tiles::Sizes;
 use kafka_backup_shared::archive::{FORMAT_VERSION, FormatError};
 
 use super::error::BackupError;
@@ -32,7 +33,7 @@ pub(super) struct Base {
 }
 
 /// The segments of a topic's id that a listing shows, with their sizes, by partition and generation.
-pub(super) type Listing = BTreeMap<(i32, String), BTreeMap<SegmentName, u64>>;
+pub(super) type Listing = BTreeMap<(i32, String), Sizes>;
 
 impl Archive {
     /// Makes the archive that of this cluster, or checks that it is.
@@ -102,7 +103,7 @@ impl Archive {
             })
             .filter(|run| run != own)
             .collect();
-        runs.sort_by(|a, b| age_key(b).cmp(&age_key(a)));
+        runs.sort_by(|a, b| run_order(b).cmp(&run_order(a)));
         for run in runs {
             if let Some(base) = self.base(&run).await? {
                 return Ok(Some(base));
@@ -176,49 +177,5 @@ impl Archive {
             object: key,
             reason,
         })
-    }
-}
-
-/// Runs by the time in their id; ids of another form, which only a person can have given, come before all others.
-fn age_key(run: &str) -> (&str, &str) {
-    const TIME: usize = "YYYYMMDD-HHMMSS".len();
-    let time = run
-        .len()
-        .checked_sub(TIME)
-        .and_then(|at| run.get(at..))
-        .filter(|time| {
-            time.bytes().enumerate().all(|(i, b)| {
-                if i == 8 {
-                    b == b'-'
-                } else {
-                    b.is_ascii_digit()
-                }
-            })
-        });
-    (time.unwrap_or(""), run)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_are_ordered_by_their_time() {
-        let mut runs = [
-            "b-20260102-000000",
-            "a-20260103-000000",
-            "by-hand",
-            "a-20260101-235959",
-        ];
-        runs.sort_by(|a, b| age_key(a).cmp(&age_key(b)));
-        assert_eq!(
-            runs,
-            [
-                "by-hand",
-                "a-20260101-235959",
-                "b-20260102-000000",
-                "a-20260103-000000"
-            ]
-        );
     }
 }

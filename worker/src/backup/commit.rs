@@ -15,6 +15,7 @@ use kafka_backup_shared::archive::manifest::{
     Begin, BeginPartition, Gap, GapReason, Manifest, ManifestTopic, PinnedPartition, TopicPart,
     from_json, to_json, to_json_zst,
 };
+use kafka_backup_shared::archive::tiles::Foundation;
 use kafka_backup_shared::report::{Fault, TopicReport};
 
 use futures::{StreamExt, TryStreamExt};
@@ -259,8 +260,9 @@ fn sum(topic: &TopicState, part: &TopicPart, run: &str) -> ManifestTopic {
                 p.partition == partition.partition && p.generation == partition.generation
             })
         });
-        let pinned_before =
-            |name: &SegmentName| before.is_some_and(|before| before.segments.contains(name));
+        // A merged tile of what was pinned before adds nothing.
+        let before = before.map(Foundation::new);
+        let held = |name: &SegmentName| before.as_ref().is_some_and(|before| before.holds(name));
         sum.gaps += partition.gaps.len() as u64;
         for name in &partition.segments {
             let bytes = sizes
@@ -269,7 +271,7 @@ fn sum(topic: &TopicState, part: &TopicPart, run: &str) -> ManifestTopic {
                 .unwrap_or(0);
             sum.records += name.records;
             sum.bytes += bytes;
-            if !pinned_before(name) {
+            if !held(name) {
                 sum.added_records += name.records;
                 sum.added_bytes += bytes;
             }

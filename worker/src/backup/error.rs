@@ -35,6 +35,14 @@ pub enum BackupError {
         /// What is missing.
         what: String,
     },
+    /// The run was given up for so long that retention took what it builds on.
+    #[error("{run} continues the backup {base}, which is no longer in the archive: make a new run")]
+    BaseGone {
+        /// Run id.
+        run: String,
+        /// The run that it continues.
+        base: String,
+    },
     /// One archive, one source cluster.
     #[error(
         "the archive {archive} is a copy of the cluster {expected}, but the brokers belong to the cluster {found}: one KafkaBackup keeps one cluster, make another one"
@@ -114,7 +122,8 @@ impl BackupError {
             Self::Kafka { source, .. } => source.fault(),
             Self::Store(source) => source.fault(),
             Self::Format(_) | Self::Damaged { .. } => Fault::Corrupt,
-            Self::OtherCluster { .. }
+            Self::BaseGone { .. }
+            | Self::OtherCluster { .. }
             | Self::NoTopicMatches { .. }
             | Self::MissingTopics { .. }
             | Self::Plan(_) => Fault::Spec,

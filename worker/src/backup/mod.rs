@@ -138,7 +138,15 @@ async fn begin(
         }
     };
     let base = match &begin.base {
-        Some(base) => archive.base(base).await?,
+        Some(base) => Some(
+            archive
+                .base(base)
+                .await?
+                .ok_or_else(|| BackupError::BaseGone {
+                    run: run.clone(),
+                    base: base.clone(),
+                })?,
+        ),
         None => None,
     };
     Ok((begin, base))

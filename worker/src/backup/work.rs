@@ -11,6 +11,7 @@ use kafka_backup_shared::archive::layout::{ChainKey, SegmentName};
 use kafka_backup_shared::archive::manifest::{
     Begin, BeginPartition, BeginTopic, PinnedPartition, TopicPart,
 };
+use kafka_backup_shared::archive::tiles::Foundation;
 use kafka_backup_shared::report::Fault;
 
 use super::archive::{Archive, Base, CONCURRENCY, Listing};
@@ -78,29 +79,15 @@ impl TopicState {
     }
 
     /// The segments of a partition that count for this run, of those that are durable.
-    ///
-    /// What the base pins stays as it is: a segment that only repeats pinned offsets, as a second worker may have left, would
-    /// on a compacted topic hold fewer records.
     pub(super) fn links(&self, partition: &BeginPartition) -> Vec<Link> {
         let key = (partition.partition, partition.generation.clone());
-        let there = self.segments.get(&key);
-        let names = there.into_iter().flat_map(BTreeMap::keys).copied();
-        let Some(pinned) = self.base_partition(partition) else {
-            return chain(names.collect());
+        let Some(there) = self.segments.get(&key) else {
+            return Vec::new();
         };
-        let own: BTreeSet<&SegmentName> = pinned.segments.iter().collect();
-        let epoch = pinned
-            .segments
-            .iter()
-            .map(|name| name.leader_epoch)
-            .max()
-            .unwrap_or(-1);
-        let repeats = |name: &SegmentName| name.end <= pinned.end && name.leader_epoch <= epoch;
-        chain(
-            names
-                .filter(|name| own.contains(name) || !repeats(name))
-                .collect(),
-        )
+        match self.base_partition(partition) {
+            Some(pinned) => chain(Foundation::new(pinned).usable(there)),
+            None => chain(there.keys().copied().collect()),
+        }
     }
 }
 
@@ -181,11 +168,11 @@ pub(super) fn counts(topics: &[TopicState]) -> Counts {
             let sizes = topic
                 .segments
                 .get(&(partition.partition, partition.generation.clone()));
-            let own =
-                |name: &SegmentName| pinned.is_some_and(|pinned| pinned.segments.contains(name));
+            let base = pinned.map(Foundation::new);
+            let held = |name: &SegmentName| base.as_ref().is_some_and(|base| base.holds(name));
             for link in links
                 .iter()
-                .filter(|link| !own(&link.name) && link.range.start < partition.end)
+                .filter(|link| !held(&link.name) && link.range.start < partition.end)
             {
                 counts.records += link.name.records;
                 counts.bytes += sizes

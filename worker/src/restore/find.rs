@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kafka_backup_shared::archive::layout::{Layout, unescape};
+use kafka_backup_shared::archive::layout::{Layout, run_order, unescape};
 use kafka_backup_shared::archive::manifest::{Manifest, TopicPart, from_json, from_json_zst};
 use kafka_backup_shared::plan::{ArchiveName, RestorePlan, SpecError};
 use kafka_backup_shared::spec::MissingTopics;
@@ -125,17 +125,8 @@ async fn run_ids(layout: &Layout, store: &Store) -> Result<Vec<String>, RestoreE
         .iter()
         .filter_map(|folder| unescape(folder.rsplit('/').next()?))
         .collect();
-    ids.sort_by(|a, b| started(b).cmp(started(a)).then_with(|| b.cmp(a)));
+    ids.sort_by(|a, b| run_order(b).cmp(&run_order(a)));
     Ok(ids)
-}
-
-/// The time in a run id, which sorts as text.
-fn started(id: &str) -> &str {
-    const TIME: usize = "YYYYMMDD-HHMMSS".len();
-    id.len()
-        .checked_sub(TIME)
-        .and_then(|at| id.get(at..))
-        .unwrap_or(id)
 }
 
 /// Tells what is there instead.
