@@ -125,6 +125,7 @@ pub(crate) fn success_report(records: u64) -> Report {
         records,
         bytes: records * 100,
         gaps: 0,
+        retention: None,
         warnings: Vec::new(),
         topics: Vec::new(),
     }
@@ -155,20 +156,5 @@ pub(crate) fn finished(id: &str, outcome: RunOutcome) -> FinishedRun {
         reason: None,
         message: None,
         attempts: 1,
-    }
-}
-
-/// The report of a successful run.
-pub(crate) fn report() -> Report {
-    Report {
-        run: RunRef::example(),
-        outcome: Outcome::Success,
-        start_time: Timestamp::UNIX_EPOCH,
-        completion_time: Timestamp::UNIX_EPOCH,
-        records: 5,
-        bytes: 6,
-        gaps: 0,
-        warnings: Vec::new(),
-        topics: Vec::new(),
     }
 }

@@ -363,7 +363,7 @@ mod tests {
         object.status = Some(status);
         writer.apply_watcher_event(&Event::Apply(object.clone()));
 
-        assert!(objects.report("job-1", fixtures::report()));
+        assert!(objects.report("job-1", fixtures::success_report(5)));
         assert!(objects.report_of("job-1").is_some());
         objects.forget_object(&object);
         assert!(objects.report_of("job-1").is_none());

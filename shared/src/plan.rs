@@ -13,9 +13,12 @@ use kube::ResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::retention::Policy;
 use crate::crd::{KafkaBackup, KafkaRestore};
 use crate::selector::{Selector, is_internal};
-use crate::spec::{KafkaCluster, MissingTopics, S3Storage, Storage, StorageType};
+use crate::spec::{
+    self, KafkaCluster, MissingTopics, S3Storage, Storage, StorageType, parse_age_hours,
+};
 
 /// The largest plan, in bytes of JSON, that fits into a Job's annotation beside everything else (annotations hold 256 KiB together).
 pub const PLAN_MAX: usize = 200 * 1024;
@@ -135,6 +138,19 @@ pub struct BackupPlan {
     pub isolation_level: IsolationLevel,
     /// When segments are stored.
     pub segments: SegmentLimits,
+    /// What goes when the run is complete; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+/// What goes when a run is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// Which runs stay.
+    pub policy: Policy,
+    /// Only tells what would go.
+    pub dry_run: bool,
 }
 
 /// Write what a run captured into topics.
@@ -260,7 +276,41 @@ pub fn backup(object: &KafkaBackup, run: &str) -> Result<Plan, SpecError> {
             checkpoint_interval_secs: spec.checkpoint_interval_secs,
             segment_max_bytes: spec.segment_max_bytes,
         },
+        retention: spec.retention.as_ref().map(retention).transpose()?,
     }))
+}
+
+fn retention(spec: &spec::Retention) -> Result<Retention, SpecError> {
+    let limit = |field: &str, expected: &str, found: &dyn fmt::Display| {
+        SpecError::new(
+            format!("spec.retention{field}"),
+            expected,
+            found.to_string(),
+        )
+    };
+    if spec.backups.is_none() && spec.max_age.is_none() {
+        return Err(limit("", "backups, maxAge or both", &"neither"));
+    }
+    if spec.backups == Some(0) {
+        return Err(limit(".backups", "at least 1", &0));
+    }
+    let hours = |age: &String| {
+        let wrong = || {
+            limit(
+                ".maxAge",
+                "hours, days or weeks, as in 12h, 30d or 8w",
+                &format!("{age:?}"),
+            )
+        };
+        parse_age_hours(age).ok_or_else(wrong)
+    };
+    Ok(Retention {
+        policy: Policy {
+            backups: spec.backups,
+            max_age_hours: spec.max_age.as_ref().map(hours).transpose()?,
+        },
+        dry_run: spec.dry_run,
+    })
 }
 
 /// The plan of a KafkaRestore.
@@ -538,6 +588,62 @@ mod tests {
             let error = plan_of(object).expect_err(&format!("{pointer} = {value}"));
             assert_eq!(error.field, field, "{pointer} = {value}: {error}");
         }
+    }
+
+    #[test]
+    fn ages_are_hours_days_or_weeks() {
+        let retention_of = |retention: serde_json::Value| {
+            let mut object = example();
+            object["spec"]["retention"] = retention;
+            match plan_of(object)? {
+                Plan::Backup(plan) => Ok(plan.retention),
+                Plan::Restore(_) => unreachable!("it is a KafkaBackup"),
+            }
+        };
+        for (age, hours) in [
+            ("12h", 12),
+            ("30d", 720),
+            ("8w", 1344),
+            ("99999w", 16_799_832),
+        ] {
+            let retention = retention_of(json!({"maxAge": age, "backups": 2}))
+                .unwrap()
+                .unwrap();
+            let policy = Policy {
+                backups: Some(2),
+                max_age_hours: Some(hours),
+            };
+            assert_eq!(
+                retention,
+                Retention {
+                    policy,
+                    dry_run: false
+                },
+                "{age}"
+            );
+        }
+        for (wrong, field) in [
+            (json!({}), "spec.retention"),
+            (json!({"dryRun": true}), "spec.retention"),
+            (json!({"backups": 0}), "spec.retention.backups"),
+            (json!({"maxAge": "0d"}), "spec.retention.maxAge"),
+            (json!({"maxAge": "30"}), "spec.retention.maxAge"),
+            (json!({"maxAge": "-1d"}), "spec.retention.maxAge"),
+            (json!({"maxAge": "100000d"}), "spec.retention.maxAge"),
+            (json!({"maxAge": "1m"}), "spec.retention.maxAge"),
+            (json!({"maxAge": ""}), "spec.retention.maxAge"),
+        ] {
+            assert_eq!(
+                retention_of(wrong.clone()).unwrap_err().field,
+                field,
+                "{wrong}"
+            );
+        }
+        assert_eq!(
+            plan_of(example())
+                .map(|plan| matches!(plan, Plan::Backup(plan) if plan.retention.is_none())),
+            Ok(true)
+        );
     }
 
     #[test]

@@ -111,6 +111,33 @@ pub struct TopicReport {
     pub bytes: u64,
 }
 
+/// What retention did after a run, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetentionReport {
+    /// Nothing was done: the counts are of what would be.
+    pub dry_run: bool,
+    /// Objects that were marked: what may go a day later.
+    pub marked: Removal,
+    /// Objects that were deleted: they were marked before.
+    pub deleted: Removal,
+    /// Merged tiles that were written.
+    pub merged: u64,
+}
+
+/// Objects that go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Removal {
+    /// Ids of whole runs among them; empty in the short form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<String>,
+    /// Number of objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// The outcome of a run with its counts; what the worker hands to the controller and prints at a terminal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -131,6 +158,9 @@ pub struct Report {
     /// Offset ranges that are missing for good: gone from the source before they were captured.
     #[serde(default)]
     pub gaps: u64,
+    /// What retention did when the run was complete; `None` without retention, and where it failed, which is a warning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionReport>,
     /// What a user should know although the run succeeded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -153,10 +183,14 @@ impl Report {
         self.fault().map_or(0, Fault::exit_code)
     }
 
-    /// The short form for the termination log: topics left out, then warnings and the message shortened until it fits.
+    /// The short form for the termination log: topics and run ids left out, then warnings and the message shortened until it fits.
     pub fn to_termination_message(&self) -> String {
         let mut short = self.clone();
         short.topics.clear();
+        if let Some(retention) = &mut short.retention {
+            retention.marked.runs.clear();
+            retention.deleted.runs.clear();
+        }
         loop {
             let json = serde_json::to_string(&short).expect("a report has only string keys");
             if json.len() <= TERMINATION_MESSAGE_MAX {
@@ -219,6 +253,7 @@ mod tests {
             records: 1,
             bytes: 2,
             gaps: 0,
+            retention: None,
             warnings: vec!["w".repeat(500); 9],
             topics: vec![TopicReport {
                 topic: "t".into(),

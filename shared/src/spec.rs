@@ -187,3 +187,37 @@ impl JobSettings {
         self.ttl_seconds_after_finished.unwrap_or(86_400)
     }
 }
+
+/// Which runs stay in the archive: those within every limit that is given, and always the newest complete one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.backups) || has(self.maxAge)").message("retention needs backups, maxAge or both")
+)]
+pub struct Retention {
+    /// Complete runs that stay; older ones go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100000))]
+    pub backups: Option<u32>,
+    /// Runs that began longer ago go: a number of hours, days or weeks, as in 12h, 30d or 8w.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[1-9][0-9]{0,4}[hdw]$"))]
+    pub max_age: Option<String>,
+    /// Deletes nothing; the report of each run says what would go.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Hours of an age as in `12h`, `30d` or `8w`.
+pub fn parse_age_hours(text: &str) -> Option<u32> {
+    let (number, hours) = [('h', 1), ('d', 24), ('w', 7 * 24)]
+        .into_iter()
+        .find_map(|(unit, hours)| Some((text.strip_suffix(unit)?, hours)))?;
+    let plain =
+        number.len() <= 5 && !number.starts_with('0') && number.bytes().all(|b| b.is_ascii_digit());
+    number
+        .parse::<u32>()
+        .ok()
+        .filter(|_| plain)
+        .map(|number| number * hours)
+}

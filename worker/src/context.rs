@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kafka_backup_shared::report::TopicReport;
+use kafka_backup_shared::report::{RetentionReport, TopicReport};
 use tokio_util::sync::CancellationToken;
 
 /// Default of the memory budget that fetch buffers and open segments share.
@@ -78,6 +78,8 @@ pub struct Completed {
     pub bytes: u64,
     /// Offset ranges that are missing for good.
     pub gaps: u64,
+    /// What retention did when the run was complete.
+    pub retention: Option<RetentionReport>,
     /// What a user should know although the run succeeded.
     pub warnings: Vec<String>,
     /// Per topic.

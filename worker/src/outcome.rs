@@ -59,6 +59,7 @@ impl Attempt {
                 records: completed.records,
                 bytes: completed.bytes,
                 gaps: completed.gaps,
+                retention: completed.retention,
                 warnings: completed.warnings,
                 topics: completed.topics,
             },
@@ -70,6 +71,7 @@ impl Attempt {
                 records: self.progress.records(),
                 bytes: self.progress.bytes(),
                 gaps: 0,
+                retention: None,
                 warnings: Vec::new(),
                 topics: Vec::new(),
             },
@@ -140,6 +142,7 @@ mod tests {
             records: 5,
             bytes: 50,
             gaps: 1,
+            retention: None,
             warnings: vec!["w".into()],
             topics: vec![],
         };

@@ -112,6 +112,7 @@ fn report(topics: usize) -> Report {
         records: 12,
         bytes: 345,
         gaps: 0,
+        retention: None,
         warnings: vec![],
         topics: (0..topics)
             .map(|i| TopicReport {

@@ -146,6 +146,7 @@ mod tests {
             records: 2000,
             bytes: 4096,
             gaps: 1,
+            retention: None,
             warnings: vec!["look".into()],
             topics: vec![TopicReport {
                 topic: "t".into(),

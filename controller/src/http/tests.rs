@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::exporter::{Snapshot, fixtures::backup};
-use crate::fixtures::report;
+use crate::fixtures::success_report;
 use crate::identity::{Identities, Worker};
 use crate::objects::{Progress, Recorded};
 use crate::push::Standing;
@@ -378,7 +378,7 @@ async fn what_is_not_obeyed_has_a_definite_answer() {
 #[tokio::test]
 async fn a_run_that_is_not_active_takes_nothing() {
     let rig = Rig::ready().await;
-    let json = serde_json::to_vec(&report()).unwrap();
+    let json = serde_json::to_vec(&success_report(5)).unwrap();
     let put = format!("PUT {}", report_path(JOB_UID));
     let cases = [
         (
@@ -405,8 +405,8 @@ async fn a_run_that_is_not_active_takes_nothing() {
 #[tokio::test]
 async fn a_report_is_taken_from_its_own_job_only() {
     let rig = Rig::ready().await;
-    let json = serde_json::to_vec(&report()).unwrap();
-    let mut other = report();
+    let json = serde_json::to_vec(&success_report(5)).unwrap();
+    let mut other = success_report(5);
     other.run.run = "orders-20200101-000000".into();
     let other = serde_json::to_vec(&other).unwrap();
     let own = format!("PUT {}", report_path(JOB_UID));
@@ -426,7 +426,7 @@ async fn a_report_is_taken_from_its_own_job_only() {
     }
     assert_eq!(rig.reports(), []);
     assert_eq!(rig.metrics(&own, &[GOOD], &json).await.status, 200);
-    assert_eq!(rig.reports(), [report()]);
+    assert_eq!(rig.reports(), [success_report(5)]);
 }
 
 #[tokio::test]

@@ -39,13 +39,16 @@ pub const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Between mark and deletion.
 pub const MARKED_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// Which runs stay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which runs stay: those within both limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Policy {
     /// So many complete runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backups: Option<u32>,
     /// Those that began no longer ago.
-    pub max_age: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age_hours: Option<u32>,
 }
 
 /// A run that has begun, as its objects tell.
@@ -140,9 +143,10 @@ pub fn decide_runs(
         .and_then(|count| complete.get(usize::try_from(count).ok()?.checked_sub(1)?));
     let goes = |run: &&KnownRun| {
         let beyond = oldest_kept.is_some_and(|oldest| run_order(&run.id) < run_order(&oldest.id));
-        let too_old = policy
-            .max_age
-            .is_some_and(|age| is_older(run.start_time, age, now));
+        let too_old = policy.max_age_hours.is_some_and(|hours| {
+            let age = Duration::from_secs(u64::from(hours) * 3600);
+            is_older(run.start_time, age, now)
+        });
         let of_no_use = match run.state {
             RunState::Unfinished | RunState::Dying => true,
             RunState::Complete | RunState::Partial => false,

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{IsolationLevel, SegmentLimits};
-use crate::spec::{JobSettings, KafkaCluster, MissingTopics, Storage};
+use crate::spec::{JobSettings, KafkaCluster, MissingTopics, Retention, Storage};
 use crate::status::{FinishedRun, Life};
 
 /// What to back up, from where, to where, and when.
@@ -90,6 +90,9 @@ pub struct KafkaBackupSpec {
     #[serde(default = "SegmentLimits::default_segment_max_bytes")]
     #[schemars(range(min = 65536, max = 1073741824))]
     pub segment_max_bytes: u32,
+    /// Which runs stay in the archive; left out, all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
     /// Finished Jobs of successful runs that are kept.
     #[serde(default = "default_history_limit")]
     #[schemars(range(min = 0, max = 100))]

@@ -311,6 +311,7 @@ pub(super) fn completed(
         records: manifest.records,
         bytes: manifest.bytes,
         gaps: manifest.topics.values().map(|topic| topic.gaps).sum(),
+        retention: None,
         warnings,
         topics: manifest
             .topics

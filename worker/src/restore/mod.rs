@@ -188,6 +188,7 @@ fn repeated(done: &Done) -> Completed {
         records: done.records,
         bytes: done.bytes,
         gaps: done.gaps,
+        retention: None,
         warnings,
         topics: done.topics.clone(),
     }

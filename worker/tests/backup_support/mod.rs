@@ -174,6 +174,7 @@ pub fn plan(run: &str, topics: &[&str]) -> BackupPlan {
             checkpoint_interval_secs: 30,
             segment_max_bytes: 256 << 10,
         },
+        retention: None,
     }
 }
 

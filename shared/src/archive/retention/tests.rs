@@ -10,10 +10,6 @@ fn at(hour: i64) -> Timestamp {
     Timestamp::from_second(hour * HOUR).unwrap()
 }
 
-fn days(days: u64) -> Duration {
-    Duration::from_secs(days * 24 * 3600)
-}
-
 /// Run ids that sort by their number.
 fn id(number: usize) -> String {
     format!("r-20260101-{number:06}")
@@ -31,7 +27,7 @@ fn run(number: usize, state: RunState, hour: i64) -> KnownRun {
 fn keep(backups: u32) -> Policy {
     Policy {
         backups: Some(backups),
-        max_age: None,
+        max_age_hours: None,
     }
 }
 
@@ -57,11 +53,11 @@ fn runs_go_by_number_and_by_age() {
     ]);
     let old = |days_old| Policy {
         backups: None,
-        max_age: Some(days(days_old)),
+        max_age_hours: Some(24 * days_old),
     };
     let both = Policy {
         backups: Some(4),
-        max_age: Some(days(2)),
+        max_age_hours: Some(24 * 2),
     };
     let dying = runs(&[Dying, Complete, Complete]);
     let begun = runs(&[Complete, Complete, Complete, Unfinished]);
@@ -414,12 +410,12 @@ proptest! {
     #[test]
     fn nothing_that_anybody_may_need_goes(
         history in prop::collection::vec(happens(), 1..25),
-        backups in prop::option::of(1u32..4), max_age in prop::option::of(1u64..15)
+        backups in prop::option::of(1u32..4), max_age in prop::option::of(1u32..15)
     ) {
         let mut model = Model::default();
         history.into_iter().for_each(|what| model.happen(what));
         let now = at(model.hour);
-        let policy = Policy { backups, max_age: max_age.map(days) };
+        let policy = Policy { backups, max_age_hours: max_age.map(|days| days * 24) };
         let known: Vec<KnownRun> = model.runs.iter().map(|run| run.known.clone()).collect();
         let decision = decide_runs(&known, &model.restores, &policy, now);
         let Some(newest) = model.newest().cloned() else {
@@ -442,7 +438,7 @@ proptest! {
         prop_assert!(!decision.expired.contains(&newest.known.id));
         let complete: Vec<_> = model.runs.iter().rev().filter(|run| run.known.state == RunState::Complete).collect();
         for (place, run) in complete.iter().enumerate() {
-            let young = max_age.is_none_or(|age| now.duration_since(run.known.start_time) <= days(age).try_into().unwrap());
+            let young = max_age.is_none_or(|age| now.duration_since(run.known.start_time).as_hours() <= i64::from(age) * 24);
             if young && backups.is_none_or(|count| place < count as usize) {
                 prop_assert!(stays(run));
             }
