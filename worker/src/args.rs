@@ -4,10 +4,12 @@
 //! - Every verb makes the same objects and plans, see [`crate::input`]; flags are only another way to write them.
 //! - The paths of a pod are defaults for `run --plan` alone; at a terminal nothing outside of what was named is touched.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use kafka_backup_shared::pod;
+use kafka_backup_shared::spec::parse_age_hours;
 
 use crate::context::DEFAULT_MEMORY_BUDGET;
 use crate::store::Places;
@@ -72,6 +74,15 @@ Examples:
 Example:
   kafka-backup-worker describe orders-20260102-030405 --folder /backups")]
     Describe(DescribeArgs),
+    /// Delete backup runs that need not be kept, and merge small segments.
+    #[command(after_help = "\
+Examples:
+  kafka-backup-worker prune --folder /backups --backups 14 --dry-run
+  kafka-backup-worker prune -f orders.yaml --secrets-dir ./secrets --max-age 30d
+
+What may go is marked first. It is deleted by a prune, or by a run with retention, that comes more than 24 hours later and
+finds that it may still go. The newest complete run is always kept.")]
+    Prune(PruneArgs),
 }
 
 /// How the worker speaks.
@@ -170,6 +181,8 @@ pub struct BackupArgs {
     #[arg(long, value_name = "BYTES")]
     pub segment_max_bytes: Option<u32>,
     #[command(flatten)]
+    pub retention: RetentionArgs,
+    #[command(flatten)]
     pub storage: StorageArgs,
     #[command(flatten)]
     pub secrets: SecretArgs,
@@ -230,6 +243,26 @@ pub struct DescribeArgs {
     pub source: InspectArgs,
 }
 
+/// `prune`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("policy").required(true).multiple(true).args(["backups", "max_age"]))]
+pub struct PruneArgs {
+    /// Complete runs that stay.
+    #[arg(long, value_name = "NUMBER")]
+    pub backups: Option<NonZeroU32>,
+    /// Runs that began longer ago go: hours, days or weeks, as in 12h, 30d or 8w.
+    #[arg(long, value_name = "AGE", value_parser = age_hours)]
+    pub max_age: Option<u32>,
+    /// Only tell what would go.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The archive, where the store has several.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = archive_name)]
+    pub archive: Option<kafka_backup_shared::plan::ArchiveName>,
+    #[command(flatten)]
+    pub source: InspectArgs,
+}
+
 /// Which store is looked into.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("where").required(true).args(["file", "folder", "s3_bucket"]))]
@@ -283,6 +316,21 @@ pub struct SelectionArgs {
     /// Fail or Ignore: what happens when a topic that is named literally does not exist [default: Fail].
     #[arg(long, value_name = "WHAT")]
     pub missing_topics: Option<String>,
+}
+
+/// Which runs stay in the archive when this one is complete.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Retention")]
+pub struct RetentionArgs {
+    /// Complete runs that stay [default: all].
+    #[arg(long, value_name = "NUMBER")]
+    pub retention_backups: Option<u32>,
+    /// Runs that began longer ago go: hours, days or weeks, as in 12h, 30d or 8w [default: none].
+    #[arg(long, value_name = "AGE")]
+    pub retention_max_age: Option<String>,
+    /// Only tell what would go.
+    #[arg(long)]
+    pub retention_dry_run: bool,
 }
 
 /// What is said of an S3 bucket, and of no other store.
@@ -437,6 +485,11 @@ fn archive_name(text: &str) -> Result<kafka_backup_shared::plan::ArchiveName, St
         }
         Some(_) | None => Err("expected <namespace>/<name> of a KafkaBackup".into()),
     }
+}
+
+fn age_hours(text: &str) -> Result<u32, String> {
+    parse_age_hours(text)
+        .ok_or_else(|| "expected hours, days or weeks, as in 12h, 30d or 8w".into())
 }
 
 fn http_url(text: &str) -> Result<String, String> {

@@ -3,7 +3,9 @@
 use kafka_backup_shared::crd::{GROUP, VERSION};
 use serde_json::{Map, Value, json};
 
-use crate::args::{BackupArgs, ClusterArgs, ObjectArgs, RestoreArgs, SelectionArgs, StorageArgs};
+use crate::args::{
+    BackupArgs, ClusterArgs, ObjectArgs, RestoreArgs, RetentionArgs, SelectionArgs, StorageArgs,
+};
 
 /// The KafkaBackup of `backup`.
 pub fn backup(args: &BackupArgs) -> Value {
@@ -18,6 +20,7 @@ pub fn backup(args: &BackupArgs) -> Value {
         args.checkpoint_interval_secs,
     );
     set(&mut spec, "segmentMaxBytes", args.segment_max_bytes);
+    set(&mut spec, "retention", retention(&args.retention));
     set(&mut spec, "storage", storage(&args.storage));
     object("KafkaBackup", &args.object, spec)
 }
@@ -38,6 +41,17 @@ pub fn restore(args: &RestoreArgs) -> Value {
     spec.insert("topicMapping".into(), Value::Object(mapping));
     set(&mut spec, "storage", storage(&args.storage));
     object("KafkaRestore", &args.object, spec)
+}
+
+/// The `retention` block; `None` where no flag speaks of it.
+fn retention(args: &RetentionArgs) -> Option<Value> {
+    let mut fields = Map::new();
+    set(&mut fields, "backups", args.retention_backups);
+    set(&mut fields, "maxAge", args.retention_max_age.as_ref());
+    if args.retention_dry_run {
+        fields.insert("dryRun".into(), json!(true));
+    }
+    (!fields.is_empty()).then_some(Value::Object(fields))
 }
 
 /// An object that is only good for its storage: what `list` and `describe` look into.
@@ -152,6 +166,11 @@ mod tests {
             "5",
             "--segment-max-bytes",
             "70000",
+            "--retention-backups",
+            "14",
+            "--retention-max-age",
+            "30d",
+            "--retention-dry-run",
             "--s3-bucket",
             "backups",
             "--s3-prefix",
@@ -177,6 +196,7 @@ spec:
   isolationLevel: read_uncommitted
   checkpointIntervalSecs: 5
   segmentMaxBytes: 70000
+  retention: {backups: 14, maxAge: 30d, dryRun: true}
   storage:
     storageType: s3
     s3: {bucket: backups, prefix: k, region: eu, endpoint: 'http://s3:1', pathStyle: true, allowHttp: true, credentialsSecret: {name: keys}}

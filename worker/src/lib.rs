@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod progress;
 pub mod push;
 pub mod restore;
+pub mod retention;
 pub mod run;
 pub mod signal;
 pub mod store;

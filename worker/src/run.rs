@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use indicatif::MultiProgress;
 use jiff::Timestamp;
-use kafka_backup_shared::plan::Plan;
+use kafka_backup_shared::plan::{ArchiveName, Plan, Retention};
 use kafka_backup_shared::pod;
 use kafka_backup_shared::report::{Fault, Outcome, Report, error_chain};
 use tokio::task::JoinSet;
@@ -23,6 +23,7 @@ use crate::context::{Completed, Context, Progress};
 use crate::log::Format;
 use crate::outcome::{Attempt, Failure};
 use crate::push::{Limits, Push};
+use crate::retention::{self, Scope};
 use crate::signal::Signals;
 use crate::store::{Places, Store};
 use crate::{backup, progress, restore};
@@ -241,13 +242,39 @@ async fn attempt(
     let store =
         Store::open(plan.storage(), &settings.places).map_err(|e| Failure::new(e.fault(), &e))?;
     match plan {
-        Plan::Backup(plan) => backup::run(plan, &store, context)
-            .await
-            .map_err(|e| Failure::new(e.fault(), &e)),
+        Plan::Backup(plan) => {
+            let mut completed = backup::run(plan, &store, context)
+                .await
+                .map_err(|e| Failure::new(e.fault(), &e))?;
+            if let Some(policy) = &plan.retention {
+                retain(&plan.archive, policy, &store, context, &mut completed).await;
+            }
+            Ok(completed)
+        }
         Plan::Restore(plan) => restore::run(plan, &store, context)
             .await
             .map_err(|e| Failure::new(e.fault(), &e)),
     }
+}
+
+/// The run is complete whatever becomes of this: a failure is a warning, and the next run's retention goes on.
+async fn retain(
+    archive: &ArchiveName,
+    policy: &Retention,
+    store: &Store,
+    context: &Context,
+    completed: &mut Completed,
+) {
+    let work = retention::run(store, archive, policy, Scope::Touched, Timestamp::now());
+    let told = match context.cancel.run_until_cancelled(work).await {
+        Some(Ok(done)) => {
+            completed.retention = Some(done.report);
+            done.warnings
+        }
+        Some(Err(error)) => vec![format!("retention failed: {}", error_chain(&error))],
+        None => vec!["retention was interrupted".into()],
+    };
+    completed.warnings.extend(told);
 }
 
 fn interrupted() -> Failure {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use kafka_backup_shared::plan::Plan;
-use kafka_backup_shared::report::{Fault, Outcome, Report};
+use kafka_backup_shared::plan::{ArchiveName, Plan};
+use kafka_backup_shared::report::{Fault, Outcome, Removal, Report, RetentionReport};
 
 use crate::human::{self, Align, table};
+use crate::retention;
 
 /// Topics that are shown one by one.
 const TOPICS: usize = 50;
@@ -50,6 +51,9 @@ fn completed(plan: &Plan, report: &Report) -> String {
             "{gaps} missing for good, gone from the source before they were captured.\n"
         ));
     }
+    if let Some(retention) = &report.retention {
+        text.push_str(&retained(retention));
+    }
     for warning in &report.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
@@ -59,6 +63,61 @@ fn completed(plan: &Plan, report: &Report) -> String {
     }
     if let Plan::Backup(_) = plan {
         text.push_str(&format!("\nRestore it with --backup-id {run}.\n"));
+    }
+    text
+}
+
+/// What retention did, or would do.
+fn retained(report: &RetentionReport) -> String {
+    let (begin, deleted, marked) = match report.dry_run {
+        true => ("Retention would", "delete", "mark"),
+        false => ("Retention has", "deleted", "marked"),
+    };
+    let size = |removal: &Removal| {
+        let runs = match &removal.runs[..] {
+            [] => String::new(),
+            runs => format!(": {}", runs.join(", ")),
+        };
+        format!(
+            "{} ({}){runs}",
+            human::counted(removal.objects, "object", "objects"),
+            human::bytes(removal.bytes)
+        )
+    };
+    let mut text = String::new();
+    if report.deleted.objects > 0 {
+        text.push_str(&format!("{begin} {deleted} {}.\n", size(&report.deleted)));
+    }
+    if report.marked.objects > 0 {
+        let later = "to be deleted after 24 hours";
+        text.push_str(&format!(
+            "{begin} {marked} {later} {}.\n",
+            size(&report.marked)
+        ));
+    }
+    if report.merged > 0 {
+        let tiles = human::counted(report.merged, "larger one", "larger ones");
+        let merged = if report.dry_run { "merge" } else { "merged" };
+        text.push_str(&format!("{begin} {merged} small segments into {tiles}.\n"));
+    }
+    text
+}
+
+/// The last words of `prune`.
+pub fn of_prune(archive: &ArchiveName, done: &retention::Done) -> String {
+    let mut text = retained(&done.report);
+    if text.is_empty() {
+        text = format!("There is nothing to delete or merge in archive {archive}.\n");
+    }
+    if done.report.dry_run {
+        for (what, keys) in [("delete", &done.deleted_keys), ("mark", &done.marked_keys)] {
+            for key in keys {
+                text.push_str(&format!("would {what} {key}\n"));
+            }
+        }
+    }
+    for warning in &done.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
     }
     text
 }

@@ -1,26 +1,30 @@
 //! From the command line to an exit code.
 
 use std::io::Write;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::MultiProgress;
 use jiff::Timestamp;
+use kafka_backup_shared::archive::retention::Policy;
 use kafka_backup_shared::object::Object;
-use kafka_backup_shared::plan::{self, Plan};
+use kafka_backup_shared::plan::{self, Plan, Retention};
 use kafka_backup_shared::report::Fault;
 use kafka_backup_shared::spec::Storage;
 use serde::Serialize;
 
 use crate::args::{
-    At, Cli, Command, DescribeArgs, EngineArgs, InspectArgs, ListArgs, OutputFormat, RunArgs,
+    At, Cli, Command, DescribeArgs, EngineArgs, InspectArgs, ListArgs, OutputFormat, PruneArgs,
+    RunArgs,
 };
 use crate::input::{self, InputError};
 use crate::inspect::{self, State, show};
 use crate::log::{self, Format};
 use crate::outcome::{self, Failure};
+use crate::retention::{self, Scope};
 use crate::run::{self, Settings};
-use crate::store::{Places, Store};
+use crate::store::{self, Places, Store};
 use crate::{flags, summary};
 
 /// The source of messages about flags.
@@ -37,7 +41,8 @@ pub async fn execute(cli: Cli) -> u8 {
         | Command::Backup(_)
         | Command::Restore(_)
         | Command::List(_)
-        | Command::Describe(_) => At::Terminal,
+        | Command::Describe(_)
+        | Command::Prune(_) => At::Terminal,
     };
     let format = log::format(&cli.log, at);
     let level = log::level(&cli.log, at);
@@ -90,6 +95,7 @@ pub async fn execute(cli: Cli) -> u8 {
         }
         Command::List(args) => list(&args, &speaker).await,
         Command::Describe(args) => describe(&args, &speaker).await,
+        Command::Prune(args) => prune(&args, &speaker).await,
     };
     match done {
         Ok(code) => code,
@@ -218,6 +224,38 @@ async fn describe(args: &DescribeArgs, speaker: &Speaker) -> Result<u8, Failure>
         OutputFormat::Json => speaker.print_json(&described),
     }
     Ok(0)
+}
+
+async fn prune(args: &PruneArgs, speaker: &Speaker) -> Result<u8, Failure> {
+    let store = open(&args.source)?.with_patience(store::PATIENCE);
+    let archive = inspect::only_archive(&store, args.archive.as_ref())
+        .await
+        .map_err(|error| Failure::new(error.fault(), &error))?;
+    if !args.dry_run {
+        store
+            .check()
+            .await
+            .map_err(|error| Failure::new(error.fault(), &error))?;
+    }
+    let retention = Retention {
+        policy: Policy {
+            backups: args.backups.map(NonZeroU32::get),
+            max_age_hours: args.max_age,
+        },
+        dry_run: args.dry_run,
+    };
+    let done = retention::run(&store, &archive, &retention, Scope::All, Timestamp::now())
+        .await
+        .map_err(|error| Failure::new(error.fault(), &error))?;
+    match speaker.output {
+        OutputFormat::Text => print(&summary::of_prune(&archive, &done)),
+        OutputFormat::Json => speaker.print_json(&done),
+    }
+    Ok(if done.warnings.is_empty() {
+        0
+    } else {
+        Fault::Corrupt.exit_code()
+    })
 }
 
 fn open(args: &InspectArgs) -> Result<Store, Failure> {

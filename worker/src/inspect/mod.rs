@@ -54,6 +54,14 @@ pub enum InspectError {
         /// What is there.
         there: String,
     },
+    /// Not exactly one archive is meant.
+    #[error("name the archive with --archive: {store} has {there}")]
+    Archive {
+        /// Which store.
+        store: String,
+        /// What is there.
+        there: String,
+    },
     /// Several archives have it.
     #[error("run {run:?} is in several archives: choose one with --archive: {archives}")]
     Ambiguous {
@@ -70,7 +78,7 @@ impl InspectError {
         match self {
             Self::Store(error) => error.fault(),
             Self::Format(_) | Self::Missing { .. } => Fault::Corrupt,
-            Self::UnknownRun { .. } | Self::Ambiguous { .. } => Fault::Spec,
+            Self::UnknownRun { .. } | Self::Archive { .. } | Self::Ambiguous { .. } => Fault::Spec,
         }
     }
 }
@@ -141,7 +149,7 @@ pub struct Description {
 
 /// The objects of a run that say where it stands.
 #[derive(Clone, Debug, PartialEq)]
-enum Ledger {
+pub(crate) enum Ledger {
     Complete(Box<Manifest>),
     Partial(Box<Manifest>),
     Unfinished(Box<Begin>),
@@ -152,6 +160,12 @@ enum Ledger {
 struct RunPlace {
     archive: ArchiveName,
     run: String,
+}
+
+impl RunPlace {
+    fn layout(&self) -> Layout {
+        Layout::new(&self.archive)
+    }
 }
 
 /// The runs of one archive, or of all in the store, by archive and time.
@@ -165,7 +179,7 @@ pub async fn list(
     store.check_readable().await?;
     let places = places(store, archive).await?;
     let entries = stream::iter(&places).map(|place| async move {
-        match ledger(store, place).await {
+        match ledger(store, &place.layout(), &place.run).await {
             Ok(Some(ledger)) => Ok(Some(entry(place, &ledger))),
             Ok(None) => Ok(None),
             Err(InspectError::Format(error)) => Ok(Some(unreadable(place, &error))),
@@ -193,7 +207,7 @@ pub async fn describe(
     let all = places(store, archive).await?;
     let meant: Vec<&RunPlace> = all.iter().filter(|place| place.run == run).collect();
     let (place, ledger) = match meant[..] {
-        [place] => match ledger(store, place).await? {
+        [place] => match ledger(store, &place.layout(), &place.run).await? {
             Some(ledger) => (place, ledger),
             None => return Err(unknown(run, store, &all)),
         },
@@ -226,12 +240,32 @@ pub async fn describe(
     })
 }
 
+/// The archive that is meant: the one that is named, or the only one in the store.
+///
+/// # Errors
+/// [`InspectError`] lists what is there.
+pub async fn only_archive(
+    store: &Store,
+    named: Option<&ArchiveName>,
+) -> Result<ArchiveName, InspectError> {
+    store.check_readable().await?;
+    let all = archives(store).await?;
+    match (named, &all[..]) {
+        (None, [only]) => Ok(only.clone()),
+        (Some(named), _) if all.contains(named) => Ok(named.clone()),
+        (None | Some(_), _) => Err(InspectError::Archive {
+            store: store.place().into(),
+            there: listed(all.iter().map(ArchiveName::to_string).collect()),
+        }),
+    }
+}
+
 async fn parts(
     store: &Store,
     place: &RunPlace,
     manifest: &Manifest,
 ) -> Result<Vec<TopicPart>, InspectError> {
-    let layout = Layout::new(&place.archive);
+    let layout = place.layout();
     let read = stream::iter(&manifest.topics).map(|(topic, summary)| {
         let key = layout.topic_part(&summary.part, topic);
         async move {
@@ -293,28 +327,32 @@ async fn archives(store: &Store) -> Result<Vec<ArchiveName>, InspectError> {
 }
 
 /// Where a run stands; `None` where the folder holds no object of a run.
-async fn ledger(store: &Store, place: &RunPlace) -> Result<Option<Ledger>, InspectError> {
-    let layout = Layout::new(&place.archive);
-    let key = layout.manifest(&place.run);
+pub(crate) async fn ledger(
+    store: &Store,
+    layout: &Layout,
+    run: &str,
+) -> Result<Option<Ledger>, InspectError> {
+    let key = layout.manifest(run);
     if let Some(bytes) = store.get(&key).await? {
         return Ok(Some(Ledger::Complete(Box::new(from_json(&key, &bytes)?))));
     }
-    let key = layout.partial(&place.run);
+    let key = layout.partial(run);
     if let Some(bytes) = store.get(&key).await? {
         return Ok(Some(Ledger::Partial(Box::new(from_json(&key, &bytes)?))));
     }
-    let key = layout.begin(&place.run);
+    let key = layout.begin(run);
     if let Some(bytes) = store.get(&key).await? {
         return Ok(Some(Ledger::Unfinished(Box::new(from_json(&key, &bytes)?))));
     }
     Ok(None)
 }
 
-fn entry(place: &RunPlace, ledger: &Ledger) -> RunEntry {
-    let empty = RunEntry {
+/// A run of which nothing is known yet.
+fn unread(place: &RunPlace, state: State) -> RunEntry {
+    RunEntry {
         archive: place.archive.to_string(),
         run: place.run.clone(),
-        state: State::Unfinished,
+        state,
         start_time: None,
         completion_time: None,
         topics: 0,
@@ -324,13 +362,23 @@ fn entry(place: &RunPlace, ledger: &Ledger) -> RunEntry {
         added_bytes: 0,
         gaps: 0,
         problem: None,
-    };
+    }
+}
+
+fn unreadable(place: &RunPlace, error: &FormatError) -> RunEntry {
+    RunEntry {
+        problem: Some(error.to_string()),
+        ..unread(place, State::Unreadable)
+    }
+}
+
+fn entry(place: &RunPlace, ledger: &Ledger) -> RunEntry {
     let (state, manifest) = match ledger {
         Ledger::Unfinished(begin) => {
             return RunEntry {
                 start_time: Some(begin.start_time),
                 topics: begin.topics.len() as u64,
-                ..empty
+                ..unread(place, State::Unfinished)
             };
         }
         Ledger::Complete(manifest) => (State::Complete, manifest),
@@ -342,7 +390,6 @@ fn entry(place: &RunPlace, ledger: &Ledger) -> RunEntry {
         .map(|(topic, reason)| format!("{topic}: {reason}"))
         .collect();
     RunEntry {
-        state,
         start_time: Some(manifest.start_time),
         completion_time: Some(manifest.completion_time),
         topics: manifest.topics.len() as u64,
@@ -352,24 +399,7 @@ fn entry(place: &RunPlace, ledger: &Ledger) -> RunEntry {
         added_bytes: manifest.bytes,
         gaps: manifest.topics.values().map(|topic| topic.gaps).sum(),
         problem: (!failed.is_empty()).then(|| failed.join("; ")),
-        ..empty
-    }
-}
-
-fn unreadable(place: &RunPlace, error: &FormatError) -> RunEntry {
-    RunEntry {
-        archive: place.archive.to_string(),
-        run: place.run.clone(),
-        state: State::Unreadable,
-        start_time: None,
-        completion_time: None,
-        topics: 0,
-        records: 0,
-        bytes: 0,
-        added_records: 0,
-        added_bytes: 0,
-        gaps: 0,
-        problem: Some(error.to_string()),
+        ..unread(place, state)
     }
 }
 
@@ -380,21 +410,24 @@ fn unknown(run: &str, store: &Store, all: &[RunPlace]) -> InspectError {
         .collect();
     // Ids end in their time: the newest are what is looked for.
     there.sort_by(|a, b| b.cmp(a));
-    let more = there.len().saturating_sub(LISTED);
-    there.truncate(LISTED);
-    let mut text = if there.is_empty() {
-        "none".to_owned()
-    } else {
-        there.join(", ")
-    };
-    if more > 0 {
-        text.push_str(&format!(" and {more} more, see list"));
-    }
     InspectError::UnknownRun {
         run: run.into(),
         store: store.place().into(),
-        there: text,
+        there: listed(there),
     }
+}
+
+fn listed(mut there: Vec<String>) -> String {
+    if there.is_empty() {
+        return "none".into();
+    }
+    let more = there.len().saturating_sub(LISTED);
+    there.truncate(LISTED);
+    let mut text = there.join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more, see list"));
+    }
+    text
 }
 
 #[cfg(test)]
