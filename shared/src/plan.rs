@@ -17,7 +17,8 @@ use crate::archive::retention::Policy;
 use crate::crd::{KafkaBackup, KafkaRestore};
 use crate::selector::{Selector, is_internal};
 use crate::spec::{
-    self, KafkaCluster, MissingTopics, S3Storage, Storage, StorageType, parse_age_hours,
+    self, Compression, KafkaCluster, MissingTopics, RateLimit, S3Storage, Storage, StorageType,
+    parse_age_hours,
 };
 
 /// The largest plan, in bytes of JSON, that fits into a Job's annotation beside everything else (annotations hold 256 KiB together).
@@ -138,6 +139,15 @@ pub struct BackupPlan {
     pub isolation_level: IsolationLevel,
     /// When segments are stored.
     pub segments: SegmentLimits,
+    /// The codec of what is stored.
+    #[serde(default)]
+    pub compression: Compression,
+    /// Its level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression_level: Option<u8>,
+    /// How fast it may go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// What goes when the run is complete; `None`: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
@@ -257,6 +267,10 @@ pub fn backup(object: &KafkaBackup, run: &str) -> Result<Plan, SpecError> {
     check_cluster("spec.kafkaCluster", &spec.kafka_cluster)?;
     check_topics(&spec.topics, &spec.exclude_topics)?;
     check_storage(&spec.storage)?;
+    check_level(spec.compression, spec.compression_level)?;
+    if let Some(limit) = &spec.rate_limit {
+        check_rate_limit(limit)?;
+    }
     let run = run_ref("KafkaBackup", object, run);
     Ok(Plan::Backup(BackupPlan {
         archive: ArchiveName {
@@ -277,6 +291,9 @@ pub fn backup(object: &KafkaBackup, run: &str) -> Result<Plan, SpecError> {
             segment_max_bytes: spec.segment_max_bytes,
         },
         retention: spec.retention.as_ref().map(retention).transpose()?,
+        compression: spec.compression,
+        compression_level: spec.compression_level,
+        rate_limit: spec.rate_limit,
     }))
 }
 
@@ -478,6 +495,36 @@ fn check_storage(storage: &Storage) -> Result<(), SpecError> {
     Ok(())
 }
 
+fn check_level(compression: Compression, level: Option<u8>) -> Result<(), SpecError> {
+    let Some(level) = level else { return Ok(()) };
+    let Some(max) = compression.max_level() else {
+        return Err(SpecError::new(
+            "spec.compressionLevel",
+            "compression zstd or gzip beside it: the others have no levels",
+            format!("{level} with {compression:?}"),
+        ));
+    };
+    if (1..=max).contains(&level) {
+        return Ok(());
+    }
+    Err(SpecError::new(
+        "spec.compressionLevel",
+        format!("1 to {max} with {compression:?}"),
+        level.to_string(),
+    ))
+}
+
+fn check_rate_limit(limit: &RateLimit) -> Result<(), SpecError> {
+    if limit.bytes_per_second.is_some() || limit.records_per_second.is_some() {
+        return Ok(());
+    }
+    Err(SpecError::new(
+        "spec.rateLimit",
+        "bytesPerSecond, recordsPerSecond or both",
+        "neither",
+    ))
+}
+
 fn check_s3(s3: &S3Storage) -> Result<(), SpecError> {
     check_folder("spec.storage.s3.prefix", s3.prefix.as_deref())?;
     let Some(endpoint) = s3.endpoint.as_deref() else {
@@ -643,6 +690,47 @@ mod tests {
             plan_of(example())
                 .map(|plan| matches!(plan, Plan::Backup(plan) if plan.retention.is_none())),
             Ok(true)
+        );
+    }
+
+    #[test]
+    fn a_level_belongs_to_a_codec_that_has_levels() {
+        let with = |compression: &str, level: u8| {
+            let mut object = example();
+            object["spec"]["compression"] = json!(compression);
+            object["spec"]["compressionLevel"] = json!(level);
+            plan_of(object).map(drop).map_err(|error| error.field)
+        };
+        let refused = Err("spec.compressionLevel".to_owned());
+        for (compression, level) in [("zstd", 1), ("zstd", 22), ("gzip", 9)] {
+            assert_eq!(with(compression, level), Ok(()), "{compression} {level}");
+        }
+        for (compression, level) in [
+            ("zstd", 23),
+            ("zstd", 0),
+            ("gzip", 10),
+            ("lz4", 1),
+            ("snappy", 1),
+            ("none", 1),
+            ("source", 1),
+        ] {
+            assert_eq!(with(compression, level), refused, "{compression} {level}");
+        }
+    }
+
+    #[test]
+    fn a_rate_limit_limits_something() {
+        let mut object = example();
+        object["spec"]["rateLimit"] = json!({});
+        assert_eq!(plan_of(object.clone()).unwrap_err().field, "spec.rateLimit");
+        object["spec"]["rateLimit"] = json!({"recordsPerSecond": 5});
+        let Plan::Backup(plan) = plan_of(object).unwrap() else {
+            panic!("a backup");
+        };
+        let limit = plan.rate_limit.unwrap();
+        assert_eq!(
+            (limit.bytes_per_second, limit.records_per_second),
+            (None, Some(5))
         );
     }
 

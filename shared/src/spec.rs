@@ -11,6 +11,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::codec::Codec;
+
 /// Where a Kafka cluster is and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -147,6 +149,65 @@ pub enum MissingTopics {
     Fail,
     /// The others are taken; the missing ones are named as warnings.
     Ignore,
+}
+
+/// The codec of stored records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Compression {
+    /// Whatever the broker has, batch by batch.
+    #[default]
+    Source,
+    /// zstd.
+    Zstd,
+    /// lz4.
+    Lz4,
+    /// gzip.
+    Gzip,
+    /// snappy.
+    Snappy,
+    /// Not compressed.
+    None,
+}
+
+impl Compression {
+    /// The codec that records are encoded with; none where they stay as they are.
+    pub fn codec(self) -> Option<Codec> {
+        match self {
+            Self::Source => None,
+            Self::Zstd => Some(Codec::Zstd),
+            Self::Lz4 => Some(Codec::Lz4),
+            Self::Gzip => Some(Codec::Gzip),
+            Self::Snappy => Some(Codec::Snappy),
+            Self::None => Some(Codec::None),
+        }
+    }
+
+    /// The highest level; none where the codec has no levels.
+    pub fn max_level(self) -> Option<u8> {
+        match self {
+            Self::Zstd => Some(22),
+            Self::Gzip => Some(9),
+            Self::Source | Self::Lz4 | Self::Snappy | Self::None => None,
+        }
+    }
+}
+
+/// How fast a run may go, over all its partitions together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.bytesPerSecond) || has(self.recordsPerSecond)").message("rateLimit needs bytesPerSecond or recordsPerSecond")
+)]
+pub struct RateLimit {
+    /// Bytes of record batches, compressed as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
+    pub bytes_per_second: Option<u64>,
+    /// Records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
+    pub records_per_second: Option<u64>,
 }
 
 /// Settings of the Job that makes a run.

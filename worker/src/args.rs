@@ -174,6 +174,14 @@ pub struct BackupArgs {
     /// read_committed or read_uncommitted [default: read_committed].
     #[arg(long, value_name = "LEVEL")]
     pub isolation_level: Option<String>,
+    /// source, zstd, lz4, gzip, snappy or none; all but source join small batches [default: source].
+    #[arg(long, value_name = "CODEC")]
+    pub compression: Option<String>,
+    /// 1 to 22 with zstd, 1 to 9 with gzip.
+    #[arg(long, value_name = "LEVEL")]
+    pub compression_level: Option<u32>,
+    #[command(flatten)]
+    pub rate: RateArgs,
     /// Seconds after which an open segment is stored even if it is small [default: 30].
     #[arg(long, value_name = "SECONDS")]
     pub checkpoint_interval_secs: Option<u32>,
@@ -331,6 +339,17 @@ pub struct RetentionArgs {
     /// Only tell what would go.
     #[arg(long)]
     pub retention_dry_run: bool,
+}
+
+/// How fast a run may go.
+#[derive(Debug, Args)]
+pub struct RateArgs {
+    /// Bytes per second that are read, over all partitions.
+    #[arg(long, value_name = "BYTES")]
+    pub bytes_per_second: Option<u64>,
+    /// Records per second that are read, over all partitions.
+    #[arg(long, value_name = "RECORDS")]
+    pub records_per_second: Option<u64>,
 }
 
 /// What is said of an S3 bucket, and of no other store.

@@ -4,7 +4,8 @@ use kafka_backup_shared::crd::{GROUP, VERSION};
 use serde_json::{Map, Value, json};
 
 use crate::args::{
-    BackupArgs, ClusterArgs, ObjectArgs, RestoreArgs, RetentionArgs, SelectionArgs, StorageArgs,
+    BackupArgs, ClusterArgs, ObjectArgs, RateArgs, RestoreArgs, RetentionArgs, SelectionArgs,
+    StorageArgs,
 };
 
 /// The KafkaBackup of `backup`.
@@ -14,6 +15,9 @@ pub fn backup(args: &BackupArgs) -> Value {
     spec.insert("topics".into(), json!(args.topics));
     selection(&mut spec, &args.selection);
     set(&mut spec, "isolationLevel", args.isolation_level.as_ref());
+    set(&mut spec, "compression", args.compression.as_ref());
+    set(&mut spec, "compressionLevel", args.compression_level);
+    set(&mut spec, "rateLimit", rate_limit(&args.rate));
     set(
         &mut spec,
         "checkpointIntervalSecs",
@@ -114,6 +118,14 @@ fn selection(spec: &mut Map<String, Value>, args: &SelectionArgs) {
     set(spec, "missingTopics", args.missing_topics.as_ref());
 }
 
+/// The `rateLimit` block; `None` where nothing is limited.
+fn rate_limit(args: &RateArgs) -> Option<Value> {
+    let mut limit = Map::new();
+    set(&mut limit, "bytesPerSecond", args.bytes_per_second);
+    set(&mut limit, "recordsPerSecond", args.records_per_second);
+    (!limit.is_empty()).then_some(Value::Object(limit))
+}
+
 /// What was left out stays out, so that the spec's own default holds.
 fn set<T: serde::Serialize>(fields: &mut Map<String, Value>, field: &str, value: Option<T>) {
     if let Some(value) = value {
@@ -162,6 +174,14 @@ mod tests {
             "Ignore",
             "--isolation-level",
             "read_uncommitted",
+            "--compression",
+            "zstd",
+            "--compression-level",
+            "7",
+            "--bytes-per-second",
+            "1000000",
+            "--records-per-second",
+            "2000",
             "--checkpoint-interval-secs",
             "5",
             "--segment-max-bytes",
@@ -194,6 +214,9 @@ spec:
   excludeTopics: [ox]
   missingTopics: Ignore
   isolationLevel: read_uncommitted
+  compression: zstd
+  compressionLevel: 7
+  rateLimit: {bytesPerSecond: 1000000, recordsPerSecond: 2000}
   checkpointIntervalSecs: 5
   segmentMaxBytes: 70000
   retention: {backups: 14, maxAge: 30d, dryRun: true}

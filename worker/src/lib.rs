@@ -14,6 +14,7 @@ pub mod log;
 pub mod outcome;
 pub mod progress;
 pub mod push;
+pub mod rate;
 pub mod restore;
 pub mod retention;
 pub mod run;

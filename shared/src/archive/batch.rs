@@ -239,6 +239,26 @@ pub fn set_producer(batch: &mut [u8], id: i64, epoch: i16, base_sequence: i32) {
     batch[53..57].copy_from_slice(&base_sequence.to_be_bytes());
 }
 
+/// Sets what a header says of the records behind it: bytes of the payload, last offset minus base offset, largest timestamp,
+/// count. [`seal`] afterwards.
+///
+/// # Panics
+/// The payload has 2 GiB or more.
+pub fn set_records(
+    header: &mut [u8],
+    payload_len: usize,
+    last_offset_delta: i32,
+    max_timestamp: i64,
+    record_count: i32,
+) {
+    let length = i32::try_from(HEADER_LEN - LENGTH_PREFIX + payload_len)
+        .expect("a batch is far below 2 GiB");
+    header[8..12].copy_from_slice(&length.to_be_bytes());
+    header[23..27].copy_from_slice(&last_offset_delta.to_be_bytes());
+    header[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    header[57..61].copy_from_slice(&record_count.to_be_bytes());
+}
+
 /// Writes the CRC of a batch that was changed.
 pub fn seal(batch: &mut [u8]) {
     let crc = crc32c::crc32c(&batch[CRC_COVERED..]);
@@ -249,6 +269,12 @@ pub fn seal(batch: &mut [u8]) {
 /// horizon belong to the log it came from.
 pub fn portable_attributes(attributes: i16) -> i16 {
     attributes & ATTR_CODEC
+}
+
+/// The attributes that records keep when they are encoded with another codec in the same log: timestamp type and
+/// transactional. Batches that differ in them are not joined.
+pub fn lasting_attributes(attributes: i16) -> i16 {
+    attributes & (ATTR_LOG_APPEND_TIME | ATTR_TRANSACTIONAL)
 }
 
 /// A batch header for `payload` of `record_count` records, numbered from 0 without holes, sealed.

@@ -87,6 +87,67 @@ impl Codec {
     }
 }
 
+/// Compresses one batch after another with one codec and level, and keeps what that takes.
+pub struct Compressor {
+    codec: Codec,
+    gzip: flate2::Compression,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+    out: Vec<u8>,
+}
+
+impl Compressor {
+    /// A compressor; without a level the codec's usual one. Only gzip (1 to 9) and zstd (1 to 22) have levels.
+    ///
+    /// # Errors
+    /// The codec does not know the level.
+    pub fn new(codec: Codec, level: Option<u8>) -> io::Result<Self> {
+        let zstd_level = level.map_or(zstd::DEFAULT_COMPRESSION_LEVEL, i32::from);
+        let gzip = level.map_or(flate2::Compression::default(), |level| {
+            flate2::Compression::new(level.into())
+        });
+        let zstd = match codec {
+            Codec::Zstd => Some(zstd::bulk::Compressor::new(zstd_level)?),
+            Codec::None | Codec::Gzip | Codec::Snappy | Codec::Lz4 => None,
+        };
+        Ok(Self {
+            codec,
+            gzip,
+            zstd,
+            out: Vec::new(),
+        })
+    }
+
+    /// Encodes the records of a batch, as Java's clients would; good until the next call.
+    ///
+    /// # Errors
+    /// None in practice: it writes to memory.
+    pub fn compress(&mut self, data: &[u8]) -> io::Result<&[u8]> {
+        self.out.clear();
+        match (self.codec, &mut self.zstd) {
+            (Codec::Zstd, Some(zstd)) => {
+                self.out
+                    .reserve(zstd::zstd_safe::compress_bound(data.len()));
+                zstd.compress_to_buffer(data, &mut self.out)?;
+            }
+            (Codec::Gzip, _) => {
+                let mut encoder = flate2::write::GzEncoder::new(&mut self.out, self.gzip);
+                encoder.write_all(data)?;
+                encoder.finish()?;
+            }
+            (Codec::None | Codec::Snappy | Codec::Lz4 | Codec::Zstd, _) => {
+                self.out = self.codec.compress(data)?;
+            }
+        }
+        Ok(&self.out)
+    }
+}
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Compressor({:?})", self.codec)
+    }
+}
+
 fn too_large(limit: usize) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
@@ -160,6 +221,27 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_compressor_makes_what_its_codec_reads_and_a_level_counts() {
+        let data: Vec<u8> = (0..100_000u32)
+            .flat_map(|i| (i.wrapping_mul(2_654_435_761) % 1000).to_be_bytes())
+            .collect();
+        for codec in ALL {
+            let mut compressor = Compressor::new(codec, None).unwrap();
+            for length in [data.len(), 0, 70_000] {
+                let packed = compressor.compress(&data[..length]).unwrap();
+                assert_eq!(codec.decompress(packed, length).unwrap(), data[..length]);
+            }
+        }
+        for (codec, highest) in [(Codec::Gzip, 9), (Codec::Zstd, 19)] {
+            let size = |level| {
+                let mut compressor = Compressor::new(codec, Some(level)).unwrap();
+                compressor.compress(&data).unwrap().len()
+            };
+            assert!(size(highest) < size(1), "{codec:?}");
         }
     }
 

@@ -11,6 +11,7 @@
 pub mod batch;
 pub mod chain;
 pub mod codec;
+pub mod join;
 pub mod layout;
 pub mod manifest;
 pub mod record;

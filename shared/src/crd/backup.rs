@@ -11,7 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{IsolationLevel, SegmentLimits};
-use crate::spec::{JobSettings, KafkaCluster, MissingTopics, Retention, Storage};
+use crate::spec::{
+    Compression, JobSettings, KafkaCluster, MissingTopics, RateLimit, Retention, Storage,
+};
 use crate::status::{FinishedRun, Life};
 
 /// What to back up, from where, to where, and when.
@@ -57,6 +59,9 @@ use crate::status::{FinishedRun, Life};
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.compressionLevel) || (self.compression == 'zstd' && self.compressionLevel <= 22) || (self.compression == 'gzip' && self.compressionLevel <= 9)").message("compressionLevel is 1 to 22 with compression zstd and 1 to 9 with gzip; the others have none")
+)]
 pub struct KafkaBackupSpec {
     /// Five-field cron line in UTC, as a Kubernetes CronJob reads it; left out, one run is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,6 +87,17 @@ pub struct KafkaBackupSpec {
     /// Whether records of open and aborted transactions are copied.
     #[serde(default)]
     pub isolation_level: IsolationLevel,
+    /// How records are stored: `source` keeps every record batch as the broker has it; with any other, small batches that stand
+    /// next to each other are joined and encoded with it, which changes no record.
+    #[serde(default)]
+    pub compression: Compression,
+    /// How hard is compressed: 1 to 22 with zstd, 1 to 9 with gzip; the codec's usual level where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 22))]
+    pub compression_level: Option<u8>,
+    /// How fast a run may read from the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// Seconds after which an open segment is stored even if it is small.
     #[serde(default = "SegmentLimits::default_checkpoint_interval_secs")]
     #[schemars(range(min = 1, max = 3600))]

@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //! - What is reserved stays at or below the limit, but for one reservation at a time that alone is larger (a batch above the
-//!   budget), and for answers that turned out larger than asked for.
+//!   budget), and for what turned out larger than asked for: answers, and batches that were encoded anew.
 //! - A [`Reservation`] is given back when its last holder drops it.
 //! - Nobody waits for ever as long as whoever waits with a segment in hand closes it when nothing is being stored
 //!   ([`Budget::storing`]): then memory comes back only from there.
@@ -67,6 +67,20 @@ impl Budget {
             shared: self.shared.clone(),
             bytes,
         })
+    }
+
+    /// Takes `bytes` that are in use already, whatever the limit.
+    pub(super) fn add(&self, bytes: usize) -> Reservation {
+        self.shared.state().used += bytes;
+        Reservation {
+            shared: self.shared.clone(),
+            bytes,
+        }
+    }
+
+    /// Whether more is in use than there should be.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.shared.state().used > self.shared.limit
     }
 
     /// Completes at the next change after this call: make it, then look, then await it.

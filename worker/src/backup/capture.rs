@@ -18,9 +18,11 @@ use super::archive::Archive;
 use super::budget::Budget;
 use super::error::BackupError;
 use super::fetch::{ClosedTile, Event, Lane, Shared};
+use super::recode::Encoding;
 use super::work::{PartitionWork, TopicState};
 use crate::context::Context;
 use crate::kafka::{Client, IsolationLevel};
+use crate::rate::Rate;
 use crate::store::{PutPayload, StoreError};
 
 /// Writes to the store at the same time.
@@ -47,6 +49,8 @@ pub(super) struct Capture<'a> {
     pub(super) context: &'a Context,
     pub(super) limits: SegmentLimits,
     pub(super) isolation: IsolationLevel,
+    pub(super) encoding: Option<Encoding>,
+    pub(super) rate: Arc<Rate>,
     pub(super) topics: &'a mut [TopicState],
     pub(super) warnings: &'a mut Vec<String>,
 }
@@ -67,6 +71,8 @@ impl Capture<'_> {
             budget: Budget::new(context.memory_budget),
             stop: stop.clone(),
             isolation: self.isolation,
+            encoding: self.encoding,
+            rate: self.rate.clone(),
             fetch_bytes,
             segment_bytes: usize::try_from(limits.segment_max_bytes).unwrap_or(usize::MAX),
             checkpoint_interval: Duration::from_secs(limits.checkpoint_interval_secs.into()),

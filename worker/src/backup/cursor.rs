@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use kafka_backup_shared::archive::batch::Batch;
 use kafka_backup_shared::archive::chain::OffsetRange;
 use tokio::time::Instant;
 
+use super::recode::Recoder;
 use super::segment::OpenSegment;
 use super::work::{Hole, PartitionWork};
 use crate::kafka::LedPartition;
@@ -24,6 +24,8 @@ pub(super) struct Cursor<'a> {
     pub(super) leader_epoch: i32,
     pub(super) fetch_bytes: usize,
     pub(super) open: OpenSegment,
+    /// Where batches are encoded anew; away while it is at work.
+    pub(super) recoder: Option<Recoder>,
     progressed: Instant,
     pause: Duration,
     /// Where a CRC was wrong, to fail when it is wrong again.
@@ -46,16 +48,24 @@ impl<'a> Cursor<'a> {
             leader_epoch,
             fetch_bytes,
             open: OpenSegment::new(hole.range.start),
+            recoder: None,
             progressed: Instant::now(),
             pause: FIRST_PAUSE,
             corrupt_at: None,
         }
     }
 
-    pub(super) fn passed(&mut self, batch: &Batch<'_>) {
-        self.position = batch.end_offset().min(self.range.end);
-        self.last_epoch = batch.leader_epoch();
-        self.progress();
+    pub(super) fn passed(&mut self, position: i64, epoch: i32) {
+        if position > self.position {
+            self.position = position;
+            self.last_epoch = epoch;
+            self.progress();
+        }
+    }
+
+    /// Time that went by on purpose is no time without progress.
+    pub(super) fn waited(&mut self, time: Duration) {
+        self.progressed += time;
     }
 
     pub(super) fn progress(&mut self) {

@@ -5,6 +5,7 @@
 //! - Every batch that is kept has a right CRC; one that has not is fetched a second time before the topic fails.
 //! - An answer without a batch is never the end: only the offset is.
 //! - Whoever waits for memory with a segment in hand closes it when nothing is being stored.
+//! - No Fetch is sent that the run's [`Rate`] does not permit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,22 +15,23 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use kafka_backup_shared::archive::batch::{BatchError, Batches};
 use kafka_backup_shared::archive::chain::OffsetRange;
-use kafka_backup_shared::report::{Fault, error_chain};
+use kafka_backup_shared::report::Fault;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::aborted::AbortedFilter;
 use super::budget::{Budget, Reservation, Storing};
 use super::cursor::Cursor;
 use super::error::TopicFailure;
-use super::segment::{ClosedSegment, Kept};
+use super::recode::Encoding;
+use super::segment::ClosedSegment;
 use super::work::PartitionWork;
 use crate::kafka::{
     AbortedTransaction, Client, Connection, FetchAnswer, FetchOptions, FetchPartition,
     FetchedPartition, InFlight, IsolationLevel, KafkaError,
 };
+use crate::rate::{Rate, Taken};
 
 /// How long a broker may wait for data that should be there already.
 const MAX_WAIT: Duration = Duration::from_secs(1);
@@ -43,6 +45,9 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) stop: CancellationToken,
     pub(super) isolation: IsolationLevel,
+    /// None: as the source has it.
+    pub(super) encoding: Option<Encoding>,
+    pub(super) rate: Arc<Rate>,
     pub(super) fetch_bytes: usize,
     pub(super) segment_bytes: usize,
     pub(super) checkpoint_interval: Duration,
@@ -96,7 +101,15 @@ pub(super) struct Lane {
 
 struct Pending {
     answer: InFlight<FetchAnswer>,
+    permit: Permit,
+}
+
+/// What a Fetch needs before it is sent.
+#[derive(Debug)]
+struct Permit {
+    bytes: usize,
     buffer: Reservation,
+    taken: Taken,
 }
 
 impl Lane {
@@ -116,10 +129,10 @@ impl Lane {
             leader = (cursor.leader, cursor.leader_epoch);
             match filled {
                 Ok(()) => {}
-                Err(Stop::Interrupted) => return self.flush(&mut cursor),
+                Err(Stop::Interrupted) => return self.flush_last(&mut cursor).await,
                 Err(Stop::Failed(failure)) => {
                     // What was fetched before is whole, and the next attempt goes on from there.
-                    self.flush(&mut cursor);
+                    self.flush_last(&mut cursor).await;
                     let message =
                         format!("partition {}: {}", work.chain.partition, failure.message);
                     self.tell(Event::Failed {
@@ -165,15 +178,15 @@ impl Lane {
             let asked = match pending.take() {
                 Some(pending) => Ok(pending),
                 None => {
-                    let buffer = self.reserve(cursor).await?;
-                    self.send(cursor, buffer).await
+                    let permit = self.permitted(cursor).await?;
+                    self.send(cursor, permit).await
                 }
             };
             let fetched = match asked {
                 Ok(asked) => self.receive(cursor, asked).await?,
                 Err(error) => Err(error),
             };
-            let (answer, buffer) = match fetched {
+            let (answer, permit) = match fetched {
                 Ok(Some(fetched)) => fetched,
                 Ok(None) => {
                     self.pause(cursor, "the broker throttles the client (quota)")
@@ -185,11 +198,13 @@ impl Lane {
                     continue;
                 }
             };
+            let Permit { buffer, taken, .. } = permit;
             let Some(records) = self.judge(cursor, answer, buffer).await? else {
                 continue;
             };
             let ahead =
                 look_ahead(&records.bytes, cursor.range.end).map_err(|error| of_batch(&error))?;
+            taken.settle(records.bytes.len(), ahead.records);
             if ahead.whole == 0 {
                 // Not a single whole batch: brokers send the first one whole, so this is one that it does not fit into.
                 cursor.fetch_bytes = cursor.fetch_bytes.saturating_mul(2).min(LARGEST_ANSWER);
@@ -199,11 +214,12 @@ impl Lane {
             if ahead.next < cursor.range.end {
                 pending = self.send_ahead(cursor, &ahead).await;
             }
-            if !self.take(cursor, &records, ahead.whole)? {
+            if !self.take(cursor, &records, ahead.whole).await? {
                 // Fetched again from the batch with the wrong CRC; what was sent ahead starts elsewhere.
                 pending = None;
             }
         }
+        self.drain(cursor).await?;
         // Also where the last stretch held nothing: its offsets are covered by an empty segment.
         if cursor.open.start() < cursor.range.end {
             let last = cursor.open.close_at(cursor.range.end);
@@ -214,29 +230,27 @@ impl Lane {
 
     /// Sends the next Fetch before the answer at hand is looked at closely, if there is memory for it.
     async fn send_ahead(&mut self, cursor: &Cursor<'_>, ahead: &Ahead) -> Option<Pending> {
-        let buffer = self.shared.budget.try_reserve(cursor.fetch_bytes)?;
+        let bytes = self.shared.rate.portion(cursor.fetch_bytes);
+        let taken = self.shared.rate.try_take(bytes).ok()?;
+        let buffer = self.shared.budget.try_reserve(bytes)?;
+        let permit = Permit {
+            bytes,
+            buffer,
+            taken,
+        };
         let connection = self
             .connections
             .get(&cursor.leader)
             .filter(|connection| !connection.is_dead())?
             .clone();
-        self.request(cursor, &connection, ahead.next, ahead.epoch, buffer)
+        self.request(cursor, &connection, ahead.next, ahead.epoch, permit)
             .ok()
     }
 
-    async fn send(
-        &mut self,
-        cursor: &Cursor<'_>,
-        buffer: Reservation,
-    ) -> Result<Pending, KafkaError> {
+    async fn send(&mut self, cursor: &Cursor<'_>, permit: Permit) -> Result<Pending, KafkaError> {
         let connection = self.connection(cursor).await?;
-        self.request(
-            cursor,
-            &connection,
-            cursor.position,
-            cursor.last_epoch,
-            buffer,
-        )
+        let (offset, epoch) = (cursor.position, cursor.last_epoch);
+        self.request(cursor, &connection, offset, epoch, permit)
     }
 
     fn request(
@@ -245,9 +259,9 @@ impl Lane {
         connection: &Connection,
         offset: i64,
         last_fetched_epoch: i32,
-        buffer: Reservation,
+        permit: Permit,
     ) -> Result<Pending, KafkaError> {
-        let max_bytes = i32::try_from(cursor.fetch_bytes).unwrap_or(i32::MAX);
+        let max_bytes = i32::try_from(permit.bytes).unwrap_or(i32::MAX);
         let partition = FetchPartition {
             topic_id: Uuid::from_bytes(cursor.work.chain.topic_id.0),
             partition: cursor.work.chain.partition,
@@ -264,7 +278,7 @@ impl Lane {
             isolation,
         };
         let answer = connection.fetch(&[partition], &options)?;
-        Ok(Pending { answer, buffer })
+        Ok(Pending { answer, permit })
     }
 
     async fn connection(&mut self, cursor: &Cursor<'_>) -> Result<Connection, KafkaError> {
@@ -291,14 +305,14 @@ impl Lane {
         &mut self,
         cursor: &mut Cursor<'_>,
         mut asked: Pending,
-    ) -> Result<Result<Option<(FetchedPartition, Reservation)>, KafkaError>, Stop> {
+    ) -> Result<Result<Option<(FetchedPartition, Permit)>, KafkaError>, Stop> {
         let answer = loop {
             let checkpoint = cursor.open.deadline(self.shared.checkpoint_interval);
             tokio::select! {
                 biased;
                 () = self.shared.stop.cancelled() => return Err(Stop::Interrupted),
                 answer = &mut asked.answer => break answer,
-                () = until(checkpoint) => self.flush(cursor),
+                () = until(checkpoint) => self.flush(cursor).await?,
             }
         };
         let answer = match answer {
@@ -318,88 +332,39 @@ impl Lane {
                 "the broker's answer does not name the partition",
             )
         })?;
-        asked.buffer.resize(fetched.records.len());
-        Ok(Ok(Some((fetched, asked.buffer))))
+        asked.permit.buffer.resize(fetched.records.len());
+        Ok(Ok(Some((fetched, asked.permit))))
     }
 
-    /// Checks, filters and keeps the batches of an answer; false where it has to be fetched again from the cursor on.
-    fn take(
-        &mut self,
-        cursor: &mut Cursor<'_>,
-        records: &Records,
-        whole: usize,
-    ) -> Result<bool, Stop> {
-        let mut filter = AbortedFilter::new(match self.shared.isolation {
-            IsolationLevel::ReadCommitted => records.aborted.clone(),
-            IsolationLevel::ReadUncommitted => Vec::new(),
-        });
-        let mut walk = Batches::new(&records.bytes[..whole]);
-        loop {
-            let at = walk.position();
-            let Some(batch) = walk.next() else { break };
-            let batch = batch.map_err(|error| of_batch(&error))?;
-            if batch.base_offset() >= cursor.range.end {
-                // Nothing is left between the position and the end: compaction.
-                cursor.position = cursor.range.end;
-                break;
+    /// Waits until the rate and the memory permit another answer. See [`Budget`] for why nobody waits for ever.
+    async fn permitted(&mut self, cursor: &mut Cursor<'_>) -> Result<Permit, Stop> {
+        let (bytes, taken) = loop {
+            let bytes = self.shared.rate.portion(cursor.fetch_bytes);
+            let later = match self.shared.rate.try_take(bytes) {
+                Ok(taken) => break (bytes, taken),
+                Err(later) => later,
+            };
+            let since = Instant::now();
+            let checkpoint = cursor.open.deadline(self.shared.checkpoint_interval);
+            tokio::select! {
+                biased;
+                () = self.shared.stop.cancelled() => return Err(Stop::Interrupted),
+                () = until(checkpoint) => self.flush(cursor).await?,
+                () = sleep_until(later) => {}
             }
-            if let Err(error) = batch.verify_crc() {
-                if cursor.corrupt_at == Some(batch.base_offset()) {
-                    return Err(TopicFailure::new(
-                        Fault::Corrupt,
-                        format!("{error} (fetched twice from the source)"),
-                    )
-                    .into());
-                }
-                tracing::warn!(error = %error, "fetching a batch with a wrong CRC again");
-                cursor.corrupt_at = Some(batch.base_offset());
-                return Ok(false);
-            }
-            // An emptied batch, which compaction leaves for the producer's sequence, holds nothing to restore.
-            let keeps = filter.keeps(&batch) && batch.record_count() > 0;
-            if keeps
-                && cursor
-                    .open
-                    .is_full_for(batch.bytes().len(), self.shared.segment_bytes)
-            {
-                self.flush(cursor);
-            }
-            let kept = keeps.then_some(Kept {
-                answer: &records.bytes,
-                at,
-                buffer: &records.buffer,
-            });
-            cursor
-                .open
-                .pass(&batch, kept, cursor.range.end)
-                .map_err(|error| {
-                    let error = error_chain(&error);
-                    TopicFailure::new(
-                        Fault::Corrupt,
-                        format!("record batch at offset {}: {error}", batch.base_offset()),
-                    )
-                })?;
-            cursor.passed(&batch);
-        }
-        let due = cursor
-            .open
-            .deadline(self.shared.checkpoint_interval)
-            .is_some_and(|due| Instant::now() >= due);
-        if due || cursor.open.len() >= self.shared.segment_bytes {
-            self.flush(cursor);
-        }
-        Ok(true)
-    }
-
-    /// Takes memory for the next answer. See [`Budget`] for why nobody waits for ever.
-    async fn reserve(&mut self, cursor: &mut Cursor<'_>) -> Result<Reservation, Stop> {
+            cursor.waited(since.elapsed());
+        };
         loop {
             let changed = self.shared.budget.changed();
-            if let Some(buffer) = self.shared.budget.try_reserve(cursor.fetch_bytes) {
-                return Ok(buffer);
+            if let Some(buffer) = self.shared.budget.try_reserve(bytes) {
+                return Ok(Permit {
+                    bytes,
+                    buffer,
+                    taken,
+                });
             }
             if self.shared.budget.storing() == 0 && cursor.open.len() > 0 {
-                self.flush(cursor);
+                self.close(cursor);
             }
             tokio::select! {
                 biased;
@@ -407,24 +372,6 @@ impl Lane {
                 () = changed => {}
             }
         }
-    }
-
-    /// Ends the open segment where it is.
-    pub(super) fn flush(&mut self, cursor: &mut Cursor<'_>) {
-        if cursor.open.has_progress() {
-            let closed = cursor.open.close();
-            self.store(cursor.work, closed);
-        }
-    }
-
-    fn store(&self, work: &PartitionWork, segment: ClosedSegment) {
-        let storing = self.shared.budget.start_storing();
-        self.tell(Event::Segment(ClosedTile {
-            topic: work.topic,
-            chain: work.chain.clone(),
-            segment,
-            storing,
-        }));
     }
 
     pub(super) fn tell(&self, event: Event) {
@@ -448,6 +395,8 @@ struct Ahead {
     next: i64,
     /// Epoch of the last whole batch.
     epoch: i32,
+    /// Records of whole batches.
+    records: u64,
 }
 
 fn look_ahead(records: &[u8], end: i64) -> Result<Ahead, BatchError> {
@@ -456,6 +405,7 @@ fn look_ahead(records: &[u8], end: i64) -> Result<Ahead, BatchError> {
         whole: 0,
         next: i64::MIN,
         epoch: -1,
+        records: 0,
     };
     while let Some(batch) = walk.next() {
         let batch = batch?;
@@ -463,6 +413,7 @@ fn look_ahead(records: &[u8], end: i64) -> Result<Ahead, BatchError> {
             whole: walk.position(),
             next: batch.end_offset(),
             epoch: batch.leader_epoch(),
+            records: ahead.records + u64::from(batch.record_count().unsigned_abs()),
         };
         if ahead.next >= end {
             break;
@@ -471,7 +422,7 @@ fn look_ahead(records: &[u8], end: i64) -> Result<Ahead, BatchError> {
     Ok(ahead)
 }
 
-fn of_batch(error: &BatchError) -> TopicFailure {
+pub(super) fn of_batch(error: &BatchError) -> TopicFailure {
     let fault = match error {
         // Kafka 4 knows no older format; before, such topics have to be rewritten first.
         BatchError::OldFormat { .. } => Fault::Spec,

@@ -2,7 +2,8 @@
 //!
 //! # Guarantees
 //! - A run has succeeded when, and only when, its manifest exists; an attempt that finds it does nothing else.
-//! - Record batches are stored as the broker sent them; see [`fetch`] for what is checked and [`aborted`] for what is left out.
+//! - Record batches are stored as the broker sent them, or with another codec where one is asked for ([`recode`]); see [`fetch`]
+//!   for what is checked and [`aborted`] for what is left out.
 //! - An attempt goes on where the listing says that earlier ones ended: progress is what is durable, nothing else.
 //! - A topic that cannot be captured fails by name and does not take the others with it.
 //! - Memory is bounded by the context's budget, whatever the number of topics, partitions and records.
@@ -20,11 +21,14 @@ mod cursor;
 mod error;
 mod fetch;
 mod generation;
+mod keep;
+mod recode;
 mod recover;
 mod segment;
 mod work;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_backup_shared::archive::layout::Layout;
@@ -33,6 +37,7 @@ use kafka_backup_shared::plan::{self, BackupPlan};
 
 use crate::context::{Completed, Context};
 use crate::kafka::{Client, ClientConfig, IsolationLevel};
+use crate::rate::Rate;
 use crate::store::Store;
 
 use archive::{Archive, Base};
@@ -97,6 +102,11 @@ pub async fn run(
         context,
         limits: plan.segments,
         isolation,
+        encoding: plan.compression.codec().map(|codec| recode::Encoding {
+            codec,
+            level: plan.compression_level,
+        }),
+        rate: Arc::new(Rate::new(plan.rate_limit)),
         topics: &mut topics,
         warnings: &mut warnings,
     };

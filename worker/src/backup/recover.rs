@@ -56,6 +56,7 @@ impl Lane {
         }
         if fetched.diverging.is_some() {
             // Where to go on is found by listing and asking anew, as the next attempt does.
+            cursor.recoder = None;
             cursor.open = OpenSegment::new(cursor.position);
             let message = "the source elected a leader that lacks records which were captured; the next attempt resolves it";
             return Err(TopicFailure::new(Fault::Unavailable, message).into());
@@ -95,7 +96,7 @@ impl Lane {
                 .await?;
             return self.refresh(cursor).await;
         }
-        self.flush(cursor);
+        self.flush(cursor).await?;
         let range = OffsetRange {
             start: cursor.position,
             end: log_start.min(cursor.range.end),

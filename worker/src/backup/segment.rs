@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //! - Segments of a range tile it: each starts where the one before it ended, the last one ends exactly at the range's end.
-//! - Batches stay as they were fetched, by reference; what is not kept (control, aborted, empty) leaves only its offsets.
+//! - Batches that are passed stay as they were fetched, by reference; what is not kept (control, aborted, empty) leaves only its offsets.
 //! - A segment is closed before a batch that would take it above its limit; a batch above the limit has one of its own.
 
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use kafka_backup_shared::archive::record::{self, RecordError};
 use tokio::time::Instant;
 
 use super::budget::Reservation;
+use super::recode::Recoded;
 
 /// The segment that a partition is writing to.
 #[derive(Debug)]
@@ -130,6 +131,30 @@ impl OpenSegment {
         Ok(())
     }
 
+    /// Takes a batch that was encoded anew. It covers all offsets up to its end.
+    pub(super) fn append(&mut self, recoded: Recoded, buffer: &Arc<Reservation>, end: i64) {
+        let length = recoded.bytes.len();
+        self.opened.get_or_insert_with(Instant::now);
+        self.records += recoded.records;
+        self.max_timestamp = self.max_timestamp.max(recoded.max_timestamp);
+        self.crc = crc32c::crc32c_append(self.crc, &recoded.bytes);
+        self.bytes += length;
+        let kept = Kept {
+            answer: &recoded.bytes,
+            at: 0,
+            buffer,
+        };
+        self.keep(kept, length);
+        self.pass_to(recoded.end.min(end), recoded.leader_epoch);
+    }
+
+    /// Passes over offsets without anything to keep, or of which all is kept.
+    pub(super) fn pass_to(&mut self, end: i64, leader_epoch: i32) {
+        self.opened.get_or_insert_with(Instant::now);
+        self.position = self.position.max(end);
+        self.leader_epoch = self.leader_epoch.max(leader_epoch);
+    }
+
     fn keep(&mut self, kept: Kept<'_>, length: usize) {
         let to = kept.at + length;
         match self.runs.last_mut() {
@@ -180,7 +205,7 @@ impl OpenSegment {
 }
 
 /// Records of the batch with an offset in `range`.
-fn records_within(batch: &Batch<'_>, range: OffsetRange) -> Result<u64, RecordError> {
+pub(super) fn records_within(batch: &Batch<'_>, range: OffsetRange) -> Result<u64, RecordError> {
     let whole = u64::try_from(batch.record_count()).unwrap_or(0);
     if batch.base_offset() >= range.start && batch.end_offset() <= range.end {
         return Ok(whole);

@@ -18,14 +18,10 @@ use bytes::Bytes;
 use kafka_backup_shared::archive::batch::{self, Batch, BatchError, HEADER_LEN};
 use kafka_backup_shared::archive::chain::OffsetRange;
 use kafka_backup_shared::archive::codec::Codec;
-use kafka_backup_shared::archive::record::{
-    self, Record, RecordError, decode, read_varint, write_varint,
-};
+use kafka_backup_shared::archive::join::{JOIN_MAX, Joined, Offsets};
+use kafka_backup_shared::archive::record::{self, Record, RecordError, decode};
 
 use crate::kafka::ProducerId;
-
-/// Bytes up to which plain neighbours are joined, where the target takes that much.
-pub(super) const JOIN_MAX: usize = 512 << 10;
 
 /// How large a batch may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,26 +223,28 @@ impl Outgoings {
 
     /// Joins `first` with the joinable batches behind it, as many as fit.
     fn join(&mut self, first: Bytes) -> Result<Outgoing, SegmentError> {
-        let mut joined: Option<Joined> = None;
+        let mut joining: Option<Joining> = None;
         while let Some(next) = Batch::first(&self.segment[self.position..])? {
             let head = whole(&first);
-            let fits = next.bytes().len() + joined.as_ref().map_or(first.len(), Joined::size)
-                <= self.limits.join;
+            let size = joining
+                .as_ref()
+                .map_or(first.len(), |joining| joining.joined.size());
+            let fits = next.bytes().len() + size <= self.limits.join;
             let alike =
                 next.leader_epoch() == head.leader_epoch() && self.fate(&next) == Fate::Joinable;
             if !fits || !alike {
                 break;
             }
             next.verify_crc()?;
-            let joined = joined.get_or_insert_with(|| Joined::new(&head));
-            if !joined.push(&next, self.limits.join)? {
+            let joining = joining.get_or_insert_with(|| Joining::new(&head));
+            if !joining.push(&next, self.limits.join)? {
                 break;
             }
             self.position += next.bytes().len();
         }
         // One batch alone is not copied.
-        Ok(match joined.filter(|joined| joined.runs.len() > 1) {
-            Some(joined) => joined.build(),
+        Ok(match joining.filter(|joining| joining.runs.len() > 1) {
+            Some(joining) => joining.build(),
             None => verbatim(&first),
         })
     }
@@ -307,111 +305,46 @@ fn verbatim(source: &Bytes) -> Outgoing {
 }
 
 /// Plain batches behind one another under one header.
-struct Joined {
-    first_header: [u8; HEADER_LEN],
-    base_timestamp: i64,
-    max_timestamp: i64,
-    records: i32,
-    payload: Vec<u8>,
+struct Joining {
+    joined: Joined,
     runs: Vec<SourceRun>,
     source_bytes: u64,
 }
 
-impl Joined {
+impl Joining {
     fn new(first: &Batch<'_>) -> Self {
         Self {
-            first_header: portable_header(first.bytes()),
-            base_timestamp: first.base_timestamp(),
-            max_timestamp: first.max_timestamp(),
-            records: first.record_count(),
-            payload: first.payload().to_vec(),
+            joined: Joined::new(first, first.payload().to_vec(), Offsets::Renumbered),
             runs: vec![run_of(first)],
             source_bytes: first.bytes().len() as u64,
         }
     }
 
-    fn size(&self) -> usize {
-        HEADER_LEN + self.payload.len()
-    }
-
     /// Appends the records of `next`; `false`, and nothing appended, when the result would be larger than `limit`.
     fn push(&mut self, next: &Batch<'_>, limit: usize) -> Result<bool, SegmentError> {
-        let Some(records) = self.records.checked_add(next.record_count()) else {
-            return Ok(false);
-        };
-        let length = self.payload.len();
-        let timestamp_shift = next.base_timestamp().wrapping_sub(self.base_timestamp);
-        append_shifted(
-            &mut self.payload,
-            next,
-            timestamp_shift,
-            i64::from(self.records),
-        )
-        .map_err(|source| SegmentError::Records {
-            base_offset: next.base_offset(),
+        let base_offset = next.base_offset();
+        let pushed = self.joined.push(next, next.payload(), limit);
+        let pushed = pushed.map_err(|source| SegmentError::Records {
+            base_offset,
             source,
         })?;
-        if self.size() > limit {
-            self.payload.truncate(length);
-            return Ok(false);
+        if pushed {
+            self.runs.push(run_of(next));
+            self.source_bytes += next.bytes().len() as u64;
         }
-        self.records = records;
-        self.max_timestamp = self.max_timestamp.max(next.max_timestamp());
-        self.runs.push(run_of(next));
-        self.source_bytes += next.bytes().len() as u64;
-        Ok(true)
+        Ok(pushed)
     }
 
     fn build(self) -> Outgoing {
-        let mut header = self.first_header;
-        let length = HEADER_LEN - batch::LENGTH_PREFIX + self.payload.len();
-        let length = i32::try_from(length).expect("joined batches are far below 2 GiB");
-        header[8..12].copy_from_slice(&length.to_be_bytes());
-        header[23..27].copy_from_slice(&(self.records - 1).to_be_bytes());
-        header[35..43].copy_from_slice(&self.max_timestamp.to_be_bytes());
-        header[57..61].copy_from_slice(&self.records.to_be_bytes());
+        let header = self.joined.header(self.joined.payload().len());
         Outgoing {
-            header,
-            payload: self.payload.into(),
+            header: portable_header(&header),
+            payload: self.joined.into_payload().into(),
             runs: self.runs,
             source_bytes: self.source_bytes,
             append_time: false,
         }
     }
-}
-
-/// Copies plain records with their two deltas moved; key, value and headers are not looked at.
-fn append_shifted(
-    out: &mut Vec<u8>,
-    batch: &Batch<'_>,
-    timestamp_shift: i64,
-    offset_shift: i64,
-) -> Result<(), RecordError> {
-    out.reserve(batch.payload().len() + 8 * batch.record_count().unsigned_abs() as usize);
-    let mut rest = batch.payload();
-    let mut deltas = Vec::with_capacity(21);
-    for index in 0..batch.record_count() {
-        let malformed = || RecordError::Malformed { index };
-        let length = read_varint(&mut rest).ok_or_else(malformed)?;
-        let length = usize::try_from(length).map_err(|_| malformed())?;
-        let record = rest.get(..length).ok_or_else(malformed)?;
-        rest = &rest[length..];
-        let (attributes, mut record) = record.split_first().ok_or_else(malformed)?;
-        let timestamp_delta = read_varint(&mut record).ok_or_else(malformed)?;
-        let offset_delta = read_varint(&mut record).ok_or_else(malformed)?;
-        deltas.clear();
-        deltas.push(*attributes);
-        write_varint(&mut deltas, timestamp_delta.wrapping_add(timestamp_shift));
-        write_varint(&mut deltas, offset_delta.wrapping_add(offset_shift));
-        write_varint(out, (deltas.len() + record.len()) as i64);
-        out.extend_from_slice(&deltas);
-        out.extend_from_slice(record);
-    }
-    if !rest.is_empty() {
-        let index = batch.record_count();
-        return Err(RecordError::Malformed { index });
-    }
-    Ok(())
 }
 
 /// Decodes a batch, leaves out the records outside `range`, and encodes the rest with its own codec.

@@ -10,7 +10,7 @@ const WIDE: OffsetRange = OffsetRange {
 fn body(text: &str) -> Vec<u8> {
     // A null key, a value, no headers.
     let mut body = vec![1];
-    write_varint(&mut body, text.len() as i64);
+    record::write_varint(&mut body, text.len() as i64);
     body.extend_from_slice(text.as_bytes());
     body.push(0);
     body

@@ -19,7 +19,7 @@ use kafka_backup_shared::plan::{
     ArchiveName, BackupPlan, IsolationLevel, RunRef, SegmentLimits, Topics,
 };
 use kafka_backup_shared::spec::{
-    KafkaCluster, MissingTopics, SecurityProtocol, Storage, StorageType,
+    Compression, KafkaCluster, MissingTopics, SecurityProtocol, Storage, StorageType,
 };
 use kafka_backup_worker::backup::{self, BackupError};
 use kafka_backup_worker::context::{Completed, Context, Progress};
@@ -175,6 +175,9 @@ pub fn plan(run: &str, topics: &[&str]) -> BackupPlan {
             segment_max_bytes: 256 << 10,
         },
         retention: None,
+        compression: Compression::Source,
+        compression_level: None,
+        rate_limit: None,
     }
 }
 
