@@ -172,6 +172,11 @@ fn decompress_snappy(data: &[u8], limit: usize) -> io::Result<Vec<u8>> {
         if out.len() + length > limit {
             return Err(too_large(limit));
         }
+        // Three bytes make at most 64; a block that announces more would only take memory.
+        if length > block.len().saturating_mul(22) {
+            let reason = "snappy block announces more than it can hold";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
         out.extend_from_slice(&decoder.decompress_vec(block).map_err(io::Error::from)?);
         Ok(())
     };

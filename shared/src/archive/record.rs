@@ -8,8 +8,8 @@ use std::io;
 use super::batch::{self, Batch};
 use super::codec::Codec;
 
-/// Bytes that a batch may decode to: more than any broker would take in one batch, far below what would endanger the process.
-pub const DECODED_MAX: usize = 1 << 30;
+/// Bytes that a batch may decode to: more than producers put into one, less than a bomb would take.
+pub const DECODED_MAX: usize = 256 << 20;
 
 /// A record of a batch; what stands between its deltas and its end is kept as bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 //! end), what only repeats pinned offsets (a second worker) and merged tiles: one object with the bytes of many small segments.
 //!
 //! # Guarantees
-//! - What the base pins stays as it is: a segment that repeats pinned offsets is never used, for on a compacted topic it may
-//!   hold fewer records.
+//! - What the base pins stays as it is: a segment that repeats pinned offsets, one across their end included, is never used, for
+//!   on a compacted topic it may hold fewer records. Only one of a higher epoch says that they were truncated.
 //! - A merged tile is used in the place of pinned segments only where it is proven to be their very bytes, one after another: the
 //!   CRC-32C and the length of a concatenation follow from those of its pieces, which names and listing tell.
 //! - A tile is merged within one leader epoch, so that a divergence can still be resolved at the end of an epoch.
@@ -53,7 +53,7 @@ impl Foundation {
 
     /// Whether a segment adds nothing: it is pinned, or repeats what is.
     pub fn holds(&self, name: &SegmentName) -> bool {
-        self.own.contains(name) || (name.end <= self.end && name.leader_epoch <= self.epoch)
+        self.own.contains(name) || (name.start < self.end && name.leader_epoch <= self.epoch)
     }
 
     /// Of the segments that are there, those that a run may build on, in the order of their names.
@@ -232,9 +232,10 @@ mod tests {
         let segments = small(3, 100);
         let foundation = Foundation::new(&pinned(&segments));
         let repeated = named(0, 20, 1, b"x");
-        let beyond = named(25, 40, 1, b"y");
+        let across = named(25, 40, 1, b"y");
+        let beyond = named(30, 40, 1, b"y");
         let elected = named(20, 30, 2, b"z");
-        let there = [repeated, beyond, elected].map(|name| (name, 1));
+        let there = [repeated, across, beyond, elected].map(|name| (name, 1));
         assert_eq!(
             foundation.usable(&there.into_iter().collect()),
             [elected, beyond]

@@ -228,6 +228,7 @@ fn partition(
         log_start,
         end,
         high_watermark: high_watermark.max(end),
+        leader_epoch: led.leader_epoch,
         generation: String::new(),
     })
 }
@@ -292,7 +293,10 @@ async fn choose_generations(
             };
             partition.generation = match may_continue(before.as_ref(), &now) {
                 Ok(()) => {
-                    if before_partition.is_some_and(|before| before.end != partition.end) {
+                    let same = |before: &BeginPartition| {
+                        before.end == partition.end && before.leader_epoch == partition.leader_epoch
+                    };
+                    if before_partition.is_some_and(|before| !same(before)) {
                         to_ask.push((name.clone(), index));
                     }
                     before_partition

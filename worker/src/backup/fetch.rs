@@ -156,13 +156,9 @@ impl Lane {
         };
         let partition = work.chain.partition;
         if before.continued {
-            let message = format!(
-                "partition {partition}: the topic is compacted and was fetched after {}, when deletions since the run before may be gone (delete.retention.ms); the next run copies it anew",
-                before.limit
-            );
             self.tell(Event::Failed {
                 topic: work.topic,
-                failure: TopicFailure::new(Fault::Unavailable, message),
+                failure: before.too_late(partition),
             });
             return;
         }

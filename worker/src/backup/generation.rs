@@ -94,12 +94,16 @@ pub(super) fn tombstone_window(configs: &BTreeMap<String, ConfigValue>) -> Optio
 /// Where to go on after a chain whose last epoch the leader was asked about (OffsetForLeaderEpoch); `None`: nowhere.
 ///
 /// `asked` is the epoch of the last link that has one, `answer` the largest epoch at or below it that the leader has, and
-/// where that ends in its log.
+/// where that ends in its log. Two logs that both have an epoch agree up to where it ends in the shorter one.
+///
+/// What the source has truncated stays in the archive, and of tiles that start together the one with the higher epoch counts
+/// (see [`chain`](kafka_backup_shared::archive::chain)). So the generation is gone on with only where all that follows in the
+/// leader's log is of a higher epoch than what was truncated: not where a leader of an older epoch has come back with more of
+/// it than was captured (a follower, which deletes what it truncates, would go on there: KIP-279).
 pub(super) fn resume_at(links: &[Link], asked: i32, answer: Option<EpochEnd>) -> Option<i64> {
     let answer = answer?;
-    let chain_end = links.last()?.range.end;
     if answer.epoch == asked {
-        return Some(answer.end_offset.min(chain_end));
+        return Some(answer.end_offset.min(links.last()?.range.end));
     }
     // A link in which nothing was fetched has the epoch of the one before it.
     let mut epoch = -1;
@@ -107,7 +111,10 @@ pub(super) fn resume_at(links: &[Link], asked: i32, answer: Option<EpochEnd>) ->
         epoch = epoch.max(link.name.leader_epoch);
         epoch <= answer.epoch
     });
-    Some(answer.end_offset.min(known.last()?.range.end))
+    let known: Vec<Link> = known.copied().collect();
+    let agrees =
+        last_epoch(&known) == Some(answer.epoch) && known.last()?.range.end >= answer.end_offset;
+    agrees.then_some(answer.end_offset)
 }
 
 /// The epoch to ask the leader about: that of the last link in which something was fetched.
@@ -301,9 +308,18 @@ mod tests {
         let cases = [
             ("the leader has more", end(5, 70), Some(50)),
             ("the leader lost our tail", end(5, 35), Some(35)),
-            ("it has epoch 4 instead", end(4, 33), Some(30)),
             ("epoch 3 ended inside a segment", end(3, 20), Some(20)),
-            ("epoch 1 went on longer", end(1, 25), Some(10)),
+            (
+                "epoch 3 ended where the last link of it does",
+                end(3, 30),
+                Some(30),
+            ),
+            // What follows there is of epoch 4, 3 or 1, below the 5 of what was truncated.
+            ("it has epoch 4 instead", end(4, 33), None),
+            ("epoch 3 went on longer", end(3, 35), None),
+            ("epoch 1 went on longer", end(1, 25), None),
+            // Epoch 2 began somewhere in what was captured as epoch 1.
+            ("it has epoch 2 instead of 3", end(2, 8), None),
             ("nothing that we have", end(0, 25), None),
             ("it knows nothing", None, None),
         ];

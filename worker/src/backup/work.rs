@@ -66,6 +66,19 @@ pub(super) struct FetchBefore {
     pub(super) continued: bool,
 }
 
+impl FetchBefore {
+    /// Why a partition cannot be completed in this run.
+    pub(super) fn too_late(&self, partition: i32) -> TopicFailure {
+        TopicFailure::new(
+            Fault::Unavailable,
+            format!(
+                "partition {partition}: the topic is compacted and was not fetched before {}, after which deletions since the run before may be gone (delete.retention.ms); the next run copies it anew",
+                self.limit
+            ),
+        )
+    }
+}
+
 impl TopicState {
     /// The base run's partition, if its generation is the one of this run.
     pub(super) fn base_partition(&self, partition: &BeginPartition) -> Option<&PinnedPartition> {
@@ -212,19 +225,17 @@ pub(super) async fn plan(
         for partition in &topic.begin.partitions {
             let links = topic.links(partition);
             check_pinned(archive, topic, partition, &links)?;
-            let moved = topic
-                .base_partition(partition)
-                .is_none_or(|base| base.end != partition.end);
             let wanted = OffsetRange {
                 start: partition.log_start,
                 end: partition.end,
             };
-            // Where the end has moved the leader is asked even if all seems covered: by what may never have been.
-            if (moved && !wanted.is_empty()) || !uncovered(&links, wanted).is_empty() {
+            // The leader is asked even if all seems covered: by what may have been truncated.
+            if !wanted.is_empty() {
                 open.push((index, partition.clone(), links));
             }
         }
     }
+    fail_what_is_late(begin, base, topics, &open, Timestamp::now());
     let leaders = leaders(client, topics, &open).await?;
     let epochs: Vec<(usize, PartitionEpoch)> = open
         .iter()
@@ -254,6 +265,9 @@ pub(super) async fn plan(
             continue;
         };
         let topic = &mut topics[index];
+        if topic.failure.is_some() {
+            continue;
+        }
         if let Some((epoch, answer)) = answers.remove(&place) {
             let resumed = match answer {
                 Ok(answer) => resume_at(&links, epoch, answer).ok_or_else(|| {
@@ -298,6 +312,35 @@ pub(super) async fn plan(
         });
     }
     Ok(work)
+}
+
+/// Fails the topics that are compacted and continued, where the time for that is over. Nothing tells when the segments that
+/// earlier attempts left were fetched, only that it was before the listing: what was listed in time counts, and else nothing.
+fn fail_what_is_late(
+    begin: &Begin,
+    base: Option<&Base>,
+    topics: &mut [TopicState],
+    open: &[(usize, BeginPartition, Vec<Link>)],
+    listed: Timestamp,
+) {
+    for (index, partition, links) in open {
+        let topic = &mut topics[*index];
+        let late = limit_of(begin, base, topic, partition)
+            .filter(|before| before.continued && listed > before.limit);
+        let (Some(late), Some(pinned)) = (late, topic.base_partition(partition)) else {
+            continue;
+        };
+        let pinned: BTreeSet<&SegmentName> = pinned.segments.iter().collect();
+        let wanted = OffsetRange {
+            start: partition.log_start,
+            end: partition.end,
+        };
+        let adds = links.iter().any(|link| !pinned.contains(&link.name));
+        if adds || !uncovered(links, wanted).is_empty() {
+            let failure = late.too_late(partition.partition);
+            topic.failure.get_or_insert(failure);
+        }
+    }
 }
 
 fn hole(links: &[Link], range: OffsetRange) -> Hole {

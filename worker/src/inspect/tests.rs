@@ -108,6 +108,7 @@ fn begin(run: &str) -> Begin {
                     log_start: 5,
                     end: 2000,
                     high_watermark: 2000,
+                    leader_epoch: 3,
                     generation: RUN.into(),
                 }],
             },
