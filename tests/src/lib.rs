@@ -4,4 +4,6 @@ pub mod bench;
 pub mod demo;
 pub mod lab;
 pub mod operator;
+pub mod soak;
 pub mod suite;
+pub mod worker;

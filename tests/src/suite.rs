@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::lab::components::{self, Options};
-use crate::lab::kafka::{SOURCE, TARGET};
+use crate::lab::kafka::{self, SOURCE, TARGET};
 use crate::lab::{Doing, Lab, LabError, images, kubernetes, net, packages, step, store};
 use crate::operator;
 
@@ -148,6 +148,7 @@ fn run_program(
         .current_dir(package)
         .env("CARGO_TARGET_DIR", lab.target());
     let text = output_within(&mut command, LIMIT)?;
+    kafka::down_others(lab)?;
     let (count, failed) = parse(&text);
     let ended = text.lines().any(|line| line.starts_with("test result: "));
     if !ended || count.failed > 0 {

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use kafka_backup_tests::demo::{self, Demo};
 use kafka_backup_tests::lab::components::{self, Options};
 use kafka_backup_tests::lab::{Doing, Lab, LabError, images, kafka, kubernetes, net};
-use kafka_backup_tests::{bench, suite};
+use kafka_backup_tests::{bench, soak, suite};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -60,6 +60,17 @@ enum Verb {
     Test {
         /// Only test programs whose path contains this, such as `faults` or `shared/`
         filter: Option<String>,
+    },
+    /// Back up with workers that are killed, stopped, paused and replaced at random points, and compare what is left
+    Soak {
+        #[arg(long, default_value_t = 1000)]
+        rounds: u64,
+        /// Decides what happens when; printed at the start
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Brokers of the cluster, which is the soak's own
+        #[arg(long, default_value_t = 3, value_parser = brokers)]
+        brokers: u16,
     },
     /// Measure what the worker costs, beside a named alternative
     #[command(subcommand)]
@@ -163,6 +174,22 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             if !suite::run(&lab, filter.as_deref())? {
                 return Ok(ExitCode::FAILURE);
             }
+        }
+        Verb::Soak {
+            rounds,
+            seed,
+            brokers,
+        } => {
+            components::up(&lab, &["net"], Options::default())?;
+            images::worker_and_controller(&lab)?;
+            let cluster = kafka::Cluster {
+                name: "soak",
+                port: 9592,
+                extra: "",
+            };
+            cluster.up(&lab, brokers)?;
+            soak::run(&lab, &cluster, seed, rounds)?;
+            cluster.down(&lab)?;
         }
         Verb::Bench(Bench::Data { records, json }) => {
             bench::data(&lab, bench::Data { records, json })?

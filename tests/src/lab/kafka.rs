@@ -176,6 +176,25 @@ pub fn by_name(broker: &str) -> Option<(Cluster<'static>, u16)> {
     Some((cluster, id.parse().ok()?))
 }
 
+/// Kills the brokers of all clusters but [`SOURCE`] and [`TARGET`], and removes their data: what a test ran for itself.
+pub fn down_others(lab: &Lab) -> Result<(), LabError> {
+    let running = process::running(lab);
+    let others = running
+        .iter()
+        .filter_map(|(name, _)| name.strip_prefix("kafka-")?.rsplit_once('-'))
+        .map(|(cluster, _)| cluster)
+        .filter(|cluster| ![SOURCE.name, TARGET.name].contains(cluster));
+    for name in others {
+        let cluster = Cluster {
+            name,
+            port: 0,
+            extra: "",
+        };
+        cluster.down(lab)?;
+    }
+    Ok(())
+}
+
 impl Cluster<'_> {
     /// The process name of broker `id`, counted from 1.
     pub fn broker(&self, id: u16) -> String {

@@ -5,9 +5,11 @@
 //! Callers may be inside or outside of the lab's network namespace.
 
 mod compare;
+mod leaders;
 mod nasty;
 
 pub use compare::{ComparedTopic, Comparison, Reading, compare, compare_with_archive};
+pub use leaders::{Replicas, create_with_replicas, move_replicas, replicas};
 pub use nasty::{nasty, seeded};
 
 use super::{Doing, Lab, LabError, kafka, packages, parts, process};
@@ -35,6 +37,10 @@ const SOURCES: &[(&str, &str)] = &[
     ("Raw.java", include_str!("../../assets/java/Raw.java")),
     ("Nasty.java", include_str!("../../assets/java/Nasty.java")),
     ("Seeded.java", include_str!("../../assets/java/Seeded.java")),
+    (
+        "Leaders.java",
+        include_str!("../../assets/java/Leaders.java"),
+    ),
     ("Server.java", include_str!("../../assets/java/Server.java")),
 ];
 

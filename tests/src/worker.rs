@@ -1,0 +1,131 @@
+//! The worker as a process of the lab, and what it leaves in a folder.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::lab::{Doing, Lab, LabError, net, wait_for};
+
+/// What a worker may take to end by itself.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The name of the log that its standard error goes to.
+const LOG: &str = "worker";
+
+/// A worker that runs in the lab's network; killed when it is dropped.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // One that has ended has no process to kill.
+        if self.child.kill().is_ok() {
+            self.child.wait().ok();
+        }
+    }
+}
+
+impl Worker {
+    pub fn start(lab: &Lab, args: &[&str]) -> Result<Self, LabError> {
+        let program = lab.target().join("release/kafka-backup-worker");
+        let log = lab.log(LOG);
+        let errors = File::options().create(true).append(true).open(&log);
+        let errors = errors.doing(|| format!("open {}", log.display()))?;
+        let child = net::command(lab, &program)?
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .doing(|| format!("start {}", program.display()))?;
+        Ok(Self { child })
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<(), LabError> {
+        let pid = i32::try_from(self.child.id()).expect("Linux has no larger pids");
+        // Whoever was not waited for keeps its pid.
+        kill(Pid::from_raw(pid), signal)
+            .map_err(std::io::Error::from)
+            .doing(|| format!("send {signal} to the worker"))
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits until something is so; false where the worker ended before.
+    pub fn until(
+        &mut self,
+        what: &str,
+        mut reached: impl FnMut() -> Result<bool, LabError>,
+    ) -> Result<bool, LabError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if self.has_ended() {
+                return Ok(false);
+            }
+            if reached()? {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Err(LabError::Timeout {
+                    what: format!("the worker to come to {what}"),
+                    seconds: PATIENCE.as_secs(),
+                });
+            }
+            // What is waited for lasts a millisecond or so.
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    }
+
+    /// How it ended, and the JSON that it printed; null where it printed nothing.
+    pub fn end(mut self) -> Result<(ExitStatus, Value), LabError> {
+        wait_for("the worker to end", PATIENCE, || self.has_ended())?;
+        let reading = || "read the worker's report".to_owned();
+        let status = self.child.wait().doing(reading)?;
+        let mut text = Vec::new();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            stdout.read_to_end(&mut text).doing(reading)?;
+        }
+        let said = match &text[..] {
+            [] => Value::Null,
+            text => serde_json::from_slice(text)
+                .map_err(|error| LabError::State(format!("the report is cut off: {error}")))?,
+        };
+        Ok((status, said))
+    }
+}
+
+/// Whether a report says that the run succeeded.
+pub fn is_success(report: &Value) -> bool {
+    report["outcome"] == "success"
+}
+
+/// The paths of all objects in a folder store, without what is being written.
+pub fn objects(folder: &Path) -> Result<Vec<String>, LabError> {
+    let mut found = Vec::new();
+    list(folder, &mut found)?;
+    found.retain(|path| !path.contains('#'));
+    Ok(found)
+}
+
+fn list(folder: &Path, found: &mut Vec<String>) -> Result<(), LabError> {
+    let reading = || format!("list {}", folder.display());
+    for entry in fs::read_dir(folder).doing(reading)? {
+        let entry = entry.doing(reading)?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            list(&entry.path(), found)?;
+        } else {
+            found.push(entry.path().display().to_string());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! Workers killed, stopped, paused and replaced at random points. Needs `cargo lab up kafka`; `cargo lab soak` is the long form.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use kafka_backup_tests::lab::Lab;
+use kafka_backup_tests::lab::kafka::SOURCE;
+use kafka_backup_tests::soak;
+
+/// Another one each time: what is found is found again by the seed that is printed.
+fn seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_nanos() as u64
+}
+
+#[test]
+fn killed_workers_lose_and_double_nothing() {
+    let lab = Lab::open().unwrap();
+    let tally = soak::run(&lab, &SOURCE, seed(), 8).unwrap();
+    assert_eq!(tally.rounds, 8);
+    assert!(tally.killed > 0, "{tally:?}");
+}
