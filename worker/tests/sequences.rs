@@ -295,6 +295,36 @@ async fn a_topic_that_was_made_anew_between_two_runs_is_another_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_runs_at_once_are_both_complete_and_the_next_goes_on_from_them() {
+    let archive = Archive::new();
+    let topic = name("both");
+    create_topic(&topic, 1, &[]).await;
+    fill(&topic, 1, 200, 500).await;
+    run(&plan(FIRST, &[&topic]), &archive.store).await.unwrap();
+    fill(&topic, 1, 2000, 500).await;
+    let mut small = plan(SECOND, &[&topic]);
+    small.segments.segment_max_bytes = 64 << 10;
+    let third = plan(THIRD, &[&topic]);
+    let (one, two) = tokio::join!(run(&small, &archive.store), run(&third, &archive.store));
+    assert_eq!((one.unwrap().records, two.unwrap().records), (2000, 2000));
+    let read = all(&topic).await;
+    for of in [SECOND, THIRD] {
+        let manifest = archive.manifest(of).await;
+        assert_eq!(manifest.base, Some(format!("orders-{FIRST}")));
+        assert_eq!(archive.records(&manifest, &topic, 0).await, read);
+    }
+    fill(&topic, 1, 100, 500).await;
+    let next = "20260104-000000";
+    let completed = run(&plan(next, &[&topic]), &archive.store).await.unwrap();
+    assert_eq!(completed.records, 100);
+    let manifest = archive.manifest(next).await;
+    assert_eq!(
+        archive.records(&manifest, &topic, 0).await,
+        all(&topic).await
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_stops_the_run_and_stays_as_it_is() {
     let archive = Archive::new();
     let topic = name("damaged");

@@ -126,6 +126,11 @@ impl<'a> Batch<'a> {
         if batch.record_count() < 0 || batch.last_offset_delta() < 0 {
             return Err(malformed("negative record count or last offset delta"));
         }
+        // The end is at most one above the last offset.
+        let last = base_offset.checked_add(i64::from(batch.last_offset_delta()));
+        if base_offset < 0 || last.is_none_or(|last| last == i64::MAX) {
+            return Err(malformed("offsets out of range"));
+        }
         Ok(Some(batch))
     }
 

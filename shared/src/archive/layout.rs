@@ -251,11 +251,11 @@ impl Layout {
         };
         let chain = ChainKey {
             topic: unescape(topic).ok_or_else(error)?,
-            topic_id: id.parse()?,
+            topic_id: id.parse().map_err(|_| error())?,
             partition: partition.parse().map_err(|_| error())?,
             generation: unescape(generation).ok_or_else(error)?,
         };
-        let name = name.parse()?;
+        let name = name.parse().map_err(|_| error())?;
         if self.segment(&chain, &name) != key {
             return Err(error());
         }

@@ -201,7 +201,7 @@ pub(super) fn counts(topics: &[TopicState]) -> Counts {
 fn total(ranges: &[OffsetRange]) -> u64 {
     ranges
         .iter()
-        .map(|range| u64::try_from(range.end - range.start).unwrap_or(0))
+        .map(|range| u64::try_from(range.end.saturating_sub(range.start)).unwrap_or(0))
         .sum()
 }
 
