@@ -330,12 +330,12 @@ fn fail_what_is_late(
         let (Some(late), Some(pinned)) = (late, topic.base_partition(partition)) else {
             continue;
         };
-        let pinned: BTreeSet<&SegmentName> = pinned.segments.iter().collect();
+        let base = Foundation::new(pinned);
         let wanted = OffsetRange {
             start: partition.log_start,
             end: partition.end,
         };
-        let adds = links.iter().any(|link| !pinned.contains(&link.name));
+        let adds = links.iter().any(|link| !base.holds(&link.name));
         if adds || !uncovered(links, wanted).is_empty() {
             let failure = late.too_late(partition.partition);
             topic.failure.get_or_insert(failure);
