@@ -91,6 +91,8 @@ pub(crate) fn build<K: Kind>(
     let annotations = annotations(object, run);
     let mut pod_annotations = annotations.clone();
     pod_annotations.insert(pod::PLAN_ANNOTATION.into(), plan_json);
+    let mut pod_labels = labels.clone();
+    pod_labels.extend(identity_labels(&plan));
     let job = object.job_settings();
     Ok(Job {
         metadata: ObjectMeta {
@@ -109,7 +111,7 @@ pub(crate) fn build<K: Kind>(
             pod_replacement_policy: Some("Failed".into()),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
-                    labels: Some(labels),
+                    labels: Some(pod_labels),
                     annotations: Some(pod_annotations),
                     ..ObjectMeta::default()
                 }),
@@ -148,6 +150,14 @@ fn labels<K: Kind>(object: &K, run: &ActiveRun) -> BTreeMap<String, String> {
         }
     }
     labels
+}
+
+/// What Microsoft's workload identity webhook looks for, to give a pod the variables and the token that the worker reads.
+fn identity_labels(plan: &Plan) -> Option<(String, String)> {
+    let azure = plan.storage().azure.as_ref()?;
+    azure
+        .use_workload_identity
+        .then(|| ("azure.workload.identity/use".into(), "true".into()))
 }
 
 fn annotations<K: Kind>(object: &K, run: &ActiveRun) -> BTreeMap<String, String> {
@@ -392,6 +402,23 @@ mod tests {
             .filter(|path| path.starts_with(pod::SECRETS_DIR))
             .collect();
         assert_eq!(secrets, ["/etc/kafka-backup/secrets/s3-keys"]);
+    }
+
+    #[test]
+    fn a_workload_identity_is_asked_for_by_its_label() {
+        let labelled = |workload: bool| {
+            let mut object = fixtures::backup();
+            object.spec.storage = serde_json::from_value(serde_json::json!({
+                "storageType": "azure",
+                "azure": {"accountName": "acc", "container": "con", "useWorkloadIdentity": workload}
+            }))
+            .unwrap();
+            let template = built(&object).spec.unwrap().template;
+            let labels = template.metadata.unwrap().labels.unwrap();
+            labels.get("azure.workload.identity/use").cloned()
+        };
+        assert_eq!(labelled(true).as_deref(), Some("true"));
+        assert_eq!(labelled(false), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`crd`] | the custom resources and their status |
 //! | [`spec`] | the parts that several kinds share: cluster, storage, topics, Job settings |
+//! | [`storage`] | where an archive is kept (part of [`spec`]) |
 //! | [`plan`] | what one run must do, and the pure functions that make it from an object |
 //! | [`pod`] | what a worker finds in its pod |
 //! | [`report`] | how a run ended: counts, [`report::Fault`], exit code |
@@ -29,3 +30,4 @@ pub mod schedule;
 pub mod selector;
 pub mod spec;
 pub mod status;
+pub mod storage;

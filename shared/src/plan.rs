@@ -17,8 +17,7 @@ use crate::archive::retention::Policy;
 use crate::crd::{KafkaBackup, KafkaRestore};
 use crate::selector::{Selector, is_internal};
 use crate::spec::{
-    self, Compression, KafkaCluster, MissingTopics, RateLimit, S3Storage, Storage, StorageType,
-    parse_age_hours,
+    self, Compression, KafkaCluster, MissingTopics, RateLimit, Storage, parse_age_hours,
 };
 
 /// The largest plan, in bytes of JSON, that fits into a Job's annotation beside everything else (annotations hold 256 KiB together).
@@ -266,7 +265,7 @@ pub fn backup(object: &KafkaBackup, run: &str) -> Result<Plan, SpecError> {
     let spec = &object.spec;
     check_cluster("spec.kafkaCluster", &spec.kafka_cluster)?;
     check_topics(&spec.topics, &spec.exclude_topics)?;
-    check_storage(&spec.storage)?;
+    spec.storage.check()?;
     check_level(spec.compression, spec.compression_level)?;
     if let Some(limit) = &spec.rate_limit {
         check_rate_limit(limit)?;
@@ -338,7 +337,7 @@ pub fn restore(object: &KafkaRestore, run: &str) -> Result<Plan, SpecError> {
     let spec = &object.spec;
     check_cluster("spec.targetCluster", &spec.target_cluster)?;
     check_topics(&spec.topics, &spec.exclude_topics)?;
-    check_storage(&spec.storage)?;
+    spec.storage.check()?;
     check_mapping(&spec.topic_mapping)?;
     let archive = spec.archive.as_deref().map(parse_archive).transpose()?;
     Ok(Plan::Restore(RestorePlan {
@@ -463,38 +462,6 @@ pub fn is_topic_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-fn check_storage(storage: &Storage) -> Result<(), SpecError> {
-    let (wanted, right) = match storage.storage_type {
-        StorageType::S3 => (
-            "spec.storage.s3",
-            storage.s3.is_some() && storage.pvc.is_none(),
-        ),
-        StorageType::Pvc => (
-            "spec.storage.pvc",
-            storage.pvc.is_some() && storage.s3.is_none(),
-        ),
-    };
-    if !right {
-        return Err(SpecError::new(
-            "spec.storage",
-            format!("exactly the block {wanted}, as storageType says"),
-            match (&storage.s3, &storage.pvc) {
-                (None, None) => "none",
-                (Some(_), None) => "s3",
-                (None, Some(_)) => "pvc",
-                (Some(_), Some(_)) => "s3 and pvc",
-            },
-        ));
-    }
-    if let Some(s3) = &storage.s3 {
-        check_s3(s3)?;
-    }
-    if let Some(pvc) = &storage.pvc {
-        check_folder("spec.storage.pvc.subPath", pvc.sub_path.as_deref())?;
-    }
-    Ok(())
-}
-
 fn check_level(compression: Compression, level: Option<u8>) -> Result<(), SpecError> {
     let Some(level) = level else { return Ok(()) };
     let Some(max) = compression.max_level() else {
@@ -522,43 +489,6 @@ fn check_rate_limit(limit: &RateLimit) -> Result<(), SpecError> {
         "spec.rateLimit",
         "bytesPerSecond, recordsPerSecond or both",
         "neither",
-    ))
-}
-
-fn check_s3(s3: &S3Storage) -> Result<(), SpecError> {
-    check_folder("spec.storage.s3.prefix", s3.prefix.as_deref())?;
-    let Some(endpoint) = s3.endpoint.as_deref() else {
-        return Ok(());
-    };
-    if endpoint.starts_with("http://") && !s3.allow_http {
-        return Err(SpecError::new(
-            "spec.storage.s3.endpoint",
-            "https, or allowHttp: true",
-            format!("{endpoint:?}"),
-        ));
-    }
-    if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-        return Err(SpecError::new(
-            "spec.storage.s3.endpoint",
-            "a URL that begins with https:// or http://",
-            format!("{endpoint:?}"),
-        ));
-    }
-    Ok(())
-}
-
-fn check_folder(field: &str, folder: Option<&str>) -> Result<(), SpecError> {
-    let Some(folder) = folder else { return Ok(()) };
-    let plain = folder
-        .split('/')
-        .all(|part| !matches!(part, "" | "." | ".."));
-    if plain {
-        return Ok(());
-    }
-    Err(SpecError::new(
-        field,
-        "a path without leading, trailing or double slashes and without . or ..",
-        format!("{folder:?}"),
     ))
 }
 

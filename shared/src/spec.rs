@@ -2,16 +2,16 @@
 //!
 //! These are the structs that a user writes in a custom resource, that the API server checks (schema and CEL), that a plan
 //! carries and that the worker reads: one definition, so that no field can get lost on the way.
-#![allow(
-    unreachable_pub,
-    reason = "KubeSchema repeats the struct in a private scope"
-)]
 
-use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::codec::Codec;
+pub use crate::storage::{
+    AzureCredentialsSecret, AzureSasTokenSecret, AzureServicePrincipalSecret, AzureStorage,
+    GcsCredentialsSecret, GcsStorage, PvcStorage, S3CredentialsSecret, S3Storage, Storage,
+    StorageType,
+};
 
 /// Where a Kafka cluster is and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,113 +32,6 @@ pub enum SecurityProtocol {
     #[default]
     #[serde(rename = "PLAINTEXT")]
     Plaintext,
-}
-
-/// The kinds of object store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum StorageType {
-    /// Amazon S3 or a server that speaks its protocol, conditional writes included.
-    S3,
-    /// A volume: in a Job a PersistentVolumeClaim, at a terminal a folder.
-    Pvc,
-}
-
-/// Where an archive is kept: exactly the block that `storageType` names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("(self.storageType == 's3') == has(self.s3)").message("storage.s3 must be given exactly when storageType is s3"),
-    validation = Rule::new("(self.storageType == 'pvc') == has(self.pvc)").message("storage.pvc must be given exactly when storageType is pvc")
-)]
-pub struct Storage {
-    /// Which of the blocks below is given.
-    pub storage_type: StorageType,
-    /// An S3 bucket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub s3: Option<S3Storage>,
-    /// A PersistentVolumeClaim.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pvc: Option<PvcStorage>,
-}
-
-/// An S3 bucket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct S3Storage {
-    /// The bucket; it must exist.
-    #[schemars(length(min = 3, max = 63))]
-    pub bucket: String,
-    /// The region; `us-east-1` where it is left out and an endpoint is given, else what the platform's environment says.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
-    /// Key prefix below which archives are kept, without slashes at its ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[^/].*[^/]$|^[^/]$"))]
-    pub prefix: Option<String>,
-    /// URL of a server other than Amazon's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^https?://"))]
-    pub endpoint: Option<String>,
-    /// Bucket in the path instead of the host name, as most servers other than Amazon's want it.
-    #[serde(default)]
-    pub path_style: bool,
-    /// Permits an endpoint without TLS.
-    #[serde(default)]
-    pub allow_http: bool,
-    /// Keys of the store; left out, the platform's identity is used (environment, IRSA, instance role).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_secret: Option<S3CredentialsSecret>,
-}
-
-/// A Secret with S3 keys, in the namespace of the object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct S3CredentialsSecret {
-    /// Name of the Secret.
-    #[schemars(length(min = 1))]
-    pub name: String,
-    /// Key in it that holds the access key id.
-    #[serde(default = "access_key")]
-    pub access_key_key: String,
-    /// Key in it that holds the secret access key.
-    #[serde(default = "secret_key")]
-    pub secret_key_key: String,
-    /// Key in it that holds a session token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session_token_key: Option<String>,
-}
-
-fn access_key() -> String {
-    "accessKey".into()
-}
-
-fn secret_key() -> String {
-    "secretKey".into()
-}
-
-/// A PersistentVolumeClaim in the namespace of the object, mounted into the Job's pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PvcStorage {
-    /// Name of the claim.
-    #[schemars(length(min = 1))]
-    pub claim_name: String,
-    /// Folder in the volume.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[^/].*[^/]$|^[^/]$"))]
-    pub sub_path: Option<String>,
-}
-
-impl Storage {
-    /// Names of the Secrets that the worker needs as files `<secrets dir>/<secret name>/<key>`.
-    pub fn secret_names(&self) -> Vec<&str> {
-        self.s3
-            .iter()
-            .filter_map(|s3| s3.credentials_secret.as_ref())
-            .map(|secret| secret.name.as_str())
-            .collect()
-    }
 }
 
 /// What happens when a topic that is named literally does not exist.

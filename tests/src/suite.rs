@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use crate::lab::components::{self, Options};
 use crate::lab::kafka::{self, SOURCE, TARGET};
-use crate::lab::{Doing, Lab, LabError, images, kubernetes, net, packages, step, store};
+use crate::lab::{
+    Doing, Lab, LabError, azurite, images, kubernetes, net, packages, step, store, versitygw,
+};
 use crate::operator;
 
 /// No test program may take longer.
@@ -51,7 +53,7 @@ pub fn run(lab: &Lab, filter: Option<&str>) -> Result<bool, LabError> {
         run_program(lab, program, &mut total, &mut failures)?;
     }
     if !integration.is_empty() {
-        components::up(lab, &[], Options { brokers: 1 })?;
+        components::up(lab, &components::all(), Options { brokers: 1 })?;
         operator::install(lab)?;
     }
     for program in &integration {
@@ -196,6 +198,28 @@ fn inside(lab: &Lab, path: &Path) -> Result<Command, LabError> {
                 store::BUCKET,
                 store::ACCESS_KEY,
                 store::SECRET_KEY,
+            ]
+            .join(","),
+        )
+        .env("KAFKA_BACKUP_LAB_S3_DOMAIN", store::DOMAIN)
+        .env(
+            "KAFKA_BACKUP_LAB_VERSITYGW",
+            [
+                versitygw::ENDPOINT,
+                versitygw::BUCKET,
+                versitygw::ACCESS_KEY,
+                versitygw::SECRET_KEY,
+            ]
+            .join(","),
+        )
+        .env(
+            "KAFKA_BACKUP_LAB_AZURE",
+            [
+                azurite::ENDPOINT,
+                azurite::ACCOUNT,
+                azurite::CONTAINER,
+                azurite::KEY,
+                &azurite::sas(lab)?,
             ]
             .join(","),
         );

@@ -4,6 +4,8 @@
 //! - Every verb makes the same objects and plans, see [`crate::input`]; flags are only another way to write them.
 //! - The paths of a pod are defaults for `run --plan` alone; at a terminal nothing outside of what was named is touched.
 
+mod storage;
+
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -13,6 +15,10 @@ use kafka_backup_shared::spec::parse_age_hours;
 
 use crate::context::DEFAULT_MEMORY_BUDGET;
 use crate::store::Places;
+
+use storage::{STORES, details_of_other_stores};
+
+pub use storage::StorageArgs;
 
 /// Moves the data of one run between Kafka and an object store.
 #[derive(Debug, Parser)]
@@ -160,7 +166,7 @@ pub struct RunArgs {
 
 /// `backup`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("where").required(true).args(["folder", "s3_bucket"]))]
+#[command(group = ArgGroup::new("where").required(true).args(STORES))]
 pub struct BackupArgs {
     #[command(flatten)]
     pub object: ObjectArgs,
@@ -200,7 +206,7 @@ pub struct BackupArgs {
 
 /// `restore`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("where").required(true).args(["folder", "s3_bucket"]))]
+#[command(group = ArgGroup::new("where").required(true).args(STORES))]
 pub struct RestoreArgs {
     #[command(flatten)]
     pub object: ObjectArgs,
@@ -273,10 +279,10 @@ pub struct PruneArgs {
 
 /// Which store is looked into.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("where").required(true).args(["file", "folder", "s3_bucket"]))]
+#[command(group = ArgGroup::new("where").required(true).args(STORES).arg("file"))]
 pub struct InspectArgs {
     /// A YAML file with a KafkaBackup or KafkaRestore whose storage is meant; `-` is standard input.
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = S3_DETAILS)]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = details_of_other_stores("file"))]
     pub file: Option<PathBuf>,
     /// Which object of the file, where it holds several.
     #[arg(long, requires = "file")]
@@ -350,48 +356,6 @@ pub struct RateArgs {
     /// Records per second that are read, over all partitions.
     #[arg(long, value_name = "RECORDS")]
     pub records_per_second: Option<u64>,
-}
-
-/// What is said of an S3 bucket, and of no other store.
-const S3_DETAILS: [&str; 6] = [
-    "s3_prefix",
-    "s3_region",
-    "s3_endpoint",
-    "s3_path_style",
-    "s3_allow_http",
-    "s3_credentials_secret",
-];
-
-/// Which store.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Store")]
-pub struct StorageArgs {
-    /// A folder, which must exist.
-    // clap forgives a missing --s3-bucket where --folder excludes it, so that the details are excluded by name.
-    #[arg(long, value_name = "DIR", conflicts_with_all = S3_DETAILS)]
-    pub folder: Option<PathBuf>,
-    /// An S3 bucket, which must exist.
-    #[arg(long, value_name = "BUCKET")]
-    pub s3_bucket: Option<String>,
-    /// Key prefix in the bucket.
-    #[arg(long, value_name = "PREFIX", requires = "s3_bucket")]
-    pub s3_prefix: Option<String>,
-    /// Region of the bucket.
-    #[arg(long, value_name = "REGION", requires = "s3_bucket")]
-    pub s3_region: Option<String>,
-    /// URL of a server other than Amazon's.
-    #[arg(long, value_name = "URL", requires = "s3_bucket")]
-    pub s3_endpoint: Option<String>,
-    /// Bucket in the path instead of the host name, as most servers other than Amazon's want it.
-    #[arg(long, requires = "s3_bucket")]
-    pub s3_path_style: bool,
-    /// Permit an endpoint without TLS.
-    #[arg(long, requires = "s3_bucket")]
-    pub s3_allow_http: bool,
-    /// Name of a Secret, a folder below --secrets-dir, with the files accessKey and secretKey; left out, the environment
-    /// (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY ...) or the machine's identity is used.
-    #[arg(long, value_name = "NAME", requires = "s3_bucket")]
-    pub s3_credentials_secret: Option<String>,
 }
 
 /// Where the machine keeps Secrets.
@@ -570,9 +534,13 @@ mod tests {
         assert!(parse(&[&describe[..], &STORE].concat()).is_ok());
         for wrong in [
             &["--s3-bucket", "b"][..],
+            &["--azure-container", "c", "--azure-account-name", "a"],
+            &["--gcs-bucket", "b"],
             &["-f", "x.yaml"],
             &["--volume-dir", "/v"],
             &["--s3-region", "r"],
+            &["--azure-prefix", "p"],
+            &["--gcs-prefix", "p"],
         ] {
             assert!(
                 parse(&[&describe[..], &STORE, wrong].concat()).is_err(),
@@ -583,6 +551,10 @@ mod tests {
             &["-f", "x", "--s3-region", "r"][..],
             &["-f", "x", "--s3-bucket", "b"],
             &["--s3-prefix", "p"],
+            &["--azure-account-name", "a"],
+            &["--azure-container", "c"],
+            &["--gcs-bucket", "b", "--s3-prefix", "p"],
+            &["--gcs-bucket", "b", "--s3-bucket", "c"],
             &[],
         ] {
             assert!(

@@ -83,21 +83,45 @@ fn storage(args: &StorageArgs) -> Option<Value> {
         // The folder itself is in the places: the claim is only a name.
         return Some(json!({"storageType": "pvc", "pvc": {"claimName": "folder"}}));
     }
-    let mut s3 = Map::new();
-    s3.insert("bucket".into(), json!(args.s3_bucket.as_ref()?));
-    set(&mut s3, "prefix", args.s3_prefix.as_ref());
-    set(&mut s3, "region", args.s3_region.as_ref());
-    set(&mut s3, "endpoint", args.s3_endpoint.as_ref());
-    s3.insert("pathStyle".into(), json!(args.s3_path_style));
-    s3.insert("allowHttp".into(), json!(args.s3_allow_http));
-    set(
-        &mut s3,
-        "credentialsSecret",
-        args.s3_credentials_secret
-            .as_ref()
-            .map(|name| json!({"name": name})),
-    );
-    Some(json!({"storageType": "s3", "s3": s3}))
+    let secret = |name: &Option<String>| name.as_ref().map(|name| json!({"name": name}));
+    let mut block = Map::new();
+    let kind = if let Some(bucket) = &args.s3_bucket {
+        block.insert("bucket".into(), json!(bucket));
+        set(&mut block, "prefix", args.s3_prefix.as_ref());
+        set(&mut block, "region", args.s3_region.as_ref());
+        set(&mut block, "endpoint", args.s3_endpoint.as_ref());
+        block.insert("pathStyle".into(), json!(args.s3_path_style));
+        block.insert("allowHttp".into(), json!(args.s3_allow_http));
+        let keys = secret(&args.s3_credentials_secret);
+        set(&mut block, "credentialsSecret", keys);
+        "s3"
+    } else if let Some(container) = &args.azure_container {
+        block.insert("container".into(), json!(container));
+        set(&mut block, "accountName", args.azure_account_name.as_ref());
+        set(&mut block, "prefix", args.azure_prefix.as_ref());
+        set(&mut block, "endpoint", args.azure_endpoint.as_ref());
+        let workload = args.azure_use_workload_identity;
+        block.insert("useWorkloadIdentity".into(), json!(workload));
+        for (field, name) in [
+            ("credentialsSecret", &args.azure_credentials_secret),
+            ("sasTokenSecret", &args.azure_sas_token_secret),
+            (
+                "servicePrincipalSecret",
+                &args.azure_service_principal_secret,
+            ),
+        ] {
+            set(&mut block, field, secret(name));
+        }
+        "azure"
+    } else {
+        block.insert("bucket".into(), json!(args.gcs_bucket.as_ref()?));
+        set(&mut block, "prefix", args.gcs_prefix.as_ref());
+        set(&mut block, "endpoint", args.gcs_endpoint.as_ref());
+        let key = secret(&args.gcs_credentials_secret);
+        set(&mut block, "credentialsSecret", key);
+        "gcs"
+    };
+    Some(json!({"storageType": kind, kind: block}))
 }
 
 fn object(kind: &str, args: &ObjectArgs, spec: Map<String, Value>) -> Value {
@@ -226,6 +250,45 @@ spec:
 ");
         assert_eq!(flags, yaml);
         assert_eq!(flags.plan("r").unwrap(), yaml.plan("r").unwrap());
+    }
+
+    #[test]
+    fn flags_of_a_store_and_its_yaml_are_the_same_block() {
+        let cases = [
+            (
+                "--azure-account-name acc --azure-container con --azure-prefix p --azure-endpoint http://a:1/acc --azure-credentials-secret k",
+                "{storageType: azure, azure: {accountName: acc, container: con, prefix: p, endpoint: 'http://a:1/acc', credentialsSecret: {name: k}}}",
+            ),
+            (
+                "--azure-account-name acc --azure-container con --azure-sas-token-secret k",
+                "{storageType: azure, azure: {accountName: acc, container: con, sasTokenSecret: {name: k}}}",
+            ),
+            (
+                "--azure-account-name acc --azure-container con --azure-service-principal-secret k",
+                "{storageType: azure, azure: {accountName: acc, container: con, servicePrincipalSecret: {name: k}}}",
+            ),
+            (
+                "--azure-account-name acc --azure-container con --azure-use-workload-identity",
+                "{storageType: azure, azure: {accountName: acc, container: con, useWorkloadIdentity: true}}",
+            ),
+            (
+                "--gcs-bucket buc --gcs-prefix p --gcs-endpoint http://g:1 --gcs-credentials-secret k",
+                "{storageType: gcs, gcs: {bucket: buc, prefix: p, endpoint: 'http://g:1', credentialsSecret: {name: k}}}",
+            ),
+        ];
+        for (flags, yaml) in cases {
+            let line = "backup --name orders --bootstrap-servers a:1 --topics o";
+            let args: Vec<&str> = line.split(' ').chain(flags.split(' ')).collect();
+            let yaml = object_from(&format!(
+                "
+apiVersion: kafka-backup.dev/v1alpha1
+kind: KafkaBackup
+metadata: {{name: orders, namespace: default}}
+spec: {{kafkaCluster: {{bootstrapServers: ['a:1']}}, topics: [o], storage: {yaml}}}
+"
+            ));
+            assert_eq!(object_of(&args), yaml, "{flags}");
+        }
     }
 
     #[test]

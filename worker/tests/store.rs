@@ -1,126 +1,224 @@
-//! A real S3 server. Needs `KAFKA_BACKUP_LAB_S3` (`endpoint,bucket,access key,secret key`), which `cargo lab test` sets.
+//! The stores: what they promise is tried on each. Needs what `cargo lab test` sets: `KAFKA_BACKUP_LAB_S3` and
+//! `KAFKA_BACKUP_LAB_VERSITYGW` (`endpoint,bucket,access key,secret key`) for two S3 servers, `KAFKA_BACKUP_LAB_AZURE`
+//! (`endpoint,account,container,key,SAS token`) for Azurite. Google's is an emulator of ours.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod gcs_emulator;
 mod store_conformance;
 
 use std::path::Path;
+use std::process::Command;
 
-use bytes::Bytes;
 use kafka_backup_shared::report::{Fault, error_chain};
-use kafka_backup_shared::spec::{S3CredentialsSecret, S3Storage, Storage, StorageType};
-use kafka_backup_worker::store::{Created, Places, PutPayload, Store, StoreError, Updated};
-use store_conformance::conforms;
+use kafka_backup_shared::spec::Storage;
+use kafka_backup_worker::store::{Created, Places, PutPayload, Store, Updated};
+use serde_json::{Value, json};
+use store_conformance::{conforms, large_segments_are_whole, listings_have_more_than_a_page};
 
-/// The lab's bucket below a prefix of its own, with keys in files as the kubelet mounts a Secret.
-struct Bucket {
+/// A storage block, and its credentials in files as the kubelet mounts a Secret.
+struct Lab {
     secrets: tempfile::TempDir,
-    storage: S3Storage,
+    kind: &'static str,
+    block: Value,
+    /// Files of the Secret `keys`: right, and wrong.
+    right: Vec<(&'static str, String)>,
+    wrong: Vec<(&'static str, String)>,
+    /// More keys than one page of a listing has.
+    many: usize,
 }
 
-impl Bucket {
-    fn new() -> Self {
+impl Lab {
+    fn new(kind: &'static str, block: Value) -> Self {
         // As main does; a second test finds it installed.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let lab = std::env::var("KAFKA_BACKUP_LAB_S3")
-            .expect("KAFKA_BACKUP_LAB_S3 is not set: run these tests by `cargo lab test`");
-        let [endpoint, bucket, access_key, secret_key] = lab
-            .split(',')
-            .collect::<Vec<_>>()
-            .try_into()
-            .expect("endpoint,bucket,access key,secret key");
         let secrets = tempfile::tempdir().unwrap();
-        let secret = secrets.path().join("s3-keys");
-        std::fs::create_dir(&secret).unwrap();
-        std::fs::write(secret.join("accessKey"), access_key).unwrap();
-        std::fs::write(secret.join("secretKey"), format!("{secret_key}\n")).unwrap();
-        let storage = S3Storage {
-            bucket: bucket.into(),
-            region: None,
-            prefix: Some(format!("store-test/{}", uuid::Uuid::new_v4())),
-            endpoint: Some(endpoint.into()),
-            path_style: true,
-            allow_http: true,
-            credentials_secret: Some(S3CredentialsSecret {
-                name: "s3-keys".into(),
-                access_key_key: "accessKey".into(),
-                secret_key_key: "secretKey".into(),
-                session_token_key: None,
-            }),
+        std::fs::create_dir(secrets.path().join("keys")).unwrap();
+        let mut lab = Self {
+            secrets,
+            kind,
+            block,
+            right: Vec::new(),
+            wrong: Vec::new(),
+            many: 1005,
         };
-        Self { secrets, storage }
+        lab.block["prefix"] = json!(format!("store-test/{}", uuid::Uuid::new_v4()));
+        lab
     }
 
-    fn open(&self) -> Result<Store, StoreError> {
-        let storage = Storage {
-            storage_type: StorageType::S3,
-            s3: Some(self.storage.clone()),
-            pvc: None,
-        };
-        Store::open(
-            &storage,
-            &Places {
-                secrets_dir: self.secrets.path().into(),
-                volume_dir: None,
-            },
-        )
+    fn open(&self) -> Store {
+        self.with_keys(&self.right)
     }
 
-    fn secret(&self) -> std::path::PathBuf {
-        Path::new(self.secrets.path()).join("s3-keys/secretKey")
-    }
-}
-
-#[tokio::test]
-async fn a_bucket_keeps_the_promises() {
-    conforms(Bucket::new().open().unwrap()).await;
-}
-
-#[tokio::test]
-async fn of_many_creators_one_wins() {
-    let store = Bucket::new().open().unwrap();
-    let writers: Vec<_> = (0..8u8)
-        .map(|i| {
-            let store = store.clone();
-            tokio::spawn(
-                async move { store.create("k", Bytes::from(vec![i; 1000])).await.unwrap() },
-            )
-        })
-        .collect();
-    let mut winners = 0;
-    for writer in writers {
-        winners += usize::from(writer.await.unwrap() == Created::New);
-    }
-    assert_eq!(winners, 1);
-}
-
-#[tokio::test]
-async fn a_missing_bucket_is_the_users_to_mend() {
-    let mut bucket = Bucket::new();
-    bucket.storage.bucket = "no-such-bucket".into();
-    let error = bucket.open().unwrap().check().await.unwrap_err();
-    assert_eq!(error.fault(), Fault::Spec, "{}", error_chain(&error));
-    assert!(
-        error_chain(&error).contains("no-such-bucket"),
-        "{}",
-        error_chain(&error)
-    );
-}
-
-#[tokio::test]
-async fn wrong_keys_are_denied() {
-    let bucket = Bucket::new();
-    std::fs::write(bucket.secret(), "wrong").unwrap();
-    let error = bucket.open().unwrap().check().await.unwrap_err();
-    assert_eq!(error.fault(), Fault::Denied, "{}", error_chain(&error));
-}
-
-#[tokio::test]
-async fn a_large_segment_is_stored_and_read() {
-    let store = Bucket::new().open().unwrap();
-    let content = Bytes::from(vec![7; 20 << 20]);
-    store
-        .create_segment("large", content.clone().into())
-        .await
+    fn with_keys(&self, files: &[(&str, String)]) -> Store {
+        let folder = Path::new(self.secrets.path());
+        for (key, content) in files {
+            std::fs::write(folder.join("keys").join(key), format!("{content}\n")).unwrap();
+        }
+        let storage: Storage = serde_json::from_value(json!({
+            "storageType": self.kind, self.kind: self.block
+        }))
         .unwrap();
-    assert_eq!(store.get("large").await.unwrap(), Some(content));
+        storage.check().unwrap();
+        let places = Places {
+            secrets_dir: folder.into(),
+            volume_dir: None,
+        };
+        Store::open(&storage, &places).unwrap()
+    }
+}
+
+/// The parts of a variable that `cargo lab test` sets.
+fn parts<const N: usize>(variable: &str) -> [String; N] {
+    let lab = std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run these tests by `cargo lab test`"));
+    let parts: Vec<String> = lab.split(',').map(str::to_owned).collect();
+    parts.try_into().expect(variable)
+}
+
+fn s3(variable: &str) -> Lab {
+    let [endpoint, bucket, access_key, secret_key] = parts(variable);
+    let mut lab = Lab::new(
+        "s3",
+        json!({
+            "bucket": bucket, "endpoint": endpoint, "pathStyle": true, "allowHttp": true,
+            "credentialsSecret": {"name": "keys"}
+        }),
+    );
+    lab.right = vec![("accessKey", access_key), ("secretKey", secret_key)];
+    lab.wrong = vec![("secretKey", "wrong".into())];
+    lab
+}
+
+async fn seaweedfs() -> Lab {
+    s3("KAFKA_BACKUP_LAB_S3")
+}
+
+async fn versitygw() -> Lab {
+    s3("KAFKA_BACKUP_LAB_VERSITYGW")
+}
+
+async fn azurite() -> Lab {
+    let [endpoint, account, container, key, _] = parts("KAFKA_BACKUP_LAB_AZURE");
+    let mut lab = Lab::new(
+        "azure",
+        json!({
+            "accountName": account, "container": container, "endpoint": endpoint,
+            "credentialsSecret": {"name": "keys"}
+        }),
+    );
+    lab.right = vec![("AZURE_STORAGE_KEY", key)];
+    lab.wrong = vec![("AZURE_STORAGE_KEY", "d3Jvbmc=".into())];
+    lab.many = 5005;
+    lab
+}
+
+async fn gcs() -> Lab {
+    let mut lab = Lab::new(
+        "gcs",
+        json!({
+            "bucket": gcs_emulator::BUCKET, "endpoint": gcs_emulator::serve().await,
+            "credentialsSecret": {"name": "keys"}
+        }),
+    );
+    let openssl = Command::new("openssl")
+        .args(["genpkey", "-algorithm", "RSA", "-quiet"])
+        .output()
+        .unwrap();
+    assert!(openssl.status.success(), "{openssl:?}");
+    let private_key = String::from_utf8(openssl.stdout).unwrap();
+    let key = |email: &str| {
+        let key = json!({
+            "type": "service_account", "client_email": email, "private_key_id": "k",
+            "private_key": private_key,
+        });
+        vec![("credentials.json", key.to_string())]
+    };
+    lab.right = key(gcs_emulator::ACCOUNT);
+    lab.wrong = key("somebody@lab.iam.gserviceaccount.com");
+    lab
+}
+
+async fn a_missing_bucket_is_the_users_to_mend(mut lab: Lab) {
+    let field = match lab.kind {
+        "azure" => "container",
+        _ => "bucket",
+    };
+    lab.block[field] = json!("no-such-bucket");
+    let store = lab.open();
+    let error = store.check().await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Spec, "{}", error_chain(&error));
+    let text = error_chain(&error);
+    assert!(text.contains("no-such-bucket"), "{text}");
+    let error = store.get("k").await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Spec, "{}", error_chain(&error));
+}
+
+/// Refusal is never absence, whatever is asked.
+async fn wrong_keys_are_denied(lab: Lab) {
+    assert_eq!(
+        lab.open().create("k", "v".into()).await.unwrap(),
+        Created::New
+    );
+    let store = lab.with_keys(&lab.wrong);
+    let errors = [
+        store.check().await.unwrap_err(),
+        store.get("k").await.unwrap_err(),
+        store.get("absent").await.unwrap_err(),
+        store.head("k").await.unwrap_err(),
+        store.list("", |_, _| Some(())).await.unwrap_err(),
+        store.list_dirs("").await.unwrap_err(),
+        store.create("new", "v".into()).await.unwrap_err(),
+        store.delete(&["k".into()]).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.fault(), Fault::Denied, "{}", error_chain(&error));
+    }
+}
+
+macro_rules! on_each {
+    ($($server:ident),*) => {$(
+        mod $server {
+            use super::*;
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn keeps_the_promises() {
+                conforms(super::$server().await.open()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn listings_have_more_than_a_page() {
+                let lab = super::$server().await;
+                super::listings_have_more_than_a_page(&lab.open(), lab.many).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_missing_bucket_is_the_users_to_mend() {
+                super::a_missing_bucket_is_the_users_to_mend(super::$server().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn wrong_keys_are_denied() {
+                super::wrong_keys_are_denied(super::$server().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            #[ignore = "long: 120 MiB to each store"]
+            async fn segments_of_more_than_100_mib_are_whole() {
+                large_segments_are_whole(&super::$server().await.open(), 120 << 20).await;
+            }
+        }
+    )*};
+}
+
+on_each!(seaweedfs, versitygw, azurite, gcs);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_access_signature_opens_a_container() {
+    let [_, _, _, _, token] = parts("KAFKA_BACKUP_LAB_AZURE");
+    let mut lab = azurite().await;
+    lab.block["credentialsSecret"] = Value::Null;
+    lab.block["sasTokenSecret"] = json!({"name": "keys"});
+    let store = lab.with_keys(&[("AZURE_SAS_TOKEN", token)]);
+    store.check().await.unwrap();
+    assert_eq!(store.list_dirs("").await.unwrap(), Vec::<String>::new());
 }

@@ -19,9 +19,9 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Start components (all if none is named) and what they need
+    /// Start components and what they need; if none is named, all but versitygw and azurite
     Up {
-        /// kafka (both clusters), kafka-target, store, kubernetes, prometheus, net
+        /// kafka (both clusters), kafka-target, store, versitygw, azurite, kubernetes, prometheus, net
         names: Vec<String>,
         /// Brokers of each Kafka cluster
         #[arg(long, default_value_t = 1, value_parser = brokers)]

@@ -1,7 +1,8 @@
 //! The declarative list of the lab's components, and what `up`, `down` and `status` do with it.
 
 use super::{
-    Lab, LabError, chain, kafka, kubernetes, net, packages, parts, process, prometheus, step, store,
+    Lab, LabError, azurite, chain, kafka, kubernetes, net, packages, parts, process, prometheus,
+    step, store, versitygw,
 };
 use std::time::Instant;
 
@@ -46,6 +47,8 @@ impl Row {
 pub struct Component {
     pub name: &'static str,
     pub about: &'static str,
+    /// Whether it is started when no component is named.
+    pub by_default: bool,
     /// Components that must be up before.
     pub needs: &'static [&'static str],
     /// Programs, by name or path, and the Debian packages that have them.
@@ -62,6 +65,7 @@ pub static COMPONENTS: &[Component] = &[
     Component {
         name: net::HOLDER,
         about: "the network namespace in which all others run",
+        by_default: true,
         needs: &[],
         packages: net::PACKAGES,
         up: |lab, _| net::up(lab),
@@ -71,6 +75,7 @@ pub static COMPONENTS: &[Component] = &[
     Component {
         name: "kafka",
         about: "the Kafka cluster that is backed up",
+        by_default: true,
         needs: &[net::HOLDER],
         packages: &[],
         up: |lab, options| kafka::SOURCE.up(lab, options.brokers),
@@ -80,6 +85,7 @@ pub static COMPONENTS: &[Component] = &[
     Component {
         name: "kafka-target",
         about: "the Kafka cluster that is restored into",
+        by_default: true,
         needs: &[net::HOLDER],
         packages: &[],
         up: |lab, options| kafka::TARGET.up(lab, options.brokers),
@@ -89,6 +95,7 @@ pub static COMPONENTS: &[Component] = &[
     Component {
         name: store::NAME,
         about: "an S3 object store (SeaweedFS)",
+        by_default: true,
         needs: &[net::HOLDER],
         packages: store::PACKAGES,
         up: |lab, _| store::up(lab),
@@ -96,8 +103,29 @@ pub static COMPONENTS: &[Component] = &[
         status: |lab| vec![Row::of_process(lab, store::NAME, store::ENDPOINT)],
     },
     Component {
+        name: versitygw::NAME,
+        about: "another S3 object store (versitygw), for tests of stores",
+        by_default: false,
+        needs: &[net::HOLDER],
+        packages: &[],
+        up: |lab, _| versitygw::up(lab),
+        down: versitygw::down,
+        status: |lab| vec![Row::of_process(lab, versitygw::NAME, versitygw::ENDPOINT)],
+    },
+    Component {
+        name: azurite::NAME,
+        about: "Azure Blob Storage (Azurite), for tests of stores",
+        by_default: false,
+        needs: &[net::HOLDER],
+        packages: azurite::PACKAGES,
+        up: |lab, _| azurite::up(lab),
+        down: azurite::down,
+        status: |lab| vec![Row::of_process(lab, azurite::NAME, azurite::ENDPOINT)],
+    },
+    Component {
         name: kubernetes::NAME,
         about: "a Kubernetes node: API server, kubelet, containerd and all",
+        by_default: true,
         needs: &[net::HOLDER],
         packages: &kubernetes::PACKAGES,
         up: |lab, _| kubernetes::up(lab),
@@ -107,6 +135,7 @@ pub static COMPONENTS: &[Component] = &[
     Component {
         name: prometheus::NAME,
         about: "Prometheus, scraping the controller",
+        by_default: true,
         needs: &[net::HOLDER],
         packages: prometheus::PACKAGES,
         up: |lab, _| prometheus::up(lab),
@@ -180,8 +209,20 @@ fn waves<'a>(list: &'a [Component], wanted: &[&str]) -> Result<Vec<Vec<&'a Compo
     Ok(waves)
 }
 
-/// Starts the wanted components (all if none is named) and what they need.
+/// The names of all components.
+pub fn all() -> Vec<&'static str> {
+    COMPONENTS.iter().map(|component| component.name).collect()
+}
+
+/// Starts the wanted components (those of every day if none is named) and what they need.
 pub fn up(lab: &Lab, wanted: &[&str], options: Options) -> Result<(), LabError> {
+    let every_day = COMPONENTS.iter().filter(|component| component.by_default);
+    let every_day: Vec<&str> = every_day.map(|component| component.name).collect();
+    let wanted = if wanted.is_empty() {
+        &every_day
+    } else {
+        wanted
+    };
     let waves = waves(COMPONENTS, wanted)?;
     let start = Instant::now();
     let programs: Vec<_> = waves
@@ -385,6 +426,7 @@ mod tests {
         Component {
             name,
             about: "",
+            by_default: true,
             needs,
             packages: &[],
             up: |_, _| Ok(()),

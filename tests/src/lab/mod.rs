@@ -8,6 +8,7 @@
 //! # Assumptions
 //! Linux, run as root (network namespaces), a Debian userland for what `packages` installs.
 
+pub mod azurite;
 pub mod components;
 mod error;
 pub mod images;
@@ -20,6 +21,7 @@ pub mod parts;
 pub mod process;
 pub mod prometheus;
 pub mod store;
+pub mod versitygw;
 
 pub use error::{Doing, LabError, chain};
 

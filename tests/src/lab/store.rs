@@ -21,6 +21,8 @@ pub const REGION: &str = "us-east-1";
 /// curl asks whether the store serves; Python and unzip fetch it.
 pub const PACKAGES: &[(&str, &str)] =
     &[("curl", "curl"), ("python3", "python3"), ("unzip", "unzip")];
+/// The bucket is also served as the host name `<bucket>.<DOMAIN>`, for who has that in its hosts file.
+pub const DOMAIN: &str = "s3.lab";
 const PORT: u16 = 8333;
 const VERSION: &str = "4.48";
 
@@ -94,7 +96,12 @@ pub fn up(lab: &Lab) -> Result<(), LabError> {
         // Its sockets have fixed names in /tmp, so it gets a /tmp of its own. The lab itself may live in /tmp, which is hidden
         // then: its folder is seen at /mnt (it asks by absolute path how much disk is free), and the program is a link in it.
         let (temporary, program) = (folder.join("tmp"), folder.join("weed"));
-        fs::create_dir_all(&temporary).doing(|| format!("create {}", temporary.display()))?;
+        // It asks how much space its folder has by the absolute path all the same.
+        let seen = match data.strip_prefix("/tmp") {
+            Ok(hidden) => temporary.join(hidden),
+            Err(_) => temporary.clone(),
+        };
+        fs::create_dir_all(&seen).doing(|| format!("create {}", seen.display()))?;
         if !program.exists() {
             fs::hard_link(&weed, &program).doing(|| format!("link {}", program.display()))?;
         }
@@ -116,6 +123,7 @@ pub fn up(lab: &Lab) -> Result<(), LabError> {
             "-s3",
             "-s3.config=s3.json",
             &format!("-s3.port={PORT}"),
+            &format!("-s3.domainName={DOMAIN}"),
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
         ]);

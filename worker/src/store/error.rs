@@ -88,7 +88,7 @@ pub enum StoreError {
     },
     /// The store overwrites where it was told to create.
     #[error(
-        "{store} ignores create-only writes (If-None-Match: *), so that two workers could overwrite each other: use a store that honours them"
+        "{store} ignores create-only writes (If-None-Match: * and its like), so that two workers could overwrite each other: use a store that honours them"
     )]
     NotConditional {
         /// Which store.
@@ -108,9 +108,11 @@ impl StoreError {
                 Meaning::NoBucket | Meaning::Refused => Fault::Spec,
                 // Where absence, existence or a lost race is an answer it is returned as one; here it is a surprise that
                 // another attempt may not have.
-                Meaning::Absent | Meaning::Exists | Meaning::Changed | Meaning::Passing => {
-                    Fault::Unavailable
-                }
+                Meaning::Absent
+                | Meaning::Exists
+                | Meaning::Changed
+                | Meaning::Full
+                | Meaning::Passing => Fault::Unavailable,
             },
             Self::TimedOut { .. } => Fault::Unavailable,
             Self::Conflict { .. } => Fault::Corrupt,
@@ -133,8 +135,13 @@ fn io_fault(kind: io::ErrorKind) -> Fault {
 fn hint(meaning: &Meaning) -> &'static str {
     match meaning {
         Meaning::Denied => " (are the keys right, and may they list, read and write there?)",
-        Meaning::NoBucket => " (the bucket must exist)",
-        Meaning::Refused => " (is it the right endpoint, region and path style?)",
+        Meaning::NoBucket => " (bucket or container must exist)",
+        Meaning::Full => {
+            " (no space is left; what is stored stays, and the next attempt goes on from there)"
+        }
+        Meaning::Refused => {
+            " (is it the right endpoint, and for S3 the right region and path style?)"
+        }
         Meaning::Absent | Meaning::Exists | Meaning::Changed | Meaning::Passing => "",
     }
 }
@@ -152,6 +159,8 @@ pub enum Meaning {
     Denied,
     /// The bucket is not there.
     NoBucket,
+    /// There is no space left, which no quick repetition mends.
+    Full,
     /// The store will never take this request.
     Refused,
     /// The same request may succeed later; whether this one had an effect is unknown.
@@ -176,7 +185,7 @@ impl fmt::Display for Answer {
             (Some(code), _, Some(status)) => write!(f, "{status} {code}"),
             _ if text.contains("169.254.") => write!(
                 f,
-                "no keys in credentialsSecret or environment, and no instance role answers: {text}"
+                "no keys in credentialsSecret or environment, and no identity of the machine answers: {text}"
             ),
             _ => f.write_str(text.trim()),
         }
@@ -193,10 +202,16 @@ pub(super) fn meaning(error: &object_store::Error) -> Meaning {
     let text = root_text(error);
     match error {
         // A missing bucket and a missing object are both 404.
-        Error::NotFound { .. } if text.contains("NoSuchBucket") => Meaning::NoBucket,
+        Error::NotFound { .. } if element(&text, "Code").is_some_and(is_no_bucket) => {
+            Meaning::NoBucket
+        }
         Error::NotFound { .. } => Meaning::Absent,
         Error::AlreadyExists { .. } => Meaning::Exists,
         Error::Precondition { .. } | Error::NotModified { .. } => Meaning::Changed,
+        // Ceph says so with a 403.
+        Error::PermissionDenied { .. } if element(&text, "Code").is_some_and(is_full) => {
+            Meaning::Full
+        }
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Meaning::Denied,
         Error::NotSupported { .. }
         | Error::NotImplemented { .. }
@@ -209,6 +224,12 @@ pub(super) fn meaning(error: &object_store::Error) -> Meaning {
 
 fn generic(error: &object_store::Error, text: &str) -> Meaning {
     if let Some(kind) = io_kind(error) {
+        if matches!(
+            kind,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
+            return Meaning::Full;
+        }
         return match io_fault(kind) {
             Fault::Denied => Meaning::Denied,
             Fault::Spec => Meaning::Refused,
@@ -223,19 +244,42 @@ fn generic(error: &object_store::Error, text: &str) -> Meaning {
         Some("RequestTimeout" | "SlowDown" | "OperationAborted" | "InternalError") => {
             return Meaning::Passing;
         }
-        Some("NoSuchBucket") => return Meaning::NoBucket,
+        Some(code) if is_no_bucket(code) => return Meaning::NoBucket,
+        Some(code) if is_full(code) => return Meaning::Full,
         Some(_) | None => {}
+    }
+    // OAuth (RFC 6749, section 5.2) refuses credentials with 400.
+    let refused = ["invalid_client", "invalid_grant", "unauthorized_client"];
+    if refused
+        .iter()
+        .any(|code| text.contains(&format!("\"{code}\"")))
+    {
+        return Meaning::Denied;
     }
     match status(text).and_then(|status| status.get(..3)?.parse::<u16>().ok()) {
         // Listings come without the type of the answer.
         Some(401 | 403) => Meaning::Denied,
         Some(404) => Meaning::Absent,
         Some(408 | 425 | 429) => Meaning::Passing,
+        Some(507) => Meaning::Full,
         Some(300..=499 | 501) => Meaning::Refused,
         Some(_) => Meaning::Passing,
         None if text.contains("Received redirect") => Meaning::Refused,
         None => Meaning::Passing,
     }
+}
+
+/// Codes of Amazon and Google, and of Azure.
+fn is_no_bucket(code: &str) -> bool {
+    matches!(code, "NoSuchBucket" | "ContainerNotFound")
+}
+
+/// Codes of Ceph, MinIO and others for a bucket or disk without space.
+fn is_full(code: &str) -> bool {
+    matches!(
+        code,
+        "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded"
+    )
 }
 
 /// The kind of the innermost system error of a folder; HTTP errors have theirs too, which says nothing about the request.
@@ -343,6 +387,30 @@ mod tests {
                 said("501 Not Implemented", "NotImplemented"),
                 Meaning::Refused,
             ),
+            (
+                not_found(
+                    "Server returned non-2xx status code: 404 Not Found: <Code>ContainerNotFound</Code>",
+                ),
+                Meaning::NoBucket,
+            ),
+            (said("404 Not Found", "ContainerNotFound"), Meaning::NoBucket),
+            (
+                generic(
+                    "Server returned non-2xx status code: 400 Bad Request: {\"error\":\"invalid_client\"}",
+                ),
+                Meaning::Denied,
+            ),
+            (
+                said("507 Insufficient Storage", "XMinioStorageFull"),
+                Meaning::Full,
+            ),
+            (
+                object_store::Error::PermissionDenied {
+                    path: "k".into(),
+                    source: "Server returned non-2xx status code: 403 Forbidden: <Code>QuotaExceeded</Code>".into(),
+                },
+                Meaning::Full,
+            ),
             (generic("error sending request"), Meaning::Passing),
         ];
         for (error, expected) in cases {
@@ -362,15 +430,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_passes_and_a_forbidden_one_does_not() {
+    fn a_full_disk_and_a_forbidden_one_are_told_apart() {
         let folder = |kind: io::ErrorKind| object_store::Error::Generic {
             store: "LocalFileSystem",
             source: Box::new(io::Error::from(kind)),
         };
-        assert_eq!(
-            meaning(&folder(io::ErrorKind::StorageFull)),
-            Meaning::Passing
-        );
+        assert_eq!(meaning(&folder(io::ErrorKind::StorageFull)), Meaning::Full);
         assert_eq!(
             meaning(&folder(io::ErrorKind::PermissionDenied)),
             Meaning::Denied

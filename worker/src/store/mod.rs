@@ -1,4 +1,4 @@
-//! Where an archive is kept: an S3 bucket or a folder, by keys relative to the storage's prefix.
+//! Where an archive is kept: a bucket (S3, Azure, Google Cloud) or a folder, by keys relative to the storage's prefix.
 //!
 //! # Guarantees
 //! - Only "not found" is told as absence; any other answer is an error.
@@ -11,6 +11,7 @@
 //! - Keys come from `shared::archive::layout`: escaped, without empty parts.
 //! - Every future may be dropped at any moment; a write may then have happened or not.
 
+mod azure;
 #[cfg(test)]
 #[path = "../../tests/store_conformance/mod.rs"]
 mod conformance;
@@ -19,8 +20,10 @@ mod error;
 #[path = "../../tests/faulty_store/mod.rs"]
 mod faulty_store;
 mod folder;
+mod gcs;
 mod open;
 mod retry;
+mod s3;
 #[cfg(test)]
 mod tests;
 
@@ -53,7 +56,8 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(30);
 const SLOWEST_BYTES_PER_SECOND: u64 = 256 * 1024;
 
-/// Object that is created, never changed and never deleted, to learn whether the store honours create-only writes.
+/// Object that is created, never changed and never deleted, to learn whether the store honours create-only writes. It stays: two
+/// workers may try at once, and a store need not permit to delete.
 const PROBE: &str = ".create-only";
 const PROBE_TEXT: &[u8] = b"Kafka backups are kept beside this file. It shows that the store does not overwrite what exists.\n";
 
@@ -66,6 +70,8 @@ pub struct Store {
     place: Arc<str>,
     folder: Option<Folder>,
     patience: Duration,
+    /// What an attempt may take beside the time for its bytes.
+    time_limit: Duration,
 }
 
 /// What became of a create-only write.
@@ -81,7 +87,11 @@ pub enum Created {
 
 /// Which state of an object was seen, for [`Store::update`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version(String);
+pub struct Version {
+    e_tag: Option<String>,
+    /// Google's generation; its tag alone does not tell two writes of the same content apart.
+    generation: Option<String>,
+}
 
 /// What became of a conditional update.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,10 +111,10 @@ impl Store {
         open::open(storage, places)
     }
 
-    /// Opens a folder, made where it is missing.
+    /// Opens a folder, made where it is missing. One that is there is only read, until something is created in it.
     ///
     /// # Errors
-    /// The folder cannot be made or written to.
+    /// The folder cannot be made or read.
     pub fn open_folder(folder: &FilePath) -> Result<Self, StoreError> {
         open::open_folder(folder)
     }
@@ -121,6 +131,7 @@ impl Store {
             place: Arc::from(place),
             folder: None,
             patience: PATIENCE,
+            time_limit: TIMEOUT,
         })
     }
 
@@ -187,7 +198,7 @@ impl Store {
         let found = store
             .retried("list", "", || async {
                 let mut stream = self.inner.list(Some(&path));
-                limited(TIMEOUT, async { stream.try_next().await })
+                limited(self.time_limit, async { stream.try_next().await })
                     .await
                     .map(drop)
             })
@@ -225,9 +236,16 @@ impl Store {
     pub async fn get_versioned(&self, key: &str) -> Result<Option<(Bytes, Version)>, StoreError> {
         let path = self.path(key)?;
         let found = self.retried("read", key, || async {
-            let found = limited(TIMEOUT, self.inner.get_opts(&path, GetOptions::default())).await?;
-            let version = Version(found.meta.e_tag.clone().unwrap_or_default());
-            let content = limited(timeout_for(found.meta.size), found.bytes()).await?;
+            let found = limited(
+                self.time_limit,
+                self.inner.get_opts(&path, GetOptions::default()),
+            )
+            .await?;
+            let version = Version {
+                e_tag: found.meta.e_tag.clone(),
+                generation: found.meta.version.clone(),
+            };
+            let content = limited(self.timeout_for(found.meta.size), found.bytes()).await?;
             Ok((content, version))
         });
         absent_as_none(found.await)
@@ -246,7 +264,7 @@ impl Store {
         let length = range.end.saturating_sub(range.start);
         let found = self.retried("read", key, || {
             limited(
-                timeout_for(length),
+                self.timeout_for(length),
                 self.inner.get_range(&path, range.clone()),
             )
         });
@@ -259,7 +277,9 @@ impl Store {
     /// As [`Store::get`].
     pub async fn head(&self, key: &str) -> Result<Option<u64>, StoreError> {
         let path = self.path(key)?;
-        let found = self.retried("look at", key, || limited(TIMEOUT, self.inner.head(&path)));
+        let found = self.retried("look at", key, || {
+            limited(self.time_limit, self.inner.head(&path))
+        });
         Ok(absent_as_none(found.await)?.map(|meta| meta.size))
     }
 
@@ -323,30 +343,18 @@ impl Store {
         path: &Path,
         content: PutPayload,
     ) -> Result<(), Failure> {
-        let limit = timeout_for(content.content_length() as u64);
-        let Some(folder) = self.folder.as_ref().filter(|folder| !folder.hard_links) else {
+        let limit = self.timeout_for(content.content_length() as u64);
+        let Some(folder) = &self.folder else {
             let put = self
                 .inner
                 .put_opts(path, content, PutOptions::from(PutMode::Create));
             return limited(limit, put).await.map(drop);
         };
-        // Without hard links the file system's own create-only is not atomic: a lock and a staged rename are.
-        let _lock = folder
-            .lock()
-            .await
-            .map_err(|source| Failure::Answered(lock_error(key, source)))?;
-        match limited(limit, self.inner.head(path)).await {
-            Ok(_) => Err(Failure::Answered(object_store::Error::AlreadyExists {
-                path: key.into(),
-                source: "it is there already".into(),
-            })),
-            Err(failure) if failure.meaning() == Meaning::Absent => {
-                limited(limit, self.inner.put(path, content))
-                    .await
-                    .map(drop)
-            }
-            Err(failure) => Err(failure),
-        }
+        let created = async {
+            let created = folder.create(path.as_ref(), content).await;
+            created.map_err(|source| folder_error(key, source))
+        };
+        limited(limit, created).await
     }
 
     /// Replaces an object if it still has `version`.
@@ -368,7 +376,7 @@ impl Store {
             };
             match failure.meaning() {
                 Meaning::Changed | Meaning::Exists | Meaning::Absent | Meaning::Passing => {}
-                Meaning::Denied | Meaning::NoBucket | Meaning::Refused => {
+                Meaning::Denied | Meaning::NoBucket | Meaning::Full | Meaning::Refused => {
                     return Err(failure.into_error("update", key, self));
                 }
             }
@@ -396,31 +404,38 @@ impl Store {
         let put = match &self.folder {
             None => {
                 let mode = PutMode::Update(UpdateVersion {
-                    e_tag: Some(version.0.clone()),
-                    version: None,
+                    e_tag: version.e_tag.clone(),
+                    version: version.generation.clone(),
                 });
                 limited(
-                    TIMEOUT,
+                    self.time_limit,
                     self.inner.put_opts(path, payload, PutOptions::from(mode)),
                 )
                 .await?
             }
             Some(folder) => {
-                let _lock = folder
-                    .lock()
-                    .await
-                    .map_err(|source| Failure::Answered(lock_error(key, source)))?;
-                let now = limited(TIMEOUT, self.inner.head(path)).await?;
-                if now.e_tag.as_deref() != Some(&version.0) {
+                let failed = |source| Failure::Answered(folder_error(key, source));
+                let _lock = folder.lock().await.map_err(failed)?;
+                let now = limited(self.time_limit, self.inner.head(path)).await?;
+                if now.e_tag != version.e_tag {
                     return Err(Failure::Answered(object_store::Error::Precondition {
                         path: key.into(),
                         source: "it has changed".into(),
                     }));
                 }
-                limited(TIMEOUT, self.inner.put(path, payload)).await?
+                let replaced = folder.replace(path.as_ref(), payload).await;
+                replaced.map_err(failed)?;
+                let now = limited(self.time_limit, self.inner.head(path)).await?;
+                return Ok(Version {
+                    e_tag: now.e_tag,
+                    generation: None,
+                });
             }
         };
-        Ok(Version(put.e_tag.unwrap_or_default()))
+        Ok(Version {
+            e_tag: put.e_tag,
+            generation: put.version,
+        })
     }
 
     /// Every object below a folder that `read` makes something of, with its key and size; in no particular order.
@@ -436,7 +451,7 @@ impl Store {
         self.retried("list", folder, || async {
             let mut found = Vec::new();
             let mut stream = self.inner.list(Some(&path));
-            while let Some(meta) = limited(TIMEOUT, stream.try_next()).await? {
+            while let Some(meta) = limited(self.time_limit, stream.try_next()).await? {
                 found.extend(
                     self.key(&meta.location)
                         .and_then(|key| read(key, meta.size)),
@@ -475,11 +490,15 @@ impl Store {
         let deletions = futures::stream::iter(keys.to_vec()).map(|key| async move {
             let path = self.path(&key)?;
             let deleted = self.retried("delete", &key, || {
-                limited(TIMEOUT, self.inner.delete(&path))
+                limited(self.time_limit, self.inner.delete(&path))
             });
             absent_as_none(deleted.await).map(drop)
         });
         deletions.buffer_unordered(16).try_collect().await
+    }
+
+    fn timeout_for(&self, size: u64) -> Duration {
+        self.time_limit + Duration::from_secs(size / SLOWEST_BYTES_PER_SECOND)
     }
 
     fn path(&self, key: &str) -> Result<Path, StoreError> {
@@ -519,18 +538,15 @@ impl Store {
     }
 }
 
-fn timeout_for(size: u64) -> Duration {
-    TIMEOUT + Duration::from_secs(size / SLOWEST_BYTES_PER_SECOND)
-}
-
-fn lock_error(key: &str, source: std::io::Error) -> object_store::Error {
-    let source = std::io::Error::new(
-        source.kind(),
-        format!("failed to lock the folder for {key}: {source}"),
-    );
+fn folder_error(key: &str, source: std::io::Error) -> object_store::Error {
+    let source = Box::new(source);
+    if source.kind() == std::io::ErrorKind::AlreadyExists {
+        let path = key.into();
+        return object_store::Error::AlreadyExists { path, source };
+    }
     object_store::Error::Generic {
         store: "LocalFileSystem",
-        source: Box::new(source),
+        source,
     }
 }
 

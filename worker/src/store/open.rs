@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka_backup_shared::report::error_chain;
-use kafka_backup_shared::spec::{PvcStorage, S3Storage, Storage, StorageType};
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use kafka_backup_shared::spec::{PvcStorage, Storage, StorageType};
 use object_store::local::LocalFileSystem;
 use object_store::{ClientOptions, RetryConfig};
 
 use super::folder::Folder;
-use super::{Store, StoreError};
+use super::{Store, StoreError, azure, gcs, s3};
 
 /// Where the machine keeps what a spec only names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +20,11 @@ pub struct Places {
     pub volume_dir: Option<PathBuf>,
 }
 
-/// An endpoint without a region of its own is asked with this one, as every S3 server takes it.
-const DEFAULT_REGION: &str = "us-east-1";
-
 pub(super) fn open(storage: &Storage, places: &Places) -> Result<Store, StoreError> {
     match storage.storage_type {
-        StorageType::S3 => open_s3(required("spec.storage.s3", &storage.s3)?, places),
+        StorageType::S3 => s3::open(required("spec.storage.s3", &storage.s3)?, places),
+        StorageType::Azure => azure::open(required("spec.storage.azure", &storage.azure)?, places),
+        StorageType::Gcs => gcs::open(required("spec.storage.gcs", &storage.gcs)?, places),
         StorageType::Pvc => open_pvc(required("spec.storage.pvc", &storage.pvc)?, places),
     }
 }
@@ -39,83 +36,50 @@ fn required<'a, T>(field: &'static str, block: &'a Option<T>) -> Result<&'a T, S
     })
 }
 
-fn open_s3(s3: &S3Storage, places: &Places) -> Result<Store, StoreError> {
-    let store = build_s3(s3, places)?;
-    let place = match &s3.endpoint {
-        Some(endpoint) => format!("bucket {} at {endpoint}", s3.bucket),
-        None => format!("bucket {}", s3.bucket),
-    };
-    Store::new(Arc::new(store), &place, s3.prefix.as_deref())
+/// Whether an endpoint is spoken to without TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Http {
+    Allowed,
+    Refused,
 }
 
-fn build_s3(s3: &S3Storage, places: &Places) -> Result<AmazonS3, StoreError> {
-    // Time-outs depend on the size of what is moved and repetition on what is known about the outcome: both are decided by
-    // `Store`, so that the client does one attempt without a limit of its own.
+impl Http {
+    /// Allowed where the endpoint says so itself.
+    pub(super) fn of(endpoint: Option<&str>) -> Self {
+        match endpoint {
+            Some(endpoint) if endpoint.starts_with("http://") => Self::Allowed,
+            Some(_) | None => Self::Refused,
+        }
+    }
+}
+
+/// How every client asks. Time-outs depend on the size of what is moved and repetition on what is known about the outcome: both
+/// are decided by `Store`, so that a client makes one attempt without a limit of its own.
+pub(super) fn client(http: Http) -> (ClientOptions, RetryConfig) {
+    let options = ClientOptions::new()
+        .with_allow_http(http == Http::Allowed)
+        .with_timeout_disabled()
+        .with_connect_timeout(Duration::from_secs(10));
     let once = RetryConfig {
         max_retries: 0,
         ..RetryConfig::default()
     };
-    let options = ClientOptions::new()
-        .with_allow_http(s3.allow_http)
-        .with_timeout_disabled()
-        .with_connect_timeout(Duration::from_secs(10));
-    let mut builder = match &s3.credentials_secret {
-        Some(secret) => {
-            let read = |key: &str| read_secret(&places.secrets_dir, &secret.name, key);
-            let mut builder = AmazonS3Builder::new()
-                .with_access_key_id(read(&secret.access_key_key)?)
-                .with_secret_access_key(read(&secret.secret_key_key)?);
-            if let Some(key) = &secret.session_token_key {
-                builder = builder.with_token(read(key)?);
-            }
-            builder
-        }
-        // Environment, web identity (IRSA), container role (pod identity), instance role.
-        None => AmazonS3Builder::from_env(),
-    };
-    builder = builder
-        .with_bucket_name(&s3.bucket)
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_virtual_hosted_style_request(!s3.path_style)
-        .with_client_options(options)
-        .with_retry(once)
-        // TLS proves the payload already; without it the signature does, at the price of a SHA-256.
-        .with_unsigned_payload(!s3.allow_http);
-    if let Some(endpoint) = &s3.endpoint {
-        builder = builder.with_endpoint(endpoint_url(endpoint, s3));
-    }
-    if let Some(region) = s3
-        .region
-        .as_deref()
-        .or(s3.endpoint.as_ref().map(|_| DEFAULT_REGION))
-    {
-        builder = builder.with_region(region);
-    }
-    builder.build().map_err(|error| StoreError::Spec {
-        field: "spec.storage.s3",
-        problem: error_chain(&error),
-    })
+    (options, once)
 }
 
-/// With virtual hosts the bucket is part of the endpoint's host name.
-fn endpoint_url(endpoint: &str, s3: &S3Storage) -> String {
-    let endpoint = endpoint.trim_end_matches('/');
-    match endpoint.split_once("://") {
-        Some((scheme, host)) if !s3.path_style => format!("{scheme}://{}.{host}", s3.bucket),
-        Some(_) | None => endpoint.to_owned(),
+impl Places {
+    /// The content of one key of a Secret.
+    pub(super) fn secret(&self, secret: &str, key: &str) -> Result<String, StoreError> {
+        let path = self.secrets_dir.join(secret).join(key);
+        let text = std::fs::read_to_string(&path).map_err(|source| StoreError::Secret {
+            secret: secret.into(),
+            key: key.into(),
+            path,
+            source,
+        })?;
+        // Editors and `echo` leave a line end that is no part of a key.
+        Ok(text.trim_end_matches(['\n', '\r']).to_owned())
     }
-}
-
-fn read_secret(secrets_dir: &Path, secret: &str, key: &str) -> Result<String, StoreError> {
-    let path = secrets_dir.join(secret).join(key);
-    let text = std::fs::read_to_string(&path).map_err(|source| StoreError::Secret {
-        secret: secret.into(),
-        key: key.into(),
-        path,
-        source,
-    })?;
-    // Editors and `echo` leave a line end that is no part of a key.
-    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 fn open_pvc(pvc: &PvcStorage, places: &Places) -> Result<Store, StoreError> {
@@ -151,12 +115,12 @@ pub(super) fn open_folder(folder: &Path) -> Result<Store, StoreError> {
         path: folder.into(),
         source,
     };
+    // Where it exists this does nothing, also on a file system that is mounted read-only.
     std::fs::create_dir_all(folder).map_err(failed)?;
     let files = LocalFileSystem::new_with_prefix(folder)
         .map_err(|error| failed(std::io::Error::other(error)))?;
-    let probed = Folder::probe(folder).map_err(failed)?;
     let place = format!("folder {}", folder.display());
-    Ok(Store::new(Arc::new(files.with_fsync(true)), &place, None)?.in_folder(probed))
+    Ok(Store::new(Arc::new(files), &place, None)?.in_folder(Folder::new(folder)))
 }
 
 #[cfg(test)]
@@ -166,15 +130,6 @@ mod tests {
     use serde_json::json;
 
     fn storage(value: serde_json::Value) -> Storage {
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn s3(extra: serde_json::Value) -> S3Storage {
-        let mut value = json!({"bucket": "backups"});
-        value
-            .as_object_mut()
-            .unwrap()
-            .extend(extra.as_object().unwrap().clone());
         serde_json::from_value(value).unwrap()
     }
 
@@ -219,19 +174,5 @@ mod tests {
                 .to_string()
                 .contains("\"c\"")
         );
-    }
-
-    #[test]
-    fn virtual_hosts_have_the_bucket_in_their_name() {
-        let cases = [
-            (json!({"pathStyle": true}), "https://s3.example:9000"),
-            (json!({}), "https://backups.s3.example:9000"),
-        ];
-        for (extra, expected) in cases {
-            assert_eq!(
-                endpoint_url("https://s3.example:9000/", &s3(extra)),
-                expected
-            );
-        }
     }
 }

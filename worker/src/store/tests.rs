@@ -5,7 +5,7 @@ use kafka_backup_shared::report::Fault as Meant;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
-use super::conformance::conforms;
+use super::conformance::{conforms, listings_have_more_than_a_page};
 use super::faulty_store::{Fault, FaultyStore};
 use super::*;
 
@@ -20,7 +20,7 @@ fn folder() -> (tempfile::TempDir, Store) {
 /// A folder whose file system has no hard links.
 fn folder_without_links() -> (tempfile::TempDir, Store) {
     let (folder, mut store) = folder();
-    store.folder.as_mut().unwrap().hard_links = false;
+    store.folder.as_mut().unwrap().hard_links = Arc::new(false.into());
     (folder, store)
 }
 
@@ -35,7 +35,8 @@ fn faulty(puts: &[Fault]) -> FaultyStore {
 #[tokio::test]
 async fn a_folder_keeps_the_promises() {
     let (_folder, store) = folder();
-    conforms(store).await;
+    conforms(store.clone()).await;
+    listings_have_more_than_a_page(&store, 1005).await;
 }
 
 #[tokio::test]
@@ -53,40 +54,6 @@ async fn a_store_with_a_prefix_keeps_the_promises() {
         outside.common_prefixes,
         [object_store::path::Path::from("some")]
     );
-}
-
-#[tokio::test]
-async fn of_many_creators_one_wins_and_all_learn_of_it() {
-    for (_guard, store) in [folder(), folder_without_links()] {
-        let tasks: Vec<_> = (0..8u8)
-            .map(|i| {
-                let store = store.clone();
-                tokio::spawn(async move {
-                    (
-                        i,
-                        store
-                            .create("runs/r/begin.json", vec![i; 1000].into())
-                            .await
-                            .unwrap(),
-                    )
-                })
-            })
-            .collect();
-        let mut winners = Vec::new();
-        let mut seen = Vec::new();
-        for task in tasks {
-            match task.await.unwrap() {
-                (i, Created::New) => winners.push(i),
-                (_, Created::Exists(content)) => seen.push(content),
-                (i, Created::Same) => panic!("{i} wrote what nobody else wrote"),
-            }
-        }
-        assert_eq!(winners.len(), 1);
-        assert!(
-            seen.iter()
-                .all(|content| *content == vec![winners[0]; 1000])
-        );
-    }
 }
 
 #[tokio::test]
@@ -123,6 +90,34 @@ async fn what_passes_is_repeated() {
     }
     let inner = faulty(&[]).with_gets(&[Fault::Unavailable; 3]);
     assert_eq!(store(&inner).get("k").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_answer_that_never_comes_is_not_waited_for() {
+    let limited = |inner: &FaultyStore| {
+        let mut store = store(inner);
+        store.time_limit = Duration::from_millis(50);
+        store
+    };
+    let inner = faulty(&[Fault::Stalled; 2]).with_gets(&[Fault::Stalled; 2]);
+    let created = limited(&inner).create("k", CONTENT).await.unwrap();
+    assert_eq!(created, Created::New);
+    assert_eq!(inner.writes(), 1);
+    let inner = faulty(&[Fault::Stalled; 1000]);
+    let store = limited(&inner).with_patience(Duration::from_millis(200));
+    let error = store.create("k", CONTENT).await.unwrap_err();
+    assert_eq!(error.fault(), Meant::Unavailable);
+    assert!(matches!(error, StoreError::TimedOut { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_full_store_is_told_at_once_and_mends() {
+    let inner = faulty(&[Fault::Full]);
+    let store = store(&inner);
+    let error = store.create("k", CONTENT).await.unwrap_err();
+    assert_eq!(error.fault(), Meant::Unavailable);
+    assert!(error.to_string().contains("no space is left"), "{error}");
+    assert_eq!(store.create("k", CONTENT).await.unwrap(), Created::New);
 }
 
 #[tokio::test]

@@ -163,6 +163,8 @@ pub fn plan(run: &str, topics: &[&str]) -> BackupPlan {
         storage: Storage {
             storage_type: StorageType::Pvc,
             s3: None,
+            azure: None,
+            gcs: None,
             pvc: None,
         },
         topics: Topics {

@@ -25,8 +25,12 @@ use object_store::{
 pub enum Fault {
     /// It takes effect, and its answer is lost.
     LostAnswer,
+    /// It has no effect, and no answer ever comes.
+    Stalled,
     /// It has no effect, and a 503 comes back.
     Unavailable,
+    /// It has no effect, and a 507 comes back: there is no space left.
+    Full,
     /// It has no effect, and a 409 comes back, as S3 does while somebody else writes the key.
     Conflict,
     /// 403.
@@ -131,7 +135,9 @@ impl ObjectStore for FaultyStore {
                     source: "connection reset by peer".into(),
                 })
             }
+            Some(Fault::Stalled) => std::future::pending().await,
             Some(Fault::Unavailable) => Err(status("503 Service Unavailable")),
+            Some(Fault::Full) => Err(status("507 Insufficient Storage")),
             Some(Fault::Conflict) => Err(Error::AlreadyExists {
                 path: path.to_string(),
                 source: "409 ConditionalRequestConflict".into(),
@@ -152,6 +158,7 @@ impl ObjectStore for FaultyStore {
                 path: path.to_string(),
                 source: "403".into(),
             }),
+            Some(Fault::Stalled) => std::future::pending().await,
             Some(_) => Err(status("503 Service Unavailable")),
         }
     }

@@ -301,6 +301,8 @@ impl Archive {
             storage: Storage {
                 storage_type: StorageType::Pvc,
                 s3: None,
+                azure: None,
+                gcs: None,
                 pvc: Some(PvcStorage {
                     claim_name: "unused".into(),
                     sub_path: None,

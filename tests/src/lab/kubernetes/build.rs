@@ -18,7 +18,7 @@ const MODULE: [&str; 4] = [
     include_str!("../../../assets/kubernetes/hyperkube/go.sum"),
 ];
 /// No inlining and no debug information: a third less to compile, and fast enough.
-const COMPILER: &str = "-gcflags=all=-dwarf=false -l";
+pub(in crate::lab) const COMPILER: &str = "-gcflags=all=-dwarf=false -l";
 /// Programs that the node needs, and the Debian packages that have them.
 pub const PACKAGES: [(&str, &str); 7] = [
     ("containerd", "containerd"),
@@ -39,6 +39,12 @@ pub fn hyperkube(lab: &Lab) -> PathBuf {
         .join("hyperkube")
 }
 
+/// The Go toolchain.
+pub(in crate::lab) fn go() -> Result<PathBuf, LabError> {
+    packages::toolchain("go", GO)
+        .or_else(|error| packages::find("/usr/local/go/bin/go").ok_or(error))
+}
+
 fn hyperkube_version() -> String {
     let inputs: Vec<&[u8]> = MODULE
         .iter()
@@ -55,8 +61,7 @@ pub fn prepare(lab: &Lab) -> Result<Image, LabError> {
         println!("            compiling Kubernetes {VERSION}: 4 to 8 minutes, once");
     }
     parts::part(lab, "hyperkube", &hyperkube_version(), |folder| {
-        let go = packages::toolchain("go", GO)
-            .or_else(|error| packages::find("/usr/local/go/bin/go").ok_or(error))?;
+        let go = go()?;
         let package = "k8s.io/component-base/version";
         let (major, minor) = ("1", VERSION.split('.').nth(1).unwrap_or_default());
         let link = format!(

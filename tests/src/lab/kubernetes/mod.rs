@@ -10,7 +10,7 @@
 //! A kernel with overlayfs, bridge, veth and iptables. cgroup v1 is what it was tried on; v2 should do.
 //! The folders in `init`'s list of fixed paths are created on the machine, and stay empty there.
 
-mod build;
+pub(in crate::lab) mod build;
 mod cgroups;
 mod component;
 mod faults;

@@ -1,0 +1,67 @@
+//! A second S3 server, of another make than [`super::store`]: versitygw, compiled from its Go module, on a plain folder.
+//!
+//! # Assumptions
+//! Go the first time.
+
+use super::{Doing, Lab, LabError, kubernetes, net, parts, process};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+/// The component and its process.
+pub const NAME: &str = "versitygw";
+/// Where S3 is served in the namespace.
+pub const ENDPOINT: &str = "http://198.18.0.2:7070";
+pub const ACCESS_KEY: &str = "lab";
+pub const SECRET_KEY: &str = "lab-secret-key";
+/// The bucket that exists from the start: a folder.
+pub const BUCKET: &str = "backups";
+const LISTEN: &str = "198.18.0.2:7070";
+const PORT: u16 = 7070;
+const MODULE: &str = "github.com/versity/versitygw/cmd/versitygw";
+const VERSION: &str = "v1.8.0";
+
+/// The program, compiled once.
+fn versitygw(lab: &Lab) -> Result<PathBuf, LabError> {
+    let folder = parts::part(lab, NAME, VERSION, |folder| {
+        let mut build = Command::new(kubernetes::build::go()?);
+        build
+            .args(["install", "-ldflags", "-s -w", kubernetes::build::COMPILER])
+            .arg(format!("{MODULE}@{VERSION}"));
+        build
+            .env("GOBIN", folder)
+            .env("GOCACHE", lab.go_build())
+            .env("GOFLAGS", "-trimpath")
+            .env("CGO_ENABLED", "0");
+        process::run(&mut build).map(drop)
+    })?;
+    Ok(folder.join(NAME))
+}
+
+/// Starts the server on a folder with the bucket.
+pub fn up(lab: &Lab) -> Result<(), LabError> {
+    let program = versitygw(lab)?;
+    if process::is_running(lab, NAME) {
+        return Ok(());
+    }
+    let buckets = lab.state(NAME).join("buckets");
+    let bucket = buckets.join(BUCKET);
+    fs::create_dir_all(&bucket).doing(|| format!("create {}", bucket.display()))?;
+    let mut command = net::command(lab, program)?;
+    command
+        .args(["--port", LISTEN, "posix"])
+        .arg(&buckets)
+        .env("ROOT_ACCESS_KEY", ACCESS_KEY)
+        .env("ROOT_SECRET_KEY", SECRET_KEY);
+    process::spawn(lab, NAME, &command)?;
+    process::wait_ready(lab, NAME, Duration::from_secs(60), || {
+        net::listens(lab, PORT)
+    })
+}
+
+/// Kills the server and removes its data.
+pub fn down(lab: &Lab) -> Result<(), LabError> {
+    process::kill_now(lab, NAME)?;
+    parts::remove(&lab.state(NAME))
+}
