@@ -5,9 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::lab::components::{self, Options};
-use crate::lab::kafka::{SOURCE, TARGET};
 use crate::lab::kafka_tools::{self, Comparison, Produce, Reading};
-use crate::lab::{Lab, LabError, prometheus, step};
+use crate::lab::{Lab, LabError, parts, prometheus, step};
 use crate::operator;
 
 /// How large the demo is and where its objects live.
@@ -88,27 +87,63 @@ pub fn main(lab: &Lab, demo: &Demo) -> Result<(), LabError> {
     operator::install(lab)?;
     let shown = run(lab, demo)?;
     show_metrics(lab, demo)?;
-    let records: u64 = shown
-        .comparison
-        .topics
-        .iter()
-        .map(|topic| topic.records)
-        .sum();
+    conclude(&shown, start);
     println!(
-        "\n{records} records went from cluster to archive to cluster and are equal, one by one. {:.0} s in all.\n\
-         The lab is still up: `cargo lab kubectl get kafkabackups,jobs,pods --namespace {}`, `cargo lab status`; `cargo lab down` ends it.",
-        start.elapsed().as_secs_f64(),
+        "The lab is still up: `cargo lab kubectl get kafkabackups,jobs,pods --namespace {}`, `cargo lab status`; `cargo lab down` ends it.",
         demo.namespace
     );
     Ok(())
 }
 
-/// Runs the demo in a lab that is up and has the operator.
+/// Runs the demo on given parts.
+///
+/// # Errors
+/// As [`main`], and when it would have to change what it did not make.
+pub fn with_given(lab: &Lab, demo: &Demo) -> Result<(), LabError> {
+    let done = on_given(lab, demo);
+    // The clients, and what was applied: the keys of the bucket are in it.
+    kafka_tools::stop(lab)?;
+    parts::remove(&lab.run.join("applied"))?;
+    done
+}
+
+fn on_given(lab: &Lab, demo: &Demo) -> Result<(), LabError> {
+    let start = Instant::now();
+    let bucket = lab.bucket();
+    println!(
+        "Using the given cluster, the brokers {} and {}, and the bucket {}",
+        lab.source(),
+        lab.restore_target(),
+        bucket.name
+    );
+    let images = lab.given.as_ref().and_then(|given| given.images.as_ref());
+    let operator = operator::installed(lab, images)?;
+    let shown = run(lab, demo)?;
+    show_page(lab, demo, &operator)?;
+    conclude(&shown, start);
+    let namespace = &demo.namespace;
+    println!(
+        "What it made is still there: namespace {namespace}, topics {namespace}.* and restored.{namespace}.*, and {}/ in bucket {}.",
+        shown.prefix, bucket.name
+    );
+    Ok(())
+}
+
+fn conclude(shown: &Shown, start: Instant) {
+    let topics = shown.comparison.topics.iter();
+    let records: u64 = topics.map(|topic| topic.records).sum();
+    println!(
+        "\n{records} records went from cluster to archive to cluster and are equal, one by one. {:.0} s in all.",
+        start.elapsed().as_secs_f64()
+    );
+}
+
+/// Runs the demo where everything is up and the operator is installed.
 ///
 /// # Errors
 /// As [`main`].
 pub fn run(lab: &Lab, demo: &Demo) -> Result<Shown, LabError> {
-    let (source, target) = (SOURCE.bootstrap(lab), TARGET.bootstrap(lab));
+    let (source, target) = (lab.source(), lab.restore_target());
     let namespace = demo.namespace.as_str();
     let source_names: Vec<String> = TOPICS
         .iter()
@@ -125,9 +160,12 @@ pub fn run(lab: &Lab, demo: &Demo) -> Result<Shown, LabError> {
     // A prefix of its own each time: an archive belongs to the topics of one cluster.
     let prefix = format!("{namespace}-{now}");
 
-    println!("\nSource records, by Kafka's own producer");
     remove_topics(lab, &source, &source_names)?;
     remove_topics(lab, &target, &target_names)?;
+    step("prepared the namespace", || {
+        operator::fresh_namespace(lab, namespace)
+    })?;
+    println!("\nSource records, by Kafka's own producer");
     for (topic, name) in TOPICS.iter().zip(&source_names) {
         let records = demo.records * topic.percent / 100;
         step(
@@ -152,15 +190,11 @@ pub fn run(lab: &Lab, demo: &Demo) -> Result<Shown, LabError> {
             },
         )?;
     }
-    step("prepared the namespace", || {
-        operator::fresh_namespace(lab, namespace)
-    })?;
-
     let topic_list = source_names
         .iter()
         .map(|name| format!("    - {name}\n"))
         .collect::<String>();
-    let storage = operator::storage_yaml(&prefix);
+    let storage = operator::storage_of(&lab.bucket(), &prefix);
     let backup = format!(
         "apiVersion: kafka-backup.dev/v1alpha1\nkind: KafkaBackup\nmetadata:\n  name: shop\n  namespace: {namespace}\nspec:\n  \
          kafkaCluster:\n    bootstrapServers: [\"{source}\"]\n  topics:\n{topic_list}{storage}"
@@ -227,7 +261,7 @@ pub fn run(lab: &Lab, demo: &Demo) -> Result<Shown, LabError> {
     })
 }
 
-/// Deletes those of the topics that an earlier demo left.
+/// Deletes those of the topics that an earlier demo left; in a given cluster nothing tells whose they are.
 fn remove_topics(lab: &Lab, bootstrap: &str, names: &[String]) -> Result<(), LabError> {
     let existing = kafka_tools::list_topics(lab, bootstrap)?;
     let leftover: Vec<&str> = names
@@ -237,6 +271,12 @@ fn remove_topics(lab: &Lab, bootstrap: &str, names: &[String]) -> Result<(), Lab
         .collect();
     if leftover.is_empty() {
         return Ok(());
+    }
+    if lab.given.is_some() {
+        return Err(LabError::State(format!(
+            "the cluster {bootstrap} has topics of these names, which are left alone: {}; delete them if an earlier demo made them",
+            leftover.join(", ")
+        )));
     }
     kafka_tools::delete_topics(lab, bootstrap, &leftover)
 }
@@ -339,6 +379,45 @@ fn show_metrics(lab: &Lab, demo: &Demo) -> Result<(), LabError> {
         let value =
             query_value(lab, query)?.map_or("no data".to_owned(), |value| value.to_string());
         println!("    {query}  =>  {value}");
+    }
+    Ok(())
+}
+
+/// Shows the controller's own page, once the finished runs are in the counters. Who scrapes it is not known here.
+fn show_page(lab: &Lab, demo: &Demo, operator: &str) -> Result<(), LabError> {
+    println!("\nMetrics, as the controller serves them (read through the API server)");
+    let label = format!("namespace=\"{}\"", demo.namespace);
+    let counted = |page: &str, family: &str| {
+        page.lines().any(|line| {
+            line.starts_with(family)
+                && line.contains(&label)
+                && line.contains("outcome=\"success\"")
+                && !line.ends_with(" 0")
+        })
+    };
+    let mut page = String::new();
+    step("the controller has counted both runs", || {
+        crate::lab::wait_for(
+            "the controller to show both runs as counted",
+            // Longer than an operator holds a run back by default.
+            Duration::from_secs(180),
+            || {
+                page = operator::metrics_by_proxy(lab, operator).unwrap_or_default();
+                let done = counted(&page, "kafka_backup_backups_total{")
+                    && counted(&page, "kafka_backup_restores_total{");
+                if !done {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+                done
+            },
+        )
+    })?;
+    for line in page
+        .lines()
+        .filter(|line| line.starts_with("kafka_backup_") && line.contains(&label))
+        .filter(|line| !line.contains("_bucket{"))
+    {
+        println!("    {line}");
     }
     Ok(())
 }

@@ -1,12 +1,15 @@
 //! The operator in the lab: installed from `manifests/`, and driven as a user drives it, by kubectl.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::lab::{CONTROLLER_METRICS, Doing, Lab, LabError, kubernetes, net, process, step, store};
+use crate::lab::given::Bucket;
+use crate::lab::{CONTROLLER_METRICS, Doing, Lab, LabError, kubernetes, net, process, step};
 
 /// Where the operator is installed.
 pub const NAMESPACE: &str = "kafka-backup";
@@ -18,22 +21,11 @@ pub const HOLD: Duration = Duration::from_secs(15);
 /// Installs `manifests/install.yaml` with the images of this checkout, and waits until the controller is ready.
 pub fn install(lab: &Lab) -> Result<(), LabError> {
     let built = kubernetes::import_worker_and_controller(lab)?;
-    let manifests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../manifests");
-    let read = |name: &str| {
-        let path = manifests.join(name);
-        fs::read_to_string(&path).doing(|| format!("read {}", path.display()))
-    };
     let hold = format!("--hold={}s", HOLD.as_secs());
-    let install = replaced(
-        &read("install.yaml")?,
-        &[
-            (
-                "kafka-backup.local/controller:dev",
-                &built.controller.reference,
-            ),
-            ("kafka-backup.local/worker:dev", &built.worker.reference),
-            ("--hold=90s", &hold),
-        ],
+    let install = manifest(
+        &built.controller.reference,
+        &built.worker.reference,
+        &[("--hold=90s", &hold)],
     )?;
     step("installed the operator", || {
         // The Service first, with the address that the lab's Prometheus scrapes: a cluster address cannot be changed later.
@@ -48,20 +40,77 @@ pub fn install(lab: &Lab) -> Result<(), LabError> {
             ),
         )?;
         apply(lab, "install", &install)?;
-        kubectl(
-            lab,
-            &[
-                "--namespace",
-                NAMESPACE,
-                "rollout",
-                "status",
-                "deployment",
-                NAME,
-                "--timeout=90s",
-            ],
-        )
-        .map(drop)
+        rolled_out(lab, NAMESPACE)
     })
+}
+
+/// The namespace of the operator in a cluster that is not the lab's: an installed one is used as it is, else it is installed with
+/// `images` (controller, worker).
+pub fn installed(lab: &Lab, images: Option<&(String, String)>) -> Result<String, LabError> {
+    let selector = format!("metadata.name={NAME}");
+    let json = kubectl(
+        lab,
+        &["get", "deployments", "--all-namespaces", "--output", "json"]
+            .into_iter()
+            .chain(["--field-selector", &selector])
+            .collect::<Vec<_>>(),
+    )?;
+    if let Some(found) = items(&json)?.first() {
+        let namespace = found["metadata"]["namespace"].as_str().unwrap_or_default();
+        println!(
+            "            the operator is installed in namespace {namespace}, with image {}: it is used as it is",
+            found["spec"]["template"]["spec"]["containers"][0]["image"]
+        );
+        return Ok(namespace.to_owned());
+    }
+    let (controller, worker) = images.ok_or_else(|| {
+        LabError::State(format!(
+            "the cluster has no Deployment {NAME}: install manifests/install.yaml, or give --controller-image and --worker-image"
+        ))
+    })?;
+    let file = write(lab, "install", &manifest(controller, worker, &[])?)?;
+    let existing = kubectl(
+        lab,
+        &["get", "-f", &file, "--ignore-not-found", "--output", "name"],
+    )?;
+    if !existing.trim().is_empty() {
+        return Err(LabError::State(format!(
+            "the cluster has no Deployment {NAME}, but parts of one, which are left alone: {}",
+            existing.split_whitespace().collect::<Vec<_>>().join(", ")
+        )));
+    }
+    step("installed the operator", || {
+        kubectl(lab, &["create", "-f", &file])?;
+        rolled_out(lab, NAMESPACE)
+    })?;
+    Ok(NAMESPACE.to_owned())
+}
+
+fn rolled_out(lab: &Lab, namespace: &str) -> Result<(), LabError> {
+    kubectl(
+        lab,
+        &[
+            "--namespace",
+            namespace,
+            "rollout",
+            "status",
+            "deployment",
+            NAME,
+            "--timeout=90s",
+        ],
+    )
+    .map(drop)
+}
+
+/// `manifests/install.yaml` with these images and other changes.
+fn manifest(controller: &str, worker: &str, more: &[(&str, &str)]) -> Result<String, LabError> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../manifests/install.yaml");
+    let text = fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
+    let images = [
+        ("kafka-backup.local/controller:dev", controller),
+        ("kafka-backup.local/worker:dev", worker),
+    ];
+    replaced(&text, &[&images, more].concat())
 }
 
 /// `text` with each pattern replaced; each must occur, or the manifest and the lab have drifted apart.
@@ -80,20 +129,30 @@ fn replaced(text: &str, pairs: &[(&str, &str)]) -> Result<String, LabError> {
 
 /// What kubectl prints; an error with what it said when it fails.
 pub fn kubectl(lab: &Lab, args: &[&str]) -> Result<String, LabError> {
-    process::run(kubernetes::kubectl(lab)?.args(args))
+    process::run(lab.kubectl()?.args(args))
 }
 
 /// Applies YAML, kept as `<name>.yaml` in the lab's folder.
 pub fn apply(lab: &Lab, name: &str, yaml: &str) -> Result<String, LabError> {
-    let folder = lab.run.join("applied");
-    fs::create_dir_all(&folder).doing(|| format!("create {}", folder.display()))?;
-    let file = folder.join(format!("{name}.yaml"));
-    fs::write(&file, yaml).doing(|| format!("write {}", file.display()))?;
-    let file = file.display().to_string();
+    let file = write(lab, name, yaml)?;
     kubectl(
         lab,
         &["apply", "--server-side", "--force-conflicts", "-f", &file],
     )
+}
+
+/// Writes YAML, which may be a Secret's, into the lab's folder.
+fn write(lab: &Lab, name: &str, yaml: &str) -> Result<String, LabError> {
+    let folder = lab.run.join("applied");
+    fs::create_dir_all(&folder).doing(|| format!("create {}", folder.display()))?;
+    let path = folder.join(format!("{name}.yaml"));
+    let mut options = fs::File::options();
+    options.create(true).write(true).truncate(true).mode(0o600);
+    options
+        .open(&path)
+        .and_then(|mut file| file.write_all(yaml.as_bytes()))
+        .doing(|| format!("write {}", path.display()))?;
+    Ok(path.display().to_string())
 }
 
 /// An object as JSON; `None` when there is none of that name.
@@ -125,45 +184,75 @@ pub fn list(lab: &Lab, namespace: &str, kind: &str) -> Result<Vec<Value>, LabErr
         lab,
         &["--namespace", namespace, "get", kind, "--output", "json"],
     )?;
-    let list: Value = serde_json::from_str(&json)
+    items(&json)
+}
+
+/// The items of a list that kubectl printed.
+fn items(json: &str) -> Result<Vec<Value>, LabError> {
+    let list: Value = serde_json::from_str(json)
         .map_err(|error| LabError::State(format!("kubectl printed no JSON: {error}")))?;
     Ok(list["items"].as_array().cloned().unwrap_or_default())
 }
 
+/// The label of namespaces that were made here, and may be deleted for that.
+const OURS: &str = "kafka-backup.dev/lab";
+
 /// A namespace of a user: pods must be *restricted*, and the store's keys are in the Secret `store`.
 pub fn create_namespace(lab: &Lab, name: &str) -> Result<(), LabError> {
-    apply(lab, &format!("namespace-{name}"), &format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n---\n\
+    let bucket = lab.bucket();
+    let quoted = |text: &str| Value::from(text).to_string();
+    apply(
+        lab,
+        &format!("namespace-{name}"),
+        &format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  \
+         labels: {{pod-security.kubernetes.io/enforce: restricted, {OURS}: ours}}\n---\n\
          apiVersion: v1\nkind: Secret\nmetadata: {{name: store, namespace: {name}}}\n\
          stringData: {{accessKey: {}, secretKey: {}}}\n",
-        store::ACCESS_KEY, store::SECRET_KEY
-    ))
+            quoted(&bucket.access_key),
+            quoted(&bucket.secret_key)
+        ),
+    )
     .map(drop)
 }
 
 /// A namespace as [`create_namespace`] makes it, without whatever an earlier run left in it.
+///
+/// # Errors
+/// There is one of that name that was not made here.
 pub fn fresh_namespace(lab: &Lab, name: &str) -> Result<(), LabError> {
-    kubectl(
-        lab,
-        &[
-            "delete",
-            "namespace",
-            name,
-            "--ignore-not-found",
-            "--timeout=90s",
-        ],
-    )?;
+    if let Some(found) = get(lab, "default", "namespace", name)? {
+        if found["metadata"]["labels"][OURS] != "ours" {
+            return Err(LabError::State(format!(
+                "namespace {name} exists, and was not made by the lab (it has no label {OURS}): it is left alone"
+            )));
+        }
+        kubectl(lab, &["delete", "namespace", name, "--timeout=90s"])?;
+    }
     create_namespace(lab, name)
 }
 
 /// The `storage` block of a spec for the lab's store, indented by two, keys below `prefix`.
 pub fn storage_yaml(prefix: &str) -> String {
-    format!(
-        "  storage:\n    storageType: s3\n    s3:\n      bucket: {}\n      prefix: {prefix}\n      endpoint: {}\n      \
-         pathStyle: true\n      allowHttp: true\n      credentialsSecret: {{name: store}}\n",
-        store::BUCKET,
-        store::ENDPOINT
-    )
+    storage_of(&Bucket::of_lab(), prefix)
+}
+
+/// The same for any bucket.
+pub fn storage_of(bucket: &Bucket, prefix: &str) -> String {
+    let mut yaml = format!(
+        "  storage:\n    storageType: s3\n    s3:\n      bucket: {}\n      prefix: {prefix}\n",
+        bucket.name
+    );
+    if let Some(endpoint) = &bucket.endpoint {
+        yaml += &format!("      endpoint: {endpoint}\n      pathStyle: true\n");
+        if endpoint.starts_with("http://") {
+            yaml += "      allowHttp: true\n";
+        }
+    }
+    if let Some(region) = &bucket.region {
+        yaml += &format!("      region: {region}\n");
+    }
+    yaml + "      credentialsSecret: {name: store}\n"
 }
 
 /// Waits until the run of an object has ended, calling `seen` whenever its status has changed; the object as it is then.
@@ -230,6 +319,12 @@ pub fn metrics(lab: &Lab) -> Result<String, LabError> {
         curl.args(["--silent", "--show-error", "--fail", "--max-time", "10"])
             .arg(format!("http://{CONTROLLER_METRICS}/metrics")),
     )
+}
+
+/// What the controller of an operator in `namespace` serves at `/metrics`, read through the API server's service proxy.
+pub fn metrics_by_proxy(lab: &Lab, namespace: &str) -> Result<String, LabError> {
+    let path = format!("/api/v1/namespaces/{namespace}/services/{NAME}:metrics/proxy/metrics");
+    kubectl(lab, &["get", "--raw", &path])
 }
 
 /// The value of a series on a page, by its exact name and labels; `None` when it is not there.

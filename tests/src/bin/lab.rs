@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use kafka_backup_tests::demo::{self, Demo};
 use kafka_backup_tests::lab::components::{self, Options};
+use kafka_backup_tests::lab::given::Flags;
 use kafka_backup_tests::lab::{Doing, Lab, LabError, images, kafka, kubernetes, net};
 use kafka_backup_tests::{bench, soak, suite};
 use std::io::Write;
@@ -51,10 +52,13 @@ enum Verb {
     /// Compile worker and controller, write their image archives and print references and paths
     Images,
     /// Start everything and show the whole way: records, backup, restore, comparison, metrics
+    #[command(after_help = GIVEN_HELP)]
     Demo {
         /// Records to produce, over three topics
         #[arg(long, default_value_t = Demo::default().records)]
         records: u64,
+        #[command(flatten)]
+        given: Flags,
     },
     /// Run every test; the last line says how many passed and failed
     Test {
@@ -84,6 +88,12 @@ enum Verb {
         command: Vec<String>,
     },
 }
+
+const GIVEN_HELP: &str = "\
+With parts of your own the lab starts nothing but Kafka's clients, on this machine, which must reach the brokers as pods do. \
+It makes the namespace `demo`, the topics demo.* and restored.demo.* and keys below demo-<time>/ in the bucket, and leaves them \
+for you to look at. It stops before it would change anything that it did not make: topics of these names, a namespace `demo` \
+without its label, an operator that is installed (that one is used).";
 
 #[derive(Subcommand)]
 enum Bench {
@@ -163,13 +173,16 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
                 println!("{}  {}", image.reference, image.archive.display());
             }
         }
-        Verb::Demo { records } => demo::main(
-            &lab,
-            &Demo {
+        Verb::Demo { records, given } => {
+            let demo = Demo {
                 records,
                 ..Demo::default()
-            },
-        )?,
+            };
+            match given.given(|name| std::env::var(name).ok())? {
+                Some(given) => demo::with_given(&lab.with_given(given)?, &demo)?,
+                None => demo::main(&lab, &demo)?,
+            }
+        }
         Verb::Test { filter } => {
             if !suite::run(&lab, filter.as_deref())? {
                 return Ok(ExitCode::FAILURE);

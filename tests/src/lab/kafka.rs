@@ -419,6 +419,7 @@ mod tests {
             name: "x".to_owned(),
             cache: "/c".into(),
             run: "/c/run/x".into(),
+            given: None,
         };
         let text = Cluster {
             name: "t",

@@ -118,6 +118,11 @@ fn connect(lab: &Lab) -> Result<UnixStream, LabError> {
     stream.ok_or_else(|| process::died(lab, SERVER))
 }
 
+/// Ends the JVM that runs our programs, if it runs.
+pub fn stop(lab: &Lab) -> Result<(), LabError> {
+    process::stop(lab, SERVER, Duration::from_secs(5))
+}
+
 /// How a program of ours ended.
 #[derive(Deserialize)]
 struct Answer {

@@ -11,6 +11,7 @@
 pub mod azurite;
 pub mod components;
 mod error;
+pub mod given;
 pub mod images;
 pub mod kafka;
 pub mod kafka_tools;
@@ -47,6 +48,8 @@ pub struct Lab {
     pub cache: PathBuf,
     /// All state of this lab; gone after `down`, but for logs.
     pub run: PathBuf,
+    /// Parts of the user's that stand in for the lab's own.
+    pub given: Option<given::Given>,
 }
 
 impl Lab {
@@ -73,20 +76,26 @@ impl Lab {
             )));
         }
         let run = cache.join("run").join(name);
-        let lab = Self {
+        Self {
             name: name.to_owned(),
             cache,
             run,
-        };
+            given: None,
+        }
+        .prepared()
+    }
+
+    /// Creates the folders that every lab needs.
+    fn prepared(self) -> Result<Self, LabError> {
         for folder in [
-            lab.run.join("pids"),
-            lab.run.join("logs"),
-            lab.run.join("locks"),
-            lab.cache.join("third-party"),
+            self.run.join("pids"),
+            self.run.join("logs"),
+            self.run.join("locks"),
+            self.cache.join("third-party"),
         ] {
             fs::create_dir_all(&folder).doing(|| format!("create {}", folder.display()))?;
         }
-        Ok(lab)
+        Ok(self)
     }
 
     /// CARGO_TARGET_DIR of everything that the lab builds.
