@@ -265,6 +265,8 @@ fn generic(error: &object_store::Error, text: &str) -> Meaning {
         Some(300..=499 | 501) => Meaning::Refused,
         Some(_) => Meaning::Passing,
         None if text.contains("Received redirect") => Meaning::Refused,
+        // Azure deletes in batches, whose single answers have no more than this.
+        None if text.contains("(code: 403)") => Meaning::Denied,
         None => Meaning::Passing,
     }
 }
@@ -397,6 +399,12 @@ mod tests {
             (
                 generic(
                     "Server returned non-2xx status code: 400 Bad Request: {\"error\":\"invalid_client\"}",
+                ),
+                Meaning::Denied,
+            ),
+            (
+                generic(
+                    "Bulk delete request failed for key k: This request is not authorized (code: 403)",
                 ),
                 Meaning::Denied,
             ),

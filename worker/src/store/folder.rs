@@ -185,7 +185,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let staging = root.path().join(STAGING);
         fs::create_dir(&staging).unwrap();
-        for (name, age) in [("old#1", LEFTOVER_AGE), ("live#1", LEFTOVER_AGE / 2)] {
+        for (name, age) in [("old#1", LEFTOVER_AGE * 2), ("live#1", LEFTOVER_AGE / 2)] {
             let file = File::create(staging.join(name)).unwrap();
             file.set_modified(SystemTime::now() - age).unwrap();
         }

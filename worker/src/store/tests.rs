@@ -17,13 +17,6 @@ fn folder() -> (tempfile::TempDir, Store) {
     (folder, store)
 }
 
-/// A folder whose file system has no hard links.
-fn folder_without_links() -> (tempfile::TempDir, Store) {
-    let (folder, mut store) = folder();
-    store.folder.as_mut().unwrap().hard_links = Arc::new(false.into());
-    (folder, store)
-}
-
 fn store(inner: &FaultyStore) -> Store {
     Store::new(Arc::new(inner.clone()), "a test", Some("some/prefix")).unwrap()
 }
@@ -41,7 +34,9 @@ async fn a_folder_keeps_the_promises() {
 
 #[tokio::test]
 async fn a_folder_without_hard_links_keeps_the_promises() {
-    let (_folder, store) = folder_without_links();
+    let (_folder, mut store) = folder();
+    store.check().await.unwrap();
+    store.folder.as_mut().unwrap().hard_links = Arc::new(false.into());
     conforms(store).await;
 }
 
