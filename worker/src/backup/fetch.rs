@@ -258,14 +258,7 @@ impl Lane {
         permit: Permit,
     ) -> Result<Pending, KafkaError> {
         let max_bytes = i32::try_from(permit.bytes).unwrap_or(i32::MAX);
-        let partition = FetchPartition {
-            topic_id: Uuid::from_bytes(cursor.work.chain.topic_id.0),
-            partition: cursor.work.chain.partition,
-            offset,
-            leader_epoch: cursor.leader_epoch,
-            last_fetched_epoch,
-            max_bytes,
-        };
+        let partition = self.wanted(cursor, offset, last_fetched_epoch, max_bytes);
         let isolation = self.shared.isolation;
         let options = FetchOptions {
             max_wait: MAX_WAIT,
@@ -277,7 +270,39 @@ impl Lane {
         Ok(Pending { answer, permit })
     }
 
-    async fn connection(&mut self, cursor: &Cursor<'_>) -> Result<Connection, KafkaError> {
+    pub(super) fn wanted(
+        &self,
+        cursor: &Cursor<'_>,
+        offset: i64,
+        last_fetched_epoch: i32,
+        max_bytes: i32,
+    ) -> FetchPartition {
+        FetchPartition {
+            topic_id: Uuid::from_bytes(cursor.work.chain.topic_id.0),
+            partition: cursor.work.chain.partition,
+            offset,
+            leader_epoch: cursor.leader_epoch,
+            last_fetched_epoch,
+            max_bytes,
+        }
+    }
+
+    /// The cursor's partition in an answer.
+    pub(super) fn mine(
+        &self,
+        cursor: &Cursor<'_>,
+        answer: FetchAnswer,
+    ) -> Option<FetchedPartition> {
+        answer.partitions.into_iter().find(|found| {
+            found.partition == cursor.work.chain.partition
+                && found.topic_id.into_bytes() == cursor.work.chain.topic_id.0
+        })
+    }
+
+    pub(super) async fn connection(
+        &mut self,
+        cursor: &Cursor<'_>,
+    ) -> Result<Connection, KafkaError> {
         if let Some(connection) = self
             .connections
             .get(&cursor.leader)
@@ -318,11 +343,7 @@ impl Lane {
         if answer.partitions.is_empty() && !answer.throttle.is_zero() {
             return Ok(Ok(None));
         }
-        let mine = answer.partitions.into_iter().find(|found| {
-            found.partition == cursor.work.chain.partition
-                && found.topic_id.into_bytes() == cursor.work.chain.topic_id.0
-        });
-        let fetched = mine.ok_or_else(|| {
+        let fetched = self.mine(cursor, answer).ok_or_else(|| {
             TopicFailure::new(
                 Fault::Bug,
                 "the broker's answer does not name the partition",

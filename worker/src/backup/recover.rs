@@ -3,11 +3,13 @@
 //! # Guarantees
 //! - What passes is tried again with growing pauses; without progress for [`PATIENCE`] the topic fails.
 //! - Leaders are learnt anew, and with them that the topic is still the one that the run began with.
+//! - An empty answer is never taken for the end of what there is.
 //! - Offsets below the source's log start are told as lost, never skipped silently.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka_backup_shared::archive::batch::Batches;
 use kafka_backup_shared::archive::chain::OffsetRange;
 use kafka_backup_shared::report::Fault;
 use tokio::time::sleep;
@@ -19,8 +21,8 @@ use super::fetch::{Event, Lane, Records, Stop};
 use super::segment::OpenSegment;
 use super::work::check_topic;
 use crate::kafka::{
-    FetchedPartition, KafkaError, OffsetSpec, ResponseError, TopicFilter, fault_of,
-    is_stale_metadata,
+    FetchOptions, FetchedPartition, IsolationLevel, KafkaError, OffsetSpec, ResponseError,
+    TopicFilter, fault_of, is_stale_metadata,
 };
 
 /// Without progress for this long a partition counts as unavailable.
@@ -62,10 +64,15 @@ impl Lane {
             return Err(TopicFailure::new(Fault::Unavailable, message).into());
         }
         if fetched.records.is_empty() {
+            if self.is_empty_to_end(cursor).await {
+                cursor.position = cursor.range.end;
+                cursor.progress();
+                return Ok(None);
+            }
             drop(buffer);
             self.pause(
                 cursor,
-                "the broker had no records although the end is not reached",
+                "the broker had no records although the end is not reached (brokers before 3.9.2 and 4.0 may have compacted the partition's last records away, KAFKA-17076: one more record in it helps)",
             )
             .await?;
             return Ok(None);
@@ -75,6 +82,43 @@ impl Lane {
             aborted: fetched.aborted,
             buffer: Arc::new(buffer),
         }))
+    }
+
+    /// Whether the log provably has nothing between the position and the end of the hole.
+    ///
+    /// An empty answer proves nothing. The first batch at or after the position does, if it begins at the end or beyond it;
+    /// and `read_committed` does not show that batch while it belongs to an open transaction. So where the cleaner has removed
+    /// all that stood before one (deletions, aborted records: followers that were filled later, and brokers before 3.9.2 and
+    /// 4.0, lack even the last batch), only `read_uncommitted` tells.
+    ///
+    /// Where nothing at all follows there is no proof, and the topic fails after [`PATIENCE`]: newer brokers keep the last
+    /// batch of what they clean, emptied, and never clean the active segment, so that a log's end can always be fetched.
+    async fn is_empty_to_end(&mut self, cursor: &Cursor<'_>) -> bool {
+        if self.shared.isolation == IsolationLevel::ReadUncommitted {
+            return false;
+        }
+        // One byte: the first batch comes whole whatever its size.
+        let partition = self.wanted(cursor, cursor.position, cursor.last_epoch, 1);
+        let options = FetchOptions {
+            max_wait: Duration::ZERO,
+            min_bytes: 0,
+            max_bytes: 1,
+            isolation: IsolationLevel::ReadUncommitted,
+        };
+        let stop = self.shared.stop.clone();
+        let answer = async {
+            let connection = self.connection(cursor).await?;
+            connection.fetch(&[partition], &options)?.await
+        };
+        let Some(answer) = stop.run_until_cancelled(answer).await else {
+            return false;
+        };
+        // Whatever went wrong goes wrong again, and is judged, with the next Fetch.
+        let fetched = answer.ok().and_then(|answer| self.mine(cursor, answer));
+        fetched.is_some_and(|fetched| {
+            let is_whole = fetched.error.is_none() && fetched.diverging.is_none();
+            is_whole && begins_at_or_after(&fetched.records, cursor.range.end)
+        })
     }
 
     /// The log no longer, or not yet, has the position.
@@ -197,5 +241,13 @@ impl Lane {
             () = self.shared.stop.cancelled() => Err(Stop::Interrupted),
             () = sleep(pause) => Ok(()),
         }
+    }
+}
+
+/// Whether the first of these batches begins at `end` or beyond it.
+fn begins_at_or_after(records: &[u8], end: i64) -> bool {
+    match Batches::new(records).next() {
+        Some(Ok(first)) => first.base_offset() >= end,
+        Some(Err(_)) | None => false,
     }
 }
