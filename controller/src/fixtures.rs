@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
 use kafka_backup_shared::plan::RunRef;
-use kafka_backup_shared::report::{Fault, Outcome, Report};
+use kafka_backup_shared::report::{Fault, HeldBack, Outcome, Report};
 use kafka_backup_shared::status::{ActiveRun, FinishedRun, RunOutcome, RunReason, time};
 use kube::ResourceExt;
 use serde_json::json;
@@ -126,6 +126,7 @@ pub(crate) fn success_report(records: u64) -> Report {
         bytes: records * 100,
         gaps: 0,
         retention: None,
+        held_back: HeldBack::default(),
         warnings: Vec::new(),
         topics: Vec::new(),
     }

@@ -201,7 +201,7 @@ impl Kind for KafkaBackup {
 
     fn record_progress(_status: &mut KafkaBackupStatus) {}
 
-    fn record_end(status: &mut KafkaBackupStatus, run: &FinishedRun, _report: Option<&Report>) {
+    fn record_end(status: &mut KafkaBackupStatus, run: &FinishedRun, report: Option<&Report>) {
         if run.outcome == RunOutcome::Failure {
             return;
         }
@@ -209,6 +209,7 @@ impl Kind for KafkaBackup {
         status.last_backup_time = Some(run.completion_time.clone());
         status.last_backup_size = Some(run.size);
         status.last_backup_records = Some(run.records);
+        status.last_backup_held_back = report.map(|report| report.held_back.offsets);
     }
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::retention::Policy;
 use crate::crd::{KafkaBackup, KafkaRestore};
-use crate::selector::{Selector, is_internal};
+use crate::selector::{GroupSelector, Selector, is_internal};
 use crate::spec::{
     self, Compression, KafkaCluster, MissingTopics, RateLimit, Storage, parse_age_hours,
 };
@@ -134,6 +134,12 @@ pub struct BackupPlan {
     pub storage: Storage,
     /// Which topics.
     pub topics: Topics,
+    /// Ids and globs of consumer groups; `None`: every one with offsets on the topics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer_groups: Option<Vec<String>>,
+    /// Name of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_cluster_id: Option<String>,
     /// Which records.
     pub isolation_level: IsolationLevel,
     /// When segments are stored.
@@ -265,6 +271,9 @@ pub fn backup(object: &KafkaBackup, run: &str) -> Result<Plan, SpecError> {
     let spec = &object.spec;
     check_cluster("spec.kafkaCluster", &spec.kafka_cluster)?;
     check_topics(&spec.topics, &spec.exclude_topics)?;
+    if let Some(groups) = &spec.consumer_groups {
+        GroupSelector::parse("spec.consumerGroups", groups)?;
+    }
     spec.storage.check()?;
     check_level(spec.compression, spec.compression_level)?;
     if let Some(limit) = &spec.rate_limit {
@@ -284,6 +293,8 @@ pub fn backup(object: &KafkaBackup, run: &str) -> Result<Plan, SpecError> {
             exclude: spec.exclude_topics.clone(),
             missing: spec.missing_topics,
         },
+        consumer_groups: spec.consumer_groups.clone(),
+        source_cluster_id: spec.source_cluster_id.clone(),
         isolation_level: spec.isolation_level,
         segments: SegmentLimits {
             checkpoint_interval_secs: spec.checkpoint_interval_secs,
@@ -542,6 +553,11 @@ mod tests {
             ("/spec/topics", json!([]), "spec.topics"),
             ("/spec/topics", json!(["__consumer_offsets"]), "spec.topics"),
             ("/spec/topics", json!(["a b"]), "spec.topics"),
+            (
+                "/spec/consumerGroups",
+                json!(["a", ""]),
+                "spec.consumerGroups",
+            ),
             ("/spec/storage/storageType", json!("pvc"), "spec.storage"),
             (
                 "/spec/storage/s3",
@@ -561,6 +577,7 @@ mod tests {
         ];
         for (pointer, value, field) in cases {
             let mut object = example();
+            object["spec"]["consumerGroups"] = json!([]);
             *object.pointer_mut(pointer).unwrap() = value.clone();
             let error = plan_of(object).expect_err(&format!("{pointer} = {value}"));
             assert_eq!(error.field, field, "{pointer} = {value}: {error}");

@@ -138,6 +138,80 @@ pub struct Removal {
     pub bytes: u64,
 }
 
+/// What open transactions kept from being captured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldBack {
+    /// Offsets between the last stable offset and the high watermark, over all partitions.
+    pub offsets: u64,
+    /// Partitions whose last stable offset has not moved since the complete run before, although records came.
+    #[serde(default)]
+    pub stuck_partitions: u64,
+    /// The first [`HeldBack::NAMED`] of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stuck: Vec<StuckPartition>,
+}
+
+/// A partition that an open transaction holds since an earlier run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StuckPartition {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// Where the open transaction begins: what is captured ends there.
+    pub last_stable_offset: i64,
+    /// Where the partition ends.
+    pub high_watermark: i64,
+}
+
+impl HeldBack {
+    /// Partitions that are named: as many as fit into a short report.
+    pub const NAMED: usize = 3;
+
+    /// Whether nothing was held back.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds a partition that is stuck.
+    pub fn add_stuck(&mut self, partition: StuckPartition) {
+        self.stuck_partitions += 1;
+        if self.stuck.len() < Self::NAMED {
+            self.stuck.push(partition);
+        }
+    }
+
+    /// What a user should know of partitions that are stuck; `None` where none is.
+    pub fn warning(&self) -> Option<String> {
+        if self.stuck_partitions == 0 {
+            return None;
+        }
+        let mut named: Vec<String> = self
+            .stuck
+            .iter()
+            .map(|stuck| {
+                format!(
+                    "topic {} partition {} at offset {} ({} offsets wait behind it)",
+                    stuck.topic,
+                    stuck.partition,
+                    stuck.last_stable_offset,
+                    stuck.high_watermark - stuck.last_stable_offset
+                )
+            })
+            .collect();
+        let more = self.stuck_partitions - self.stuck.len() as u64;
+        if more > 0 {
+            named.push(format!("{more} more partitions"));
+        }
+        Some(format!(
+            "an open transaction has held back the capture since the run before: {}; see kafka-transactions.sh find-hanging",
+            named.join(", ")
+        ))
+    }
+}
+
 /// The outcome of a run with its counts; what the worker hands to the controller and prints at a terminal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -161,6 +235,9 @@ pub struct Report {
     /// What retention did when the run was complete; `None` without retention, and where it failed, which is a warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionReport>,
+    /// Backup: what open transactions kept from being captured.
+    #[serde(default, skip_serializing_if = "HeldBack::is_nothing")]
+    pub held_back: HeldBack,
     /// What a user should know although the run succeeded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -183,7 +260,8 @@ impl Report {
         self.fault().map_or(0, Fault::exit_code)
     }
 
-    /// The short form for the termination log: topics and run ids left out, then warnings and the message shortened until it fits.
+    /// The short form for the termination log: topics and run ids left out, then warnings, stuck partitions and the message
+    /// shortened until it fits.
     pub fn to_termination_message(&self) -> String {
         let mut short = self.clone();
         short.topics.clear();
@@ -198,6 +276,9 @@ impl Report {
             }
             let excess = json.len() - TERMINATION_MESSAGE_MAX;
             if short.warnings.pop().is_some() {
+                continue;
+            }
+            if short.held_back.stuck.pop().is_some() {
                 continue;
             }
             match &mut short.outcome {
@@ -241,6 +322,32 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
+    fn stuck(topic: &str) -> StuckPartition {
+        StuckPartition {
+            topic: topic.into(),
+            partition: 3,
+            last_stable_offset: 10,
+            high_watermark: 25,
+        }
+    }
+
+    #[test]
+    fn stuck_partitions_are_named_and_the_rest_is_counted() {
+        let mut held = HeldBack::default();
+        assert!(held.is_nothing() && held.warning().is_none());
+        for _ in 0..5 {
+            held.add_stuck(stuck("orders"));
+        }
+        let warning = held.warning().unwrap();
+        assert_eq!(
+            warning
+                .matches("topic orders partition 3 at offset 10 (15 offsets wait behind it)")
+                .count(),
+            3
+        );
+        assert!(warning.contains("2 more partitions"), "{warning}");
+    }
+
     fn failed(message: String) -> Report {
         Report {
             run: RunRef::example(),
@@ -254,6 +361,11 @@ mod tests {
             bytes: 2,
             gaps: 0,
             retention: None,
+            held_back: HeldBack {
+                stuck_partitions: 9,
+                stuck: vec![stuck(&"t".repeat(249)); 3],
+                ..HeldBack::default()
+            },
             warnings: vec!["w".repeat(500); 9],
             topics: vec![TopicReport {
                 topic: "t".into(),

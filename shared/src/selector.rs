@@ -18,6 +18,41 @@ pub struct Selector {
     patterns: Vec<String>,
 }
 
+/// Which consumer groups are meant. Their ids may hold any character, and no name is internal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSelector {
+    patterns: Vec<String>,
+}
+
+impl GroupSelector {
+    /// Parses the patterns of `field`.
+    ///
+    /// # Errors
+    /// [`SpecError`] when a pattern is empty.
+    pub fn parse(field: &str, patterns: &[String]) -> Result<Self, SpecError> {
+        if patterns.iter().any(String::is_empty) {
+            let expected = "ids of consumer groups or globs with * and ?";
+            return Err(SpecError::new(field, expected, "an empty one"));
+        }
+        Ok(Self {
+            patterns: patterns.to_vec(),
+        })
+    }
+
+    /// Whether `group` is meant.
+    pub fn matches(&self, group: &str) -> bool {
+        self.patterns
+            .iter()
+            .any(|pattern| glob(pattern.as_bytes(), group.as_bytes()))
+    }
+
+    /// The patterns that are no globs.
+    pub fn literals(&self) -> impl Iterator<Item = &str> {
+        let patterns = self.patterns.iter().map(String::as_str);
+        patterns.filter(|pattern| is_literal(pattern))
+    }
+}
+
 /// The topics that a run takes, and the literal names that do not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
@@ -149,6 +184,15 @@ mod tests {
             let selector = Selector::parse("f", &[pattern.to_owned()]).unwrap();
             assert_eq!(selector.matches(name), expected, "{pattern} on {name}");
         }
+    }
+
+    #[test]
+    fn groups_may_have_any_name() {
+        let patterns = ["a b/\u{1F980}".to_owned(), "__x*".to_owned()];
+        let selector = GroupSelector::parse("f", &patterns).unwrap();
+        assert!(selector.matches("a b/\u{1F980}") && selector.matches("__x1"));
+        assert!(!selector.matches("a b"));
+        assert_eq!(selector.literals().collect::<Vec<_>>(), ["a b/\u{1F980}"]);
     }
 
     #[test]

@@ -177,6 +177,12 @@ pub struct BackupArgs {
     pub topics: Vec<String>,
     #[command(flatten)]
     pub selection: SelectionArgs,
+    #[command(flatten)]
+    pub groups: GroupArgs,
+    /// Name of the source for people [default: its cluster id]; a cluster with another id is taken only under the name that
+    /// the archive was made with.
+    #[arg(long, value_name = "NAME")]
+    pub source_cluster_id: Option<String>,
     /// read_committed or read_uncommitted [default: read_committed].
     #[arg(long, value_name = "LEVEL")]
     pub isolation_level: Option<String>,
@@ -330,6 +336,28 @@ pub struct SelectionArgs {
     /// Fail or Ignore: what happens when a topic that is named literally does not exist [default: Fail].
     #[arg(long, value_name = "WHAT")]
     pub missing_topics: Option<String>,
+}
+
+/// Which consumer groups.
+#[derive(Debug, Args)]
+pub struct GroupArgs {
+    /// Consumer groups by id or by glob (* and ?), separated by commas, whose committed offsets are saved
+    /// [default: every group with offsets on the topics].
+    #[arg(long, value_delimiter = ',', value_name = "GROUP")]
+    pub consumer_groups: Option<Vec<String>>,
+    /// Save no committed offsets.
+    #[arg(long, conflicts_with = "consumer_groups")]
+    pub no_consumer_groups: bool,
+}
+
+impl GroupArgs {
+    /// The spec's list; `None` where it is left out.
+    pub fn asked(&self) -> Option<Vec<String>> {
+        if self.no_consumer_groups {
+            return Some(Vec::new());
+        }
+        self.consumer_groups.clone()
+    }
 }
 
 /// Which runs stay in the archive when this one is complete.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kafka_backup_shared::report::{RetentionReport, TopicReport};
+use kafka_backup_shared::report::{HeldBack, RetentionReport, TopicReport};
 use tokio_util::sync::CancellationToken;
 
 /// Default of the memory budget that fetch buffers and open segments share.
@@ -80,6 +80,8 @@ pub struct Completed {
     pub gaps: u64,
     /// What retention did when the run was complete.
     pub retention: Option<RetentionReport>,
+    /// What open transactions kept from being captured.
+    pub held_back: HeldBack,
     /// What a user should know although the run succeeded.
     pub warnings: Vec<String>,
     /// Per topic.

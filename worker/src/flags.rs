@@ -14,6 +14,12 @@ pub fn backup(args: &BackupArgs) -> Value {
     spec.insert("kafkaCluster".into(), cluster(&args.cluster));
     spec.insert("topics".into(), json!(args.topics));
     selection(&mut spec, &args.selection);
+    set(&mut spec, "consumerGroups", args.groups.asked());
+    set(
+        &mut spec,
+        "sourceClusterId",
+        args.source_cluster_id.as_ref(),
+    );
     set(&mut spec, "isolationLevel", args.isolation_level.as_ref());
     set(&mut spec, "compression", args.compression.as_ref());
     set(&mut spec, "compressionLevel", args.compression_level);
@@ -196,6 +202,10 @@ mod tests {
             "ox",
             "--missing-topics",
             "Ignore",
+            "--consumer-groups",
+            "billing,o*",
+            "--source-cluster-id",
+            "shop",
             "--isolation-level",
             "read_uncommitted",
             "--compression",
@@ -237,6 +247,8 @@ spec:
   topics: ['o*', p]
   excludeTopics: [ox]
   missingTopics: Ignore
+  consumerGroups: [billing, 'o*']
+  sourceClusterId: shop
   isolationLevel: read_uncommitted
   compression: zstd
   compressionLevel: 7
@@ -289,6 +301,30 @@ spec: {{kafkaCluster: {{bootstrapServers: ['a:1']}}, topics: [o], storage: {yaml
             ));
             assert_eq!(object_of(&args), yaml, "{flags}");
         }
+    }
+
+    #[test]
+    fn groups_are_left_out_given_or_refused_altogether() {
+        let given = |more: &[&str]| {
+            let common = [
+                "backup",
+                "--name",
+                "orders",
+                "--bootstrap-servers",
+                "a:1",
+                "--topics",
+                "o",
+                "--folder",
+                "/b",
+            ];
+            match object_of(&[&common, more].concat()) {
+                Object::Backup(object) => object.spec.consumer_groups,
+                Object::Restore(_) => None,
+            }
+        };
+        assert_eq!(given(&[]), None);
+        assert_eq!(given(&["--no-consumer-groups"]), Some(vec![]));
+        assert_eq!(given(&["--consumer-groups", "g"]), Some(vec!["g".into()]));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kafka_backup_shared::plan::RunRef;
-use kafka_backup_shared::report::{Fault, Outcome, Report, error_chain};
+use kafka_backup_shared::report::{Fault, HeldBack, Outcome, Report, error_chain};
 use tracing::warn;
 
 use crate::context::{Completed, Progress};
@@ -60,6 +60,7 @@ impl Attempt {
                 bytes: completed.bytes,
                 gaps: completed.gaps,
                 retention: completed.retention,
+                held_back: completed.held_back,
                 warnings: completed.warnings,
                 topics: completed.topics,
             },
@@ -72,6 +73,7 @@ impl Attempt {
                 bytes: self.progress.bytes(),
                 gaps: 0,
                 retention: None,
+                held_back: HeldBack::default(),
                 warnings: Vec::new(),
                 topics: Vec::new(),
             },
@@ -144,7 +146,7 @@ mod tests {
             gaps: 1,
             retention: None,
             warnings: vec!["w".into()],
-            topics: vec![],
+            ..Completed::default()
         };
         let report = attempt().report(Ok(completed), Timestamp::UNIX_EPOCH);
         assert_eq!(report.exit_code(), 0);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::Timestamp;
-use kafka_backup_shared::report::{Fault, Outcome, TopicReport};
+use kafka_backup_shared::report::{Fault, HeldBack, Outcome, TopicReport};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -113,6 +113,7 @@ fn report(topics: usize) -> Report {
         bytes: 345,
         gaps: 0,
         retention: None,
+        held_back: HeldBack::default(),
         warnings: vec![],
         topics: (0..topics)
             .map(|i| TopicReport {

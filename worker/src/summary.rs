@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use jiff::Timestamp;
     use kafka_backup_shared::plan;
-    use kafka_backup_shared::report::TopicReport;
+    use kafka_backup_shared::report::{HeldBack, TopicReport};
     use serde_json::json;
 
     fn plan() -> Plan {
@@ -206,6 +206,7 @@ mod tests {
             bytes: 4096,
             gaps: 1,
             retention: None,
+            held_back: HeldBack::default(),
             warnings: vec!["look".into()],
             topics: vec![TopicReport {
                 topic: "t".into(),

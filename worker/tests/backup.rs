@@ -509,6 +509,7 @@ async fn an_archive_keeps_to_its_cluster() {
     let other = ArchiveInfo {
         format_version: FORMAT_VERSION,
         cluster_id: "another-cluster".into(),
+        source_cluster_id: Some("shop".into()),
     };
     archive
         .store

@@ -586,7 +586,7 @@ async fn committed_offsets_of_a_group_are_read_with_their_metadata() {
     );
 
     let asked = [Arc::from("kafka-client-no-such-group"), group];
-    let mut committed = fixture.client.committed_offsets(&asked).await;
+    let mut committed = fixture.client.committed_offsets(&asked, |_| true).await;
     let expected = CommittedOffset {
         topic: fixture.topic.name.clone(),
         partition: 1,

@@ -1,9 +1,12 @@
 //! Phase and conditions: what an object's status says about everything that was decided.
 
 use kafka_backup_shared::plan::SpecError;
+use kafka_backup_shared::report::Report;
 use kafka_backup_shared::status::{ActiveRun, FinishedRun, Phase, RunOutcome};
 
-use super::condition::{self, PROGRESSING, READY, SUCCEEDED, SUSPENDED, Saying, Truth};
+use super::condition::{
+    self, CAPTURE_HELD, PROGRESSING, READY, SUCCEEDED, SUSPENDED, Saying, Truth,
+};
 use super::decide::{Draft, Step};
 use super::view::Trouble;
 use crate::kind::Kind;
@@ -63,6 +66,20 @@ impl<K: Kind> Draft<'_, K> {
             generation,
             now,
         );
+    }
+
+    /// Notes what a complete run tells of transactions that hold it back; an object that never had any has no such condition.
+    pub(super) fn note_held_back(&mut self, run: &ActiveRun, report: &Report) {
+        let now = self.now;
+        let conditions = &mut self.life().conditions;
+        let saying = match report.held_back.warning() {
+            Some(warning) => Saying::new(true, "TransactionOpen", warning),
+            None if condition::find(conditions, CAPTURE_HELD).is_some() => {
+                Saying::new(false, "CaptureMoves", "")
+            }
+            None => return,
+        };
+        condition::set(conditions, CAPTURE_HELD, saying, Some(run.generation), now);
     }
 
     fn readiness(&mut self, invalid: Option<SpecError>, trouble: Option<Trouble>) -> Saying {

@@ -1,4 +1,4 @@
-//! Conditions: Ready, Suspended, Progressing, Succeeded.
+//! Conditions: Ready, Suspended, Progressing, Succeeded, and CaptureHeldByTransaction once a run has told of it.
 //!
 //! # Guarantees
 //! - `lastTransitionTime` moves only with `status`.
@@ -39,6 +39,9 @@ pub(crate) const SUSPENDED: &str = "Suspended";
 pub(crate) const PROGRESSING: &str = "Progressing";
 /// The last run succeeded; Unknown while one exists.
 pub(crate) const SUCCEEDED: &str = "Succeeded";
+
+/// An open transaction has kept the last two complete runs from the same records.
+pub(crate) const CAPTURE_HELD: &str = "CaptureHeldByTransaction";
 
 /// What a condition says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! A table of lives: each step says what is observed and what is decided.
 
 use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
-use kafka_backup_shared::report::Fault;
+use kafka_backup_shared::report::{Fault, StuckPartition};
 use kafka_backup_shared::status::{Phase, RunReason};
 use kube::ResourceExt;
 
@@ -9,7 +9,7 @@ use super::*;
 use crate::fixtures::{
     self, at, ended_pod, failed_job, failure_report, finished, job_view, success_report,
 };
-use crate::reconcile::condition::{self, PROGRESSING, READY, SUCCEEDED};
+use crate::reconcile::condition::{self, CAPTURE_HELD, PROGRESSING, READY, SUCCEEDED};
 use crate::reconcile::due::{RETRY, TRIGGER};
 use crate::reconcile::view::JobState;
 
@@ -227,6 +227,58 @@ fn a_success_is_accounted_in_one_write_and_then_marked() {
         ttl_seconds: 86_401,
     };
     assert_eq!(next.jobs, [mark]);
+}
+
+/// Makes the object run again by its trigger, to a success with this report.
+fn run_again(observed: &mut Observed<KafkaBackup>, run: u32, report: Report) {
+    let trigger = (TRIGGER.to_owned(), run.to_string());
+    observed.object.annotations_mut().extend([trigger]);
+    observed.pushed = None;
+    settled(observed, &format!("2026-01-01T0{run}:00:00Z"));
+    let uid = format!("job-{run}");
+    let job = life(observed).active_run.unwrap().job;
+    observe_job(
+        observed,
+        JobView {
+            name: job,
+            ..complete(&uid)
+        },
+    );
+    observed.pods = vec![];
+    observed.pushed = Some(report);
+    settled(observed, &format!("2026-01-01T0{run}:06:00Z"));
+}
+
+#[test]
+fn a_capture_that_a_transaction_holds_is_a_condition_until_it_moves() {
+    let mut observed = running();
+    observe_job(&mut observed, complete("job-1"));
+    observed.pushed = Some(success_report(5));
+    settled(&mut observed, "2026-01-01T00:05:04Z");
+    let conditions = life(&observed).conditions;
+    assert!(condition::find(&conditions, CAPTURE_HELD).is_none());
+
+    let mut held = success_report(0);
+    held.held_back.offsets = 30;
+    held.held_back.add_stuck(StuckPartition {
+        topic: "orders".into(),
+        partition: 3,
+        last_stable_offset: 100,
+        high_watermark: 130,
+    });
+    run_again(&mut observed, 1, held);
+    let (status, reason, message) = condition(&observed, CAPTURE_HELD);
+    assert_eq!((&*status, &*reason), ("True", "TransactionOpen"));
+    assert!(
+        message.contains("topic orders partition 3 at offset 100"),
+        "{message}"
+    );
+    assert_eq!(observed.object.status().last_backup_held_back, Some(30));
+
+    run_again(&mut observed, 2, success_report(30));
+    let (status, reason, _) = condition(&observed, CAPTURE_HELD);
+    assert_eq!((&*status, &*reason), ("False", "CaptureMoves"));
+    assert_eq!(observed.object.status().last_backup_held_back, Some(0));
 }
 
 #[test]

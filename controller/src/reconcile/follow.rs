@@ -203,6 +203,9 @@ impl<K: Kind> Draft<'_, K> {
             since: time(now),
         });
         K::record_end(&mut self.status, &finished, report);
+        if let Some(report) = report.filter(|_| ended.outcome == RunOutcome::Success) {
+            self.note_held_back(run, report);
+        }
         K::history_mut(&mut self.status).push(finished);
         let limits = self.object.history_limits();
         tidy::history(

@@ -4,7 +4,7 @@
 //! <namespace>/<backup name>/                                    below the storage's prefix
 //!   archive.json
 //!   topics/<topic>/<topic id>/<partition>/<generation>/<segment>.log
-//!   runs/<run id>/begin.json  topics/<topic>/part.json.zst  manifest.json | partial.json
+//!   runs/<run id>/begin.json  groups.<crc32c>.jsonl.zst  topics/<topic>/part.json.zst  manifest.json | partial.json
 //!   trash/<id>.json
 //!   restores/<restore uid>/plan.json  lease.json  done.json
 //!   restores/<restore uid>/topics/<topic>/<partition>/<start>.<end>.json
@@ -194,6 +194,15 @@ impl Layout {
     /// The end of a run that some topics failed in.
     pub fn partial(&self, run: &str) -> String {
         format!("{}/runs/{}/partial.json", self.root, escape(run))
+    }
+
+    /// The consumer groups of a run; no topic's part has such a name.
+    pub fn groups(&self, run: &str, crc32c: u32) -> String {
+        format!(
+            "{}/runs/{}/groups.{crc32c:08x}.jsonl.zst",
+            self.root,
+            escape(run)
+        )
     }
 
     /// The pinned segments of one topic in a run.

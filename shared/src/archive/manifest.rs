@@ -1,7 +1,7 @@
 //! What a run set out to do, and what makes it up: `archive.json`, `begin.json`, topic parts, `manifest.json`, `partial.json`.
 //!
 //! # Guarantees
-//! - `begin.json` fixes a run for all its attempts: ends, log starts, generations.
+//! - `begin.json` fixes a run for all its attempts: consumer groups, ends, log starts, generations.
 //! - The manifest is the commit point: a run is complete when, and only when, its manifest exists.
 //! - A manifest pins every segment of every topic, directly or through the part of an earlier run; nothing that is written
 //!   later changes a finished run.
@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{Link, OffsetRange, chain};
 use super::codec::Codec;
+use super::groups::GroupsPart;
 use super::layout::{SegmentName, TopicId};
 use super::{FORMAT_VERSION, FormatError};
 use crate::plan::{IsolationLevel, RunRef};
+use crate::report::HeldBack;
 
 /// `archive.json`: what the archive is a copy of. Created by the first run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,9 @@ pub struct ArchiveInfo {
     pub format_version: u32,
     /// Id of the source cluster; runs on another cluster are refused.
     pub cluster_id: String,
+    /// Name of the source, where one was given: runs under the same name are taken whatever the cluster's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_cluster_id: Option<String>,
 }
 
 /// A topic config value and where it came from.
@@ -62,6 +67,9 @@ pub struct Begin {
     pub start_time: Timestamp,
     /// Id of the source cluster.
     pub cluster_id: String,
+    /// Name of the source, where one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_cluster_id: Option<String>,
     /// Which records are captured.
     pub isolation_level: IsolationLevel,
     /// The newest complete run before this one.
@@ -74,6 +82,9 @@ pub struct Begin {
     /// Topics that are meant but whose offsets could not be learnt, with the reason: the run can only end partial.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failed: BTreeMap<String, String>,
+    /// The consumer groups, captured before the ends; `None` where none was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<GroupsPart>,
 }
 
 /// A topic in a [`Begin`].
@@ -195,6 +206,9 @@ pub struct Manifest {
     pub completion_time: Timestamp,
     /// Id of the source cluster.
     pub cluster_id: String,
+    /// Name of the source, where one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_cluster_id: Option<String>,
     /// Which records were captured.
     pub isolation_level: IsolationLevel,
     /// The newest complete run before this one.
@@ -211,6 +225,12 @@ pub struct Manifest {
     /// Literal names that do not exist in the source cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_topics: Vec<String>,
+    /// The consumer groups; `None` where none was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<GroupsPart>,
+    /// What open transactions held back.
+    #[serde(default, skip_serializing_if = "HeldBack::is_nothing")]
+    pub held_back: HeldBack,
 }
 
 /// A complete topic in a [`Manifest`].

@@ -4,13 +4,15 @@
 //! reads it. Which segments make up a run is said by the run's manifest, the commit point.
 //!
 //! # Guarantees
-//! - Every object is created once and never changed.
+//! - Every object is created once and never changed, but for `partial.json`, to which later attempts of a run add, and a
+//!   restore's lease.
 //! - Keys are the index: what a segment holds is in its name, see [`layout`].
 //! - Objects carry a format version; a reader refuses a newer one by name ([`FormatError::TooNew`]).
 
 pub mod batch;
 pub mod chain;
 pub mod codec;
+pub mod groups;
 pub mod join;
 pub mod layout;
 pub mod manifest;

@@ -82,6 +82,16 @@ pub struct KafkaBackupSpec {
     /// What happens when a topic that is named literally does not exist.
     #[serde(default)]
     pub missing_topics: MissingTopics,
+    /// Consumer groups, by id or by glob (`*`, `?`), whose committed offsets on the topics are saved with each run; left out,
+    /// every group that has some; an empty list, none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.all(g, g.size() > 0)").message("a consumer group's id is not empty"))]
+    pub consumer_groups: Option<Vec<String>>,
+    /// Name of the source for people; left out, its cluster id. Runs on a cluster with another id are refused, unless the
+    /// archive was made under the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub source_cluster_id: Option<String>,
     /// Where the archive is kept.
     pub storage: Storage,
     /// Whether records of open and aborted transactions are copied.
@@ -148,6 +158,9 @@ pub struct KafkaBackupStatus {
     /// Records that it added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup_records: Option<u64>,
+    /// Offsets that open transactions kept it from capturing: high watermark minus last stable offset, over all partitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_backup_held_back: Option<u64>,
     /// The newest tick of the schedule that was decided upon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_schedule_time: Option<Time>,

@@ -36,12 +36,17 @@ pub(super) struct Base {
 pub(super) type Listing = BTreeMap<(i32, String), Sizes>;
 
 impl Archive {
-    /// Makes the archive that of this cluster, or checks that it is.
-    pub(super) async fn claim(&self, cluster_id: &str) -> Result<(), BackupError> {
+    /// Makes the archive that of this cluster, or checks that it is: by its id, or by the name that it was made under.
+    pub(super) async fn claim(
+        &self,
+        cluster_id: &str,
+        source_cluster_id: Option<&str>,
+    ) -> Result<(), BackupError> {
         let key = self.layout.archive();
         let info = ArchiveInfo {
             format_version: FORMAT_VERSION,
             cluster_id: cluster_id.to_owned(),
+            source_cluster_id: source_cluster_id.map(str::to_owned),
         };
         let found = match self.store.get(&key).await? {
             Some(found) => found,
@@ -51,12 +56,15 @@ impl Archive {
             },
         };
         let found: ArchiveInfo = from_json(&key, &found)?;
-        if found.cluster_id == cluster_id {
+        let same_name = found.source_cluster_id.is_some()
+            && found.source_cluster_id.as_deref() == source_cluster_id;
+        if found.cluster_id == cluster_id || same_name {
             return Ok(());
         }
         Err(BackupError::OtherCluster {
             archive: self.layout.root().to_owned(),
             expected: found.cluster_id,
+            name: found.source_cluster_id,
             found: cluster_id.to_owned(),
         })
     }
@@ -114,13 +122,19 @@ impl Archive {
 
     /// The pinned segments of a topic in the part that a manifest points to.
     pub(super) async fn part(&self, run: &str, topic: &str) -> Result<TopicPart, BackupError> {
+        let found = self.find_part(run, topic).await?;
+        found.ok_or_else(|| self.damaged(self.layout.topic_part(run, topic)))
+    }
+
+    /// The part that a run made of a topic, where it has.
+    pub(super) async fn find_part(
+        &self,
+        run: &str,
+        topic: &str,
+    ) -> Result<Option<TopicPart>, BackupError> {
         let key = self.layout.topic_part(run, topic);
-        let found = self
-            .store
-            .get(&key)
-            .await?
-            .ok_or_else(|| self.damaged(key.clone()))?;
-        Ok(from_json_zst(&key, &found)?)
+        let found = self.store.get(&key).await?;
+        Ok(found.map(|bytes| from_json_zst(&key, &bytes)).transpose()?)
     }
 
     /// Creates a topic's part; gives back the one that counts, which may be another attempt's.

@@ -5,7 +5,7 @@
 //! - Nothing is written when a topic is missing that must not be, or when no topic can be captured at all.
 //! - A topic whose offsets cannot be learnt stands in `failed`: such a run can only end partial.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::archive::{Archive, Base};
 use super::error::{BackupError, TopicFailure, kafka};
 use super::generation::{Before, Now, Reopened, last_epoch, may_continue, resume_at};
+use super::groups;
 use crate::kafka::{
     Client, ConfigEntry, ConfigSource, IsolationLevel, KafkaError, LedPartition, ListedOffset,
     OffsetSpec, PartitionEpoch, TopicFilter, TopicMetadata,
@@ -90,6 +91,9 @@ async fn decide(
         .topic_configs(&names)
         .await
         .map_err(kafka("describe the configs of the topics"))?;
+    // Before the ends, so that what is committed has been captured.
+    let names: BTreeSet<&str> = selection.topics.iter().map(|name| &**name).collect();
+    let groups = groups::capture(plan, archive, client, &names).await?;
     let offsets = list_offsets(client, &chosen, plan.isolation_level).await;
     let mut topics = BTreeMap::new();
     for ((topic, configs), offsets) in chosen.iter().zip(configs).zip(offsets) {
@@ -126,6 +130,7 @@ async fn decide(
         run: plan.run.clone(),
         start_time,
         cluster_id: client.cluster_id().to_owned(),
+        source_cluster_id: plan.source_cluster_id.clone(),
         isolation_level: plan.isolation_level,
         base: base.map(|base| base.run.clone()),
         topics,
@@ -134,6 +139,7 @@ async fn decide(
             .into_iter()
             .map(|(topic, failure)| (topic, failure.message))
             .collect(),
+        groups,
     };
     choose_generations(&mut begin, archive, client, base, &chosen).await?;
     Ok(begin)

@@ -4,9 +4,13 @@
 //! - A part pins only segments that are durable and that cover its partition up to the run's end, gaps excepted, each with its
 //!   reason.
 //! - Where an object of the run is there already it is what counts: another attempt has written it.
+//! - `partial.json` says what can be restored although the run has no manifest, which wins over it. It is no end: an attempt
+//!   cannot know whether it is the last one. So each that fails leaves the one of all attempts that names the most topics.
+//! - A topic that was complete once stays so, whatever keeps a later attempt from looking at it again.
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use kafka_backup_shared::archive::FORMAT_VERSION;
 use kafka_backup_shared::archive::chain::{Link, OffsetRange, uncovered};
@@ -16,15 +20,18 @@ use kafka_backup_shared::archive::manifest::{
     from_json, to_json, to_json_zst,
 };
 use kafka_backup_shared::archive::tiles::Foundation;
-use kafka_backup_shared::report::{Fault, TopicReport};
+use kafka_backup_shared::plan::IsolationLevel;
+use kafka_backup_shared::report::{Fault, HeldBack, StuckPartition, TopicReport};
 
 use futures::{StreamExt, TryStreamExt};
 
 use super::archive::{Archive, Base, CONCURRENCY};
+use super::begin::complete_topic;
 use super::error::{BackupError, TopicFailure};
+use super::groups;
 use super::work::TopicState;
 use crate::context::Completed;
-use crate::store::Created;
+use crate::store::{Created, Updated};
 
 /// Writes the parts and the manifest, or `partial.json` when topics failed.
 ///
@@ -68,6 +75,7 @@ pub(super) async fn commit(
         start_time: begin.start_time,
         completion_time: Timestamp::now(),
         cluster_id: begin.cluster_id.clone(),
+        source_cluster_id: begin.source_cluster_id.clone(),
         isolation_level: begin.isolation_level,
         base: begin.base.clone(),
         records: complete
@@ -81,6 +89,8 @@ pub(super) async fn commit(
             .map(|(topic, failure)| (topic.clone(), failure.message.clone()))
             .collect(),
         missing_topics: begin.missing_topics.clone(),
+        groups: begin.groups.clone(),
+        held_back: held_back(begin, base),
     };
     if failed.is_empty() {
         let key = archive.layout.manifest(&run);
@@ -95,11 +105,7 @@ pub(super) async fn commit(
     }
     let complete = manifest.topics.len();
     if complete > 0 {
-        // One of an earlier attempt stays: what it names is complete all the same.
-        archive
-            .store
-            .create(&archive.layout.partial(&run), to_json(&manifest).into())
-            .await?;
+        write_partial(archive, &run, &manifest).await?;
     }
     Err(BackupError::Topics {
         failed,
@@ -108,14 +114,76 @@ pub(super) async fn commit(
     })
 }
 
+/// Creates `partial.json`, or replaces that of an attempt which had completed fewer topics.
+async fn write_partial(archive: &Archive, run: &str, own: &Manifest) -> Result<(), BackupError> {
+    let key = archive.layout.partial(run);
+    let content: Bytes = to_json(own).into();
+    loop {
+        let Some((found, version)) = archive.store.get_versioned(&key).await? else {
+            match archive.store.create(&key, content.clone()).await? {
+                Created::New | Created::Same => return Ok(()),
+                Created::Exists(_) => continue,
+            }
+        };
+        let found: Manifest = from_json(&key, &found)?;
+        if found.topics.len() >= own.topics.len() {
+            return Ok(());
+        }
+        let update = archive.store.update(&key, content.clone(), &version);
+        match update.await? {
+            Updated::Done(_) => return Ok(()),
+            Updated::Changed => {}
+        }
+    }
+}
+
+/// What open transactions keep from the run. A partition is stuck where the last stable offset is that of the complete run
+/// before, and the high watermark is not.
+fn held_back(begin: &Begin, base: Option<&Base>) -> HeldBack {
+    let mut held = HeldBack::default();
+    let committed_only = begin.isolation_level == IsolationLevel::ReadCommitted;
+    let base = base.filter(|base| base.begin.isolation_level == begin.isolation_level);
+    for (name, topic) in begin.topics.iter().filter(|_| committed_only) {
+        let before = base
+            .and_then(|base| complete_topic(base, name))
+            .filter(|before| before.description.topic_id == topic.description.topic_id);
+        for partition in &topic.partitions {
+            let waiting = partition.high_watermark - partition.end;
+            held.offsets += u64::try_from(waiting).unwrap_or(0);
+            let is_stuck = before
+                .and_then(|topic| {
+                    let number = partition.partition;
+                    topic.partitions.iter().find(|p| p.partition == number)
+                })
+                .is_some_and(|before| {
+                    before.end == partition.end && before.high_watermark < partition.high_watermark
+                });
+            if waiting > 0 && is_stuck {
+                held.add_stuck(StuckPartition {
+                    topic: name.clone(),
+                    partition: partition.partition,
+                    last_stable_offset: partition.end,
+                    high_watermark: partition.high_watermark,
+                });
+            }
+        }
+    }
+    held
+}
+
 async fn commit_topic(
     archive: &Archive,
     begin: &Begin,
     base: Option<&Base>,
     mut topic: TopicState,
 ) -> Result<Result<ManifestTopic, TopicFailure>, BackupError> {
+    let run = &begin.run.run;
     if let Some(failure) = topic.failure.take() {
-        return Ok(Err(failure));
+        let Some(part) = archive.find_part(run, &topic.name).await? else {
+            return Ok(Err(failure));
+        };
+        topic.list(archive).await?;
+        return Ok(Ok(sum(&topic, &part, run)));
     }
     let before = base.and_then(|base| base.manifest.topics.get(&*topic.name));
     if let Some(before) = before.filter(|_| topic.unchanged) {
@@ -138,7 +206,6 @@ async fn commit_topic(
         description: topic.begin.description.clone(),
         partitions,
     };
-    let run = &begin.run.run;
     let found = archive
         .create_part(run, &topic.name, to_json_zst(&part).into())
         .await?;
@@ -146,9 +213,7 @@ async fn commit_topic(
         None => part,
         Some(found) => {
             // It may pin what another worker stored after our listing.
-            topic.segments = archive
-                .segments(&topic.name, topic.begin.description.topic_id)
-                .await?;
+            topic.list(archive).await?;
             found
         }
     };
@@ -307,9 +372,12 @@ pub(super) fn completed(
             "topic {name} has {gaps} gaps: the source deleted records before they were captured"
         ));
     }
+    warnings.extend(manifest.groups.iter().flat_map(groups::warnings));
+    warnings.extend(manifest.held_back.warning());
     Completed {
         records: manifest.records,
         bytes: manifest.bytes,
+        held_back: manifest.held_back.clone(),
         gaps: manifest.topics.values().map(|topic| topic.gaps).sum(),
         retention: None,
         warnings,
@@ -325,3 +393,7 @@ pub(super) fn completed(
             .collect(),
     }
 }
+
+#[cfg(test)]
+#[path = "commit_test.rs"]
+mod tests;

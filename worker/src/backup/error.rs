@@ -45,12 +45,28 @@ pub enum BackupError {
     },
     /// One archive, one source cluster.
     #[error(
-        "the archive {archive} is a copy of the cluster {expected}, but the brokers belong to the cluster {found}: one KafkaBackup keeps one cluster, make another one"
+        "the archive {archive} is a copy of the cluster {expected}{}, but the brokers belong to the cluster {found}: one KafkaBackup keeps one cluster, make another one{}",
+        name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default(),
+        name.as_ref().map(|name| format!(", or set sourceClusterId: {name} if it is the same source")).unwrap_or_default()
     )]
     OtherCluster {
         /// Its key.
         archive: String,
         /// Cluster id in `archive.json`.
+        expected: String,
+        /// Name of the source in `archive.json`.
+        name: Option<String>,
+        /// The brokers' cluster id.
+        found: String,
+    },
+    /// A run began on another cluster of the same name.
+    #[error(
+        "the run {run} began on the cluster {expected}, but the brokers belong to the cluster {found}: make a new run"
+    )]
+    OtherClusterInRun {
+        /// Run id.
+        run: String,
+        /// Cluster id in `begin.json`.
         expected: String,
         /// The brokers' cluster id.
         found: String,
@@ -124,6 +140,7 @@ impl BackupError {
             Self::Format(_) | Self::Damaged { .. } => Fault::Corrupt,
             Self::BaseGone { .. }
             | Self::OtherCluster { .. }
+            | Self::OtherClusterInRun { .. }
             | Self::NoTopicMatches { .. }
             | Self::MissingTopics { .. }
             | Self::Plan(_) => Fault::Spec,

@@ -6,6 +6,7 @@
 //!   for what is checked and [`aborted`] for what is left out.
 //! - An attempt goes on where the listing says that earlier ones ended: progress is what is durable, nothing else.
 //! - A topic that cannot be captured fails by name and does not take the others with it.
+//! - One archive, one source: a cluster with another id is refused, but for one that bears the name the archive was made under.
 //! - Memory is bounded by the context's budget, whatever the number of topics, partitions and records.
 //!
 //! # Assumptions
@@ -21,6 +22,7 @@ mod cursor;
 mod error;
 mod fetch;
 mod generation;
+mod groups;
 mod keep;
 mod recode;
 mod recover;
@@ -70,8 +72,16 @@ pub async fn run(
         return report(context, &archive, &manifest).await;
     }
     let client = interruptible(context, connect(plan)).await?;
-    interruptible(context, archive.claim(client.cluster_id())).await?;
+    let name = plan.source_cluster_id.as_deref();
+    interruptible(context, archive.claim(client.cluster_id(), name)).await?;
     let (begin, base) = interruptible(context, begin(plan, &archive, &client)).await?;
+    if begin.cluster_id != client.cluster_id() {
+        return Err(BackupError::OtherClusterInRun {
+            run: run.clone(),
+            expected: begin.cluster_id,
+            found: client.cluster_id().to_owned(),
+        });
+    }
     let base = base.as_ref();
     let mut topics = interruptible(context, work::look(&archive, &begin, base)).await?;
     let mut warnings = Vec::new();

@@ -251,3 +251,7 @@ fn begins_at_or_after(records: &[u8], end: i64) -> bool {
         Some(Err(_)) | None => false,
     }
 }
+
+#[cfg(test)]
+#[path = "recover_test.rs"]
+mod tests;

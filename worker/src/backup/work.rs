@@ -91,6 +91,13 @@ impl TopicState {
         (pinned.generation == partition.generation).then_some(pinned)
     }
 
+    /// Learns which segments are durable.
+    pub(super) async fn list(&mut self, archive: &Archive) -> Result<(), BackupError> {
+        let id = self.begin.description.topic_id;
+        self.segments = archive.segments(&self.name, id).await?;
+        Ok(())
+    }
+
     /// The segments of a partition that count for this run, of those that are durable.
     pub(super) fn links(&self, partition: &BeginPartition) -> Vec<Link> {
         let key = (partition.partition, partition.generation.clone());
@@ -144,9 +151,7 @@ async fn look_at(
     if let Some(part) = base_part {
         state.base = Some(archive.part(&part, &name).await?);
     }
-    state.segments = archive
-        .segments(&name, state.begin.description.topic_id)
-        .await?;
+    state.list(archive).await?;
     Ok(state)
 }
 

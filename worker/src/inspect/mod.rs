@@ -10,6 +10,7 @@ pub mod show;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use kafka_backup_shared::archive::FormatError;
+use kafka_backup_shared::archive::groups::{GroupKind, GroupsPart, read_groups};
 use kafka_backup_shared::archive::layout::{Layout, unescape};
 use kafka_backup_shared::archive::manifest::{
     Begin, Manifest, TopicPart, from_json, from_json_zst,
@@ -145,6 +146,22 @@ pub struct Description {
     pub manifest: Option<Manifest>,
     /// The pinned segments, by topic.
     pub parts: Vec<TopicPart>,
+    /// Consumer groups whose committed offsets it saved, by id.
+    pub groups: Vec<GroupEntry>,
+}
+
+/// A consumer group in a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupEntry {
+    /// The group's id.
+    pub group: String,
+    /// Its kind.
+    pub kind: GroupKind,
+    /// Topics on which it has committed offsets.
+    pub topics: u64,
+    /// The offsets.
+    pub offsets: u64,
 }
 
 /// The objects of a run that say where it stands.
@@ -232,11 +249,21 @@ pub async fn describe(
         Some(manifest) => parts(store, place, manifest).await?,
         None => Vec::new(),
     };
+    let pinned = match (&begin, &manifest) {
+        (_, Some(manifest)) => manifest.groups.as_ref(),
+        (Some(begin), None) => begin.groups.as_ref(),
+        (None, None) => None,
+    };
+    let groups = match pinned {
+        Some(pinned) => groups(store, place, pinned).await?,
+        None => Vec::new(),
+    };
     Ok(Description {
         entry,
         begin,
         manifest,
         parts,
+        groups,
     })
 }
 
@@ -281,6 +308,31 @@ async fn parts(
         }
     });
     read.buffered(CONCURRENCY).try_collect().await
+}
+
+async fn groups(
+    store: &Store,
+    place: &RunPlace,
+    pinned: &GroupsPart,
+) -> Result<Vec<GroupEntry>, InspectError> {
+    let key = Layout::new(&place.archive).groups(&place.run, pinned.crc32c);
+    let Some(bytes) = store.get(&key).await? else {
+        return Err(InspectError::Missing {
+            key,
+            store: store.place().to_owned(),
+            run: place.run.clone(),
+        });
+    };
+    let groups = read_groups(&key, &bytes)?.map(|group| {
+        let group = group?;
+        Ok(GroupEntry {
+            kind: group.kind,
+            topics: group.topics.len() as u64,
+            offsets: group.offsets(),
+            group: group.group,
+        })
+    });
+    groups.collect()
 }
 
 /// The run folders of one archive, or of all.

@@ -105,7 +105,10 @@ pub fn description(description: &Description) -> String {
         );
     }
     if let Some(begin) = &description.begin {
-        line("Cluster", &begin.cluster_id);
+        line(
+            "Cluster",
+            &cluster(&begin.cluster_id, begin.source_cluster_id.as_deref()),
+        );
         line("Base run", begin.base.as_deref().unwrap_or("none"));
         line("Missing", &missing(&begin.missing_topics));
         for (topic, reason) in &begin.failed {
@@ -139,7 +142,40 @@ pub fn description(description: &Description) -> String {
     if let Some(manifest) = &description.manifest {
         text.push_str(&captured(manifest, description));
     }
+    text.push_str(&groups(description));
     text
+}
+
+fn groups(description: &Description) -> String {
+    let rows: Vec<[String; 4]> = description
+        .groups
+        .iter()
+        .map(|group| {
+            [
+                group.group.clone(),
+                group.kind.as_str().into(),
+                group.topics.to_string(),
+                human::count(group.offsets),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let columns = [
+        ("CONSUMER GROUP", Align::Left),
+        ("KIND", Align::Left),
+        ("TOPICS", Align::Right),
+        ("OFFSETS", Align::Right),
+    ];
+    format!("\n{}", table(columns, &rows))
+}
+
+fn cluster(id: &str, name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("{name} ({id})"),
+        None => id.to_owned(),
+    }
 }
 
 fn missing(topics: &[String]) -> String {
@@ -155,7 +191,10 @@ fn captured(manifest: &Manifest, description: &Description) -> String {
     let mut text = String::new();
     let mut line =
         |name: &str, value: &str| text.push_str(&format!("{:<11}{value}\n", format!("{name}:")));
-    line("Cluster", &manifest.cluster_id);
+    line(
+        "Cluster",
+        &cluster(&manifest.cluster_id, manifest.source_cluster_id.as_deref()),
+    );
     line("Base run", manifest.base.as_deref().unwrap_or("none"));
     line("Missing", &missing(&manifest.missing_topics));
     let size = |records, bytes| {
@@ -167,6 +206,14 @@ fn captured(manifest: &Manifest, description: &Description) -> String {
     };
     line("Total", &size(entry.records, entry.bytes));
     line("New", &size(entry.added_records, entry.added_bytes));
+    if let Some(groups) = &manifest.groups {
+        let groups = human::counted(groups.groups, "consumer group", "consumer groups");
+        line("Groups", &groups);
+    }
+    if !manifest.held_back.is_nothing() {
+        let offsets = human::counted(manifest.held_back.offsets, "offset", "offsets");
+        line("Held back", &format!("{offsets} behind open transactions"));
+    }
     text.push_str(&format!(
         "\n{}\n{}",
         topics(manifest),

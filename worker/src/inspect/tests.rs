@@ -88,6 +88,9 @@ fn manifest(run: &str) -> Manifest {
         )]),
         failed: BTreeMap::new(),
         missing_topics: vec!["gone".into()],
+        source_cluster_id: None,
+        groups: None,
+        held_back: Default::default(),
     }
 }
 
@@ -115,6 +118,8 @@ fn begin(run: &str) -> Begin {
         )]),
         missing_topics: vec![],
         failed: BTreeMap::new(),
+        source_cluster_id: None,
+        groups: None,
     }
 }
 

@@ -1,7 +1,12 @@
 //! Consumer groups and what they have committed.
+//!
+//! # Guarantees
+//! - A list of groups is whole: coordinators that were loading, moving or without leader while they were asked are asked again.
+//! - An offset is one that stands: a transaction that is about to replace it is waited for (`require_stable`, KIP-447).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use kafka_protocol::error::{ParseResponseErrorCode, ResponseError};
@@ -13,12 +18,18 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::client::Client;
-use super::error::{KafkaError, Subject};
+use super::error::{KafkaError, Subject, chain};
+use super::metadata::{LedPartition, TopicFilter};
 use super::offsets::PerPartition;
 use super::retry::Retry;
 
 /// FindCoordinator's number for groups.
 const GROUP_KEY: i8 = 0;
+/// Where brokers keep groups: who leads a partition of it coordinates the groups in it.
+const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// For how long offsets in transactions are waited for: a producer that has died has its transaction aborted after 60 s
+/// (`transaction.timeout.ms`), found every 10 s.
+const UNSTABLE_PATIENCE: Duration = Duration::from_secs(90);
 
 /// A group of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,11 +79,40 @@ impl Client {
     pub async fn list_groups(&self) -> Result<Vec<ListedGroup>, KafkaError> {
         let mut retry = Retry::new(self.config().retry_timeout);
         loop {
-            match self.try_list_groups().await {
+            let listed = async {
+                let before = self.coordinating().await?;
+                let groups = self.try_list_groups().await?;
+                // A group that moved meanwhile may have been named by neither broker.
+                if self.coordinating().await? == before {
+                    return Ok(groups);
+                }
+                let code = ResponseError::NotCoordinator;
+                Err(KafkaError::answered(
+                    ApiKey::ListGroups,
+                    Subject::Cluster,
+                    code,
+                ))
+            };
+            match listed.await {
                 Ok(groups) => return Ok(groups),
                 Err(error) => retry.pause_or_fail(error).await?,
             }
         }
+    }
+
+    /// Who coordinates groups; learns the brokers anew. Empty where no group has ever committed, or where the principal may
+    /// not describe the topic: then the brokers' word has to do.
+    async fn coordinating(&self) -> Result<Vec<LedPartition>, KafkaError> {
+        let filter = TopicFilter::Named(vec![Arc::from(OFFSETS_TOPIC)]);
+        let topics = self.topics(&filter).await?;
+        let hidden = [
+            Some(ResponseError::UnknownTopicOrPartition),
+            Some(ResponseError::TopicAuthorizationFailed),
+        ];
+        let seen = topics.iter().filter(|topic| !hidden.contains(&topic.error));
+        seen.map(|topic| topic.led_partitions())
+            .collect::<Result<Vec<_>, _>>()
+            .map(|led| led.concat())
     }
 
     async fn try_list_groups(&self) -> Result<Vec<ListedGroup>, KafkaError> {
@@ -105,21 +145,28 @@ impl Client {
         Ok(groups.into_values().collect())
     }
 
-    /// Everything that groups have committed, in the order given, each group ascending by topic and partition; each group has
-    /// its own error.
+    /// What groups have committed for the topics that `wants` names, in the order given, each group ascending by topic and
+    /// partition; each group has its own error.
     ///
-    /// Offsets of transactions that are not finished are waited for (`require_stable`), moving coordinators are followed,
-    /// both for `retry_timeout`. A group that does not exist has committed nothing.
+    /// Offsets of transactions that are not finished are waited for, and moving coordinators followed, for 90 s. A group that
+    /// commits in transactions all the time is hardly ever stable as a whole, so each partition is taken when it is. A group
+    /// that does not exist has committed nothing. Each broker gets one request for all of its groups: the caller bounds how
+    /// many these are.
     pub async fn committed_offsets(
         &self,
         groups: &[Arc<str>],
+        wants: impl Fn(&str) -> bool,
     ) -> PerPartition<Vec<CommittedOffset>> {
-        let mut results: HashMap<Arc<str>, Result<Vec<CommittedOffset>, KafkaError>> =
-            HashMap::new();
+        let mut known: HashMap<Arc<str>, Stable> = HashMap::new();
+        let mut results: HashMap<Arc<str>, Result<(), KafkaError>> = HashMap::new();
         let mut open = groups.to_vec();
-        let mut retry = Retry::new(self.config().retry_timeout);
+        let mut retry = Retry::new(self.config().retry_timeout.max(UNSTABLE_PATIENCE));
         loop {
-            results.extend(self.try_committed_offsets(&open).await);
+            for (group, answer) in self.try_committed_offsets(&open).await {
+                let known = known.entry(group.clone()).or_default();
+                let result = answer.and_then(|answer| take(&group, known, answer, &wants));
+                results.insert(group, result);
+            }
             let error_of = |group: &Arc<str>| match results.get(group) {
                 Some(Err(error)) if error.is_retriable() => Some(error.clone()),
                 Some(_) | None => None,
@@ -131,6 +178,10 @@ impl Client {
             if retry.pause_or_fail(error).await.is_err() {
                 break;
             }
+            // A coordinator may be on a broker that is not known yet.
+            if let Err(error) = self.topics(&TopicFilter::Nothing).await {
+                tracing::debug!(error = %chain(&error), "brokers not learnt anew");
+            }
         }
         let unanswered = |group: &Arc<str>| {
             let subject = Subject::Group(group.clone());
@@ -139,14 +190,19 @@ impl Client {
         };
         groups
             .iter()
-            .map(|group| results.remove(group).unwrap_or_else(|| unanswered(group)))
+            .map(|group| {
+                let result = results.remove(group);
+                result.unwrap_or_else(|| unanswered(group))?;
+                let known = known.remove(group).unwrap_or_default();
+                Ok(known.into_values().collect())
+            })
             .collect()
     }
 
     async fn try_committed_offsets(
         &self,
         groups: &[Arc<str>],
-    ) -> Vec<(Arc<str>, Result<Vec<CommittedOffset>, KafkaError>)> {
+    ) -> Vec<(Arc<str>, Result<Answered, KafkaError>)> {
         let all_failed = |groups: &[Arc<str>], error: &KafkaError| {
             let failed = |group: &Arc<str>| (group.clone(), Err(error.clone()));
             groups.iter().map(failed).collect::<Vec<_>>()
@@ -204,7 +260,7 @@ impl Client {
         &self,
         coordinator: i32,
         groups: &[Arc<str>],
-    ) -> Result<Vec<(Arc<str>, Result<Vec<CommittedOffset>, KafkaError>)>, KafkaError> {
+    ) -> Result<Vec<(Arc<str>, Result<Answered, KafkaError>)>, KafkaError> {
         let groups = groups.iter().map(|group| {
             OffsetFetchRequestGroup::default()
                 .with_group_id(GroupId(str_bytes(group)))
@@ -239,10 +295,42 @@ fn group_type(name: &str) -> GroupType {
     }
 }
 
-fn committed(
+/// Offsets by topic and partition.
+type Stable = BTreeMap<(Arc<str>, i32), CommittedOffset>;
+
+/// What one answer says of a group.
+#[derive(Debug, Default)]
+struct Answered {
+    stable: Stable,
+    /// Whose offset is part of a transaction that is not finished.
+    unstable: Vec<(Arc<str>, i32)>,
+}
+
+/// Adds an answer to what is known of a group; an error while an offset is not known because it is not stable.
+fn take(
     group: &Arc<str>,
-    answer: OffsetFetchResponseGroup,
-) -> Result<Vec<CommittedOffset>, KafkaError> {
+    known: &mut Stable,
+    answer: Answered,
+    wants: impl Fn(&str) -> bool,
+) -> Result<(), KafkaError> {
+    let wanted = answer.stable.into_iter();
+    known.extend(wanted.filter(|((topic, _), _)| wants(topic)));
+    let mut unstable = answer.unstable.iter().filter(|(topic, _)| wants(topic));
+    let waiting = unstable.find(|place| !known.contains_key(place));
+    let Some((topic, partition)) = waiting else {
+        return Ok(());
+    };
+    Err(KafkaError::Answered {
+        api: ApiKey::OffsetFetch,
+        subject: Subject::Group(group.clone()),
+        code: ResponseError::UnstableOffsetCommit,
+        message: Some(format!(
+            "the offset for topic {topic} partition {partition} is part of a transaction that is not finished"
+        )),
+    })
+}
+
+fn committed(group: &Arc<str>, answer: OffsetFetchResponseGroup) -> Result<Answered, KafkaError> {
     let failed = |code| {
         let subject = Subject::Group(group.clone());
         KafkaError::answered(ApiKey::OffsetFetch, subject, code)
@@ -250,27 +338,75 @@ fn committed(
     if let Some(code) = answer.error_code.err() {
         return Err(failed(code));
     }
-    let mut offsets = Vec::new();
+    let mut answered = Answered::default();
     for topic in answer.topics {
         let name: Arc<str> = Arc::from(topic.name.as_str());
         for partition in topic.partitions {
-            if let Some(code) = partition.error_code.err() {
-                return Err(failed(code));
+            let place = (name.clone(), partition.partition_index);
+            match partition.error_code.err() {
+                None => {}
+                Some(ResponseError::UnstableOffsetCommit) => {
+                    answered.unstable.push(place);
+                    continue;
+                }
+                Some(code) => return Err(failed(code)),
             }
             // -1: nothing committed.
             if partition.committed_offset < 0 {
                 continue;
             }
             let epoch = partition.committed_leader_epoch;
-            offsets.push(CommittedOffset {
+            let offset = CommittedOffset {
                 topic: name.clone(),
                 partition: partition.partition_index,
                 offset: partition.committed_offset,
                 leader_epoch: (epoch >= 0).then_some(epoch),
                 metadata: partition.metadata.unwrap_or_default().to_string(),
-            });
+            };
+            answered.stable.insert(place, offset);
         }
     }
-    offsets.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
-    Ok(offsets)
+    Ok(answered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(stable: &[(i32, i64)], unstable: &[i32]) -> Answered {
+        let topic: Arc<str> = Arc::from("t");
+        let offset = |(partition, offset): &(i32, i64)| {
+            let committed = CommittedOffset {
+                topic: topic.clone(),
+                partition: *partition,
+                offset: *offset,
+                leader_epoch: None,
+                metadata: String::new(),
+            };
+            ((topic.clone(), *partition), committed)
+        };
+        Answered {
+            stable: stable.iter().map(offset).collect(),
+            unstable: unstable.iter().map(|p| (topic.clone(), *p)).collect(),
+        }
+    }
+
+    #[test]
+    fn each_partition_is_taken_when_it_is_stable() {
+        let group: Arc<str> = Arc::from("g");
+        let mut known = Stable::new();
+        let error = take(&group, &mut known, answer(&[(0, 5)], &[1]), |_| true).unwrap_err();
+        assert!(error.is_retriable());
+        let message = chain(&error);
+        assert!(
+            message.contains("consumer group g") && message.contains("topic t partition 1"),
+            "{message}"
+        );
+        // Never stable as a whole, and yet known.
+        take(&group, &mut known, answer(&[(1, 8)], &[0]), |_| true).unwrap();
+        let offsets: Vec<i64> = known.values().map(|committed| committed.offset).collect();
+        assert_eq!(offsets, [5, 8]);
+        // Topics that nobody asked for are not waited for.
+        take(&group, &mut Stable::new(), answer(&[], &[0]), |_| false).unwrap();
+    }
 }

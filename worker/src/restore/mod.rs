@@ -41,6 +41,7 @@ use kafka_backup_shared::archive::layout::Layout;
 use kafka_backup_shared::archive::manifest::{TopicPart, from_json, to_json};
 use kafka_backup_shared::archive::restore::{Done, RestoreDecision};
 use kafka_backup_shared::plan::{ArchiveName, RestorePlan, SpecError};
+use kafka_backup_shared::report::HeldBack;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Completed, Context};
@@ -189,6 +190,7 @@ fn repeated(done: &Done) -> Completed {
         bytes: done.bytes,
         gaps: done.gaps,
         retention: None,
+        held_back: HeldBack::default(),
         warnings,
         topics: done.topics.clone(),
     }

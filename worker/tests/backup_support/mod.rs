@@ -172,6 +172,8 @@ pub fn plan(run: &str, topics: &[&str]) -> BackupPlan {
             exclude: vec![],
             missing: MissingTopics::Fail,
         },
+        consumer_groups: None,
+        source_cluster_id: None,
         isolation_level: IsolationLevel::ReadCommitted,
         segments: SegmentLimits {
             checkpoint_interval_secs: 30,

@@ -279,6 +279,9 @@ impl Archive {
             topics: self.topics.clone(),
             failed: BTreeMap::new(),
             missing_topics: vec![],
+            source_cluster_id: None,
+            groups: None,
+            held_back: Default::default(),
         };
         let key = self.layout.manifest(RUN);
         self.store

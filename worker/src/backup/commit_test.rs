@@ -1,0 +1,212 @@
+//! Attempts of one run that end in failures, and what they leave.
+
+use kafka_backup_shared::archive::layout::{Layout, TopicId};
+use kafka_backup_shared::archive::manifest::{BeginTopic, TopicDescription};
+use kafka_backup_shared::plan::{ArchiveName, RunRef};
+
+use super::*;
+use crate::backup::archive::Listing;
+use crate::store::Store;
+
+const TOPICS: [&str; 3] = ["a", "b", "c"];
+
+fn partition(end: i64, high_watermark: i64) -> BeginPartition {
+    BeginPartition {
+        partition: 0,
+        log_start: end,
+        end,
+        high_watermark,
+        generation: "g".into(),
+    }
+}
+
+fn begin(partition: &BeginPartition) -> Begin {
+    let topic = BeginTopic {
+        description: TopicDescription {
+            topic_id: TopicId([1; 16]),
+            replication_factor: 1,
+            configs: BTreeMap::new(),
+        },
+        partitions: vec![partition.clone()],
+    };
+    Begin {
+        format_version: FORMAT_VERSION,
+        run: RunRef::example(),
+        start_time: Timestamp::UNIX_EPOCH,
+        cluster_id: "c".into(),
+        source_cluster_id: None,
+        isolation_level: IsolationLevel::ReadCommitted,
+        base: None,
+        topics: TOPICS.map(|name| (name.to_owned(), topic.clone())).into(),
+        missing_topics: Vec::new(),
+        failed: BTreeMap::new(),
+        groups: None,
+    }
+}
+
+struct Rig {
+    _folder: tempfile::TempDir,
+    archive: Archive,
+    begin: Begin,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let name = ArchiveName {
+            namespace: "default".into(),
+            name: "orders".into(),
+        };
+        let archive = Archive {
+            store: Store::open_folder(folder.path()).unwrap(),
+            layout: Layout::new(&name),
+        };
+        Self {
+            _folder: folder,
+            archive,
+            begin: begin(&partition(0, 0)),
+        }
+    }
+
+    /// An attempt in which these topics could not be captured.
+    async fn attempt(&self, failing: &[&str]) -> Result<Manifest, BackupError> {
+        let state = |name: &str| TopicState {
+            name: name.into(),
+            begin: self.begin.topics[name].clone(),
+            base: None,
+            unchanged: false,
+            segments: Listing::new(),
+            failure: failing
+                .contains(&name)
+                .then(|| TopicFailure::new(Fault::Unavailable, "no leader")),
+            lost: Vec::new(),
+        };
+        let topics = TOPICS.map(state).into();
+        commit(&self.archive, &self.begin, None, topics).await
+    }
+
+    async fn read(&self, key: &str) -> Option<Manifest> {
+        let found = self.archive.store.get(key).await.unwrap()?;
+        Some(from_json(key, &found).unwrap())
+    }
+
+    /// Topics that partial.json calls complete, and failed.
+    async fn partial(&self) -> Option<(String, String)> {
+        let partial = self
+            .read(&self.archive.layout.partial(&self.begin.run.run))
+            .await?;
+        let names = |names: Vec<String>| names.concat();
+        Some((
+            names(partial.topics.into_keys().collect()),
+            names(partial.failed.into_keys().collect()),
+        ))
+    }
+
+    async fn is_complete(&self) -> bool {
+        let key = self.archive.layout.manifest(&self.begin.run.run);
+        self.read(&key).await.is_some()
+    }
+}
+
+fn failed(result: Result<Manifest, BackupError>) -> String {
+    match result.unwrap_err() {
+        BackupError::Topics { failed, .. } => failed.into_keys().collect(),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn attempts_add_up_until_the_run_is_complete() {
+    let rig = Rig::new();
+    assert_eq!(failed(rig.attempt(&TOPICS).await), "abc");
+    assert_eq!(rig.partial().await, None);
+    assert_eq!(failed(rig.attempt(&["b", "c"]).await), "bc");
+    assert_eq!(rig.partial().await, Some(("a".into(), "bc".into())));
+    // What was complete stays so, though this attempt could not look at it.
+    assert_eq!(failed(rig.attempt(&["a", "c"]).await), "c");
+    assert_eq!(rig.partial().await, Some(("ab".into(), "c".into())));
+    assert!(!rig.is_complete().await);
+    // No two attempts failed for the same topic, and none succeeded alone: the run has.
+    let manifest = rig.attempt(&["a", "b"]).await.unwrap();
+    assert_eq!(manifest.topics.len(), 3);
+    assert!(rig.is_complete().await);
+}
+
+#[tokio::test]
+async fn a_worse_attempt_takes_nothing_away() {
+    let rig = Rig::new();
+    let better = Manifest {
+        topics: BTreeMap::new(),
+        ..rig.attempt(&[]).await.unwrap()
+    };
+    let rig = Rig::new();
+    failed(rig.attempt(&["c"]).await);
+    write_partial(&rig.archive, &rig.begin.run.run, &better)
+        .await
+        .unwrap();
+    assert_eq!(rig.partial().await, Some(("ab".into(), "c".into())));
+}
+
+#[test]
+fn a_partition_is_stuck_when_only_its_high_watermark_has_moved() {
+    let held = |isolation, before: Option<BeginPartition>, now| {
+        let base = before.map(|before| Base {
+            run: "before".into(),
+            begin: begin(&before),
+            manifest: manifest_of(&begin(&before)),
+        });
+        let now = Begin {
+            isolation_level: isolation,
+            ..begin(&now)
+        };
+        let held = held_back(&now, base.as_ref());
+        (held.offsets, held.stuck_partitions)
+    };
+    use IsolationLevel::{ReadCommitted, ReadUncommitted};
+    let at = partition;
+    // Three topics with one partition each.
+    let cases = [
+        (ReadCommitted, None, at(10, 15), (15, 0)),
+        (ReadCommitted, Some(at(10, 12)), at(10, 15), (15, 3)),
+        (ReadCommitted, Some(at(10, 10)), at(10, 15), (15, 3)),
+        (ReadCommitted, Some(at(10, 15)), at(10, 15), (15, 0)),
+        (ReadCommitted, Some(at(9, 12)), at(10, 15), (15, 0)),
+        (ReadCommitted, Some(at(10, 12)), at(15, 15), (0, 0)),
+        (ReadUncommitted, Some(at(10, 12)), at(15, 15), (0, 0)),
+    ];
+    for (isolation, before, now, expected) in cases {
+        let found = held(isolation, before.clone(), now.clone());
+        assert_eq!(found, expected, "{isolation:?} {before:?} {now:?}");
+    }
+}
+
+/// The manifest of a run that captured all.
+fn manifest_of(begin: &Begin) -> Manifest {
+    let topic = ManifestTopic {
+        part: "before".into(),
+        topic_id: TopicId([1; 16]),
+        partitions: 1,
+        records: 0,
+        bytes: 0,
+        added_records: 0,
+        added_bytes: 0,
+        gaps: 0,
+    };
+    Manifest {
+        format_version: FORMAT_VERSION,
+        run: begin.run.clone(),
+        start_time: begin.start_time,
+        completion_time: begin.start_time,
+        cluster_id: begin.cluster_id.clone(),
+        source_cluster_id: None,
+        isolation_level: begin.isolation_level,
+        base: None,
+        records: 0,
+        bytes: 0,
+        topics: TOPICS.map(|name| (name.to_owned(), topic.clone())).into(),
+        failed: BTreeMap::new(),
+        missing_topics: Vec::new(),
+        groups: None,
+        held_back: HeldBack::default(),
+    }
+}
