@@ -2,7 +2,12 @@
 //!
 //! These are the structs that a user writes in a custom resource, that the API server checks (schema and CEL), that a plan
 //! carries and that the worker reads: one definition, so that no field can get lost on the way.
+#![allow(
+    unreachable_pub,
+    reason = "KubeSchema repeats the struct in a private scope"
+)]
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
