@@ -414,7 +414,12 @@ fn show_page(lab: &Lab, demo: &Demo, operator: &str) -> Result<(), LabError> {
     })?;
     for line in page
         .lines()
-        .filter(|line| line.starts_with("kafka_backup_") && line.contains(&label))
+        .filter(|line| line.contains(&label) && !line.ends_with(" 0"))
+        .filter(|line| {
+            ["backup", "restore", "last"]
+                .iter()
+                .any(|what| line.starts_with(&format!("kafka_backup_{what}")))
+        })
         .filter(|line| !line.contains("_bucket{"))
     {
         println!("    {line}");

@@ -84,7 +84,8 @@ fn demo_uses_given_parts_and_changes_nothing_else_there() {
     assert!(shown.status.success(), "{text}");
     assert!(text.contains("2000 records went from cluster"), "{text}");
     assert!(text.contains("it is used as it is"), "{text}");
-    let counted = "kafka_backup_backups_total{namespace=\"demo\",outcome=\"success\"} 1";
+    let counted =
+        "kafka_backup_backups_total{backup_name=\"shop\",namespace=\"demo\",outcome=\"success\"} 1";
     assert!(text.contains(counted), "{text}");
     assert_eq!(
         deployment()["metadata"]["generation"],
