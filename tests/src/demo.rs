@@ -101,9 +101,9 @@ pub fn main(lab: &Lab, demo: &Demo) -> Result<(), LabError> {
 /// As [`main`], and when it would have to change what it did not make.
 pub fn with_given(lab: &Lab, demo: &Demo) -> Result<(), LabError> {
     let done = on_given(lab, demo);
-    // The clients, and what was applied: the keys of the bucket are in it.
-    kafka_tools::stop(lab)?;
+    // What was applied has the bucket's keys in it.
     parts::remove(&lab.run.join("applied"))?;
+    kafka_tools::stop(lab)?;
     done
 }
 
@@ -197,7 +197,8 @@ pub fn run(lab: &Lab, demo: &Demo) -> Result<Shown, LabError> {
     let storage = operator::storage_of(&lab.bucket(), &prefix);
     let backup = format!(
         "apiVersion: kafka-backup.dev/v1alpha1\nkind: KafkaBackup\nmetadata:\n  name: shop\n  namespace: {namespace}\nspec:\n  \
-         kafkaCluster:\n    bootstrapServers: [\"{source}\"]\n  topics:\n{topic_list}{storage}"
+         kafkaCluster:\n    bootstrapServers: {}\n  topics:\n{topic_list}{storage}",
+        servers(&source)
     );
     let backup = carry_out(lab, namespace, "kafkabackup", "shop", &backup)?;
     let run = backup["status"]["lastBackupId"]
@@ -210,7 +211,8 @@ pub fn run(lab: &Lab, demo: &Demo) -> Result<Shown, LabError> {
         .collect();
     let restore = format!(
         "apiVersion: kafka-backup.dev/v1alpha1\nkind: KafkaRestore\nmetadata:\n  name: shop\n  namespace: {namespace}\nspec:\n  \
-         backupId: {run}\n  targetCluster:\n    bootstrapServers: [\"{target}\"]\n  topics: [\"*\"]\n  topicMapping:\n{mapping}{storage}"
+         backupId: {run}\n  targetCluster:\n    bootstrapServers: {}\n  topics: [\"*\"]\n  topicMapping:\n{mapping}{storage}",
+        servers(&target)
     );
     let restore = carry_out(lab, namespace, "kafkarestore", "shop", &restore)?;
 
@@ -261,7 +263,12 @@ pub fn run(lab: &Lab, demo: &Demo) -> Result<Shown, LabError> {
     })
 }
 
-/// Deletes those of the topics that an earlier demo left; in a given cluster nothing tells whose they are.
+/// The bootstrap servers of a client's setting as a list in YAML.
+fn servers(bootstrap: &str) -> Value {
+    bootstrap.split(',').collect()
+}
+
+/// Deletes those of the topics that an earlier demo left; in a given cluster, where nothing tells whose they are, it is an error to find any.
 fn remove_topics(lab: &Lab, bootstrap: &str, names: &[String]) -> Result<(), LabError> {
     let existing = kafka_tools::list_topics(lab, bootstrap)?;
     let leftover: Vec<&str> = names
@@ -395,20 +402,25 @@ fn show_page(lab: &Lab, demo: &Demo, operator: &str) -> Result<(), LabError> {
                 && !line.ends_with(" 0")
         })
     };
-    let mut page = String::new();
+    // Now, so that what forbids it is said at once.
+    let mut page = operator::metrics_by_proxy(lab, operator)?;
     step("the controller has counted both runs", || {
         crate::lab::wait_for(
             "the controller to show both runs as counted",
             // Longer than an operator holds a run back by default.
             Duration::from_secs(180),
             || {
-                page = operator::metrics_by_proxy(lab, operator).unwrap_or_default();
-                let done = counted(&page, "kafka_backup_backups_total{")
-                    && counted(&page, "kafka_backup_restores_total{");
-                if !done {
-                    std::thread::sleep(Duration::from_secs(1));
+                if counted(&page, "kafka_backup_backups_total{")
+                    && counted(&page, "kafka_backup_restores_total{")
+                {
+                    return true;
                 }
-                done
+                std::thread::sleep(Duration::from_secs(1));
+                // A single answer may be missing while the controller is replaced.
+                if let Ok(newer) = operator::metrics_by_proxy(lab, operator) {
+                    page = newer;
+                }
+                false
             },
         )
     })?;

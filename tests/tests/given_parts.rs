@@ -1,5 +1,6 @@
 //! The demo on parts that are not the lab's own: a lab of another name, which has none, is given those of this one. Needs `cargo lab up`
 //! and the installed operator.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

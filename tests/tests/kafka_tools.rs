@@ -1,4 +1,5 @@
 //! The witnesses that other tests rely on must themselves be able to see a difference. Needs `cargo lab up kafka`.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use kafka_backup_tests::lab::kafka::{SOURCE, TARGET};
 use kafka_backup_tests::lab::kafka_tools::{

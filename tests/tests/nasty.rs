@@ -1,5 +1,6 @@
 //! Nasty topics through the worker, there and back: what the archive holds and what is restored equals the source, record by record,
 //! by Kafka's own consumer and classes. Needs `cargo lab up kafka store`.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::{Path, PathBuf};
 

@@ -33,6 +33,15 @@ const SOURCES: &[(&str, &str)] = &[
         "Compare.java",
         include_str!("../../assets/java/Compare.java"),
     ),
+    ("Side.java", include_str!("../../assets/java/Side.java")),
+    (
+        "Cluster.java",
+        include_str!("../../assets/java/Cluster.java"),
+    ),
+    (
+        "Archive.java",
+        include_str!("../../assets/java/Archive.java"),
+    ),
     ("Topics.java", include_str!("../../assets/java/Topics.java")),
     ("Raw.java", include_str!("../../assets/java/Raw.java")),
     ("Nasty.java", include_str!("../../assets/java/Nasty.java")),
