@@ -80,6 +80,13 @@ Examples:
 Example:
   kafka-backup-worker describe orders-20260102-030405 --folder /backups")]
     Describe(DescribeArgs),
+    /// Read what runs captured in full, and name every object that is not as it was written.
+    #[command(after_help = "\
+Examples:
+  kafka-backup-worker verify --folder /backups
+  kafka-backup-worker verify orders-20260102-030405 -f orders.yaml --secrets-dir ./secrets
+  kafka-backup-worker verify all --folder /backups --output json")]
+    Verify(VerifyArgs),
     /// Delete backup runs that need not be kept, and merge small segments.
     #[command(after_help = "\
 Examples:
@@ -94,7 +101,8 @@ finds that it may still go. The newest complete run is always kept.")]
 /// How the worker speaks.
 #[derive(Clone, Debug, Args)]
 pub struct LogArgs {
-    /// What stands on standard output at the end: text for people, or JSON (the report of a run).
+    /// What stands on standard output at the end: text for people, or JSON (the report of a run;
+    /// its `outcome`, `fault` and `message` also where nothing could be begun).
     #[arg(
         long,
         global = true,
@@ -257,6 +265,19 @@ pub struct DescribeArgs {
     #[arg(value_name = "RUN")]
     pub run: String,
     /// The archive, where several hold that run.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = archive_name)]
+    pub archive: Option<kafka_backup_shared::plan::ArchiveName>,
+    #[command(flatten)]
+    pub source: InspectArgs,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Run id, `latest` for the newest complete run, or `all` for every run and what no run has pinned.
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub run: String,
+    /// The archive, where the store has several.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = archive_name)]
     pub archive: Option<kafka_backup_shared::plan::ArchiveName>,
     #[command(flatten)]
@@ -515,10 +536,10 @@ fn run_id(text: &str) -> Result<String, String> {
     let plain = text
         .bytes()
         .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'));
-    if plain && !text.is_empty() && text.len() <= 300 && text != "latest" {
+    if plain && !text.is_empty() && text.len() <= 300 && !matches!(text, "latest" | "all") {
         return Ok(text.into());
     }
-    Err("expected 1 to 300 of a-z 0-9 - . and not \"latest\"".into())
+    Err("expected 1 to 300 of a-z 0-9 - . and neither \"latest\" nor \"all\"".into())
 }
 
 #[cfg(test)]

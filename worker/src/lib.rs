@@ -1,6 +1,6 @@
 //! The worker: moves the data of one run between Kafka and an object store.
 //!
-//! Imports go one way: `main -> verbs -> {run, inspect} -> {backup, restore} -> {kafka, store} -> shared`.
+//! Imports go one way: `main -> verbs -> {run, verify, retention} -> {inspect, backup, restore} -> {kafka, store} -> shared`.
 
 pub mod args;
 pub mod backup;
@@ -22,3 +22,4 @@ pub mod signal;
 pub mod store;
 pub mod summary;
 pub mod verbs;
+pub mod verify;

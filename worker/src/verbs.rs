@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::MultiProgress;
@@ -10,14 +11,16 @@ use jiff::Timestamp;
 use kafka_backup_shared::archive::retention::Policy;
 use kafka_backup_shared::object::Object;
 use kafka_backup_shared::plan::{self, Plan, Retention};
-use kafka_backup_shared::report::Fault;
+use kafka_backup_shared::report::{Fault, Outcome};
 use kafka_backup_shared::spec::Storage;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::args::{
     At, Cli, Command, DescribeArgs, EngineArgs, InspectArgs, ListArgs, OutputFormat, PruneArgs,
-    RunArgs,
+    RunArgs, VerifyArgs,
 };
+use crate::context::Progress;
 use crate::input::{self, InputError};
 use crate::inspect::{self, State, show};
 use crate::log::{self, Format};
@@ -25,7 +28,8 @@ use crate::outcome::{self, Failure};
 use crate::retention::{self, Scope};
 use crate::run::{self, Settings};
 use crate::store::{self, Places, Store};
-use crate::{flags, summary};
+use crate::verify::{self, Which};
+use crate::{flags, progress, summary};
 
 /// The source of messages about flags.
 const COMMAND_LINE: &str = "the command line";
@@ -42,6 +46,7 @@ pub async fn execute(cli: Cli) -> u8 {
         | Command::Restore(_)
         | Command::List(_)
         | Command::Describe(_)
+        | Command::Verify(_)
         | Command::Prune(_) => At::Terminal,
     };
     let format = log::format(&cli.log, at);
@@ -95,6 +100,7 @@ pub async fn execute(cli: Cli) -> u8 {
         }
         Command::List(args) => list(&args, &speaker).await,
         Command::Describe(args) => describe(&args, &speaker).await,
+        Command::Verify(args) => verify(&args, &speaker).await,
         Command::Prune(args) => prune(&args, &speaker).await,
     };
     match done {
@@ -120,6 +126,13 @@ impl Speaker {
 
     /// Tells why nothing was done.
     fn fail(&self, failure: &Failure) -> u8 {
+        if self.output == OutputFormat::Json {
+            // As in the report of a run that has failed.
+            self.print_json(&Outcome::Failure {
+                fault: failure.fault,
+                message: failure.message.clone(),
+            });
+        }
         match self.format {
             Format::Text => eprintln!("error: {}", failure.message),
             Format::Json => tracing::error!(reason = failure.fault.reason(), "{}", failure.message),
@@ -224,6 +237,44 @@ async fn describe(args: &DescribeArgs, speaker: &Speaker) -> Result<u8, Failure>
         OutputFormat::Json => speaker.print_json(&described),
     }
     Ok(0)
+}
+
+async fn verify(args: &VerifyArgs, speaker: &Speaker) -> Result<u8, Failure> {
+    let store = open(&args.source)?;
+    let which = match &*args.run {
+        "latest" => Which::Latest,
+        "all" => Which::All,
+        run => Which::Run(run.to_owned()),
+    };
+    let archive = match &which {
+        Which::Run(run) => inspect::archive_of(&store, run, args.archive.as_ref()).await,
+        Which::Latest | Which::All => inspect::only_archive(&store, args.archive.as_ref()).await,
+    };
+    let archive = archive.map_err(|error| Failure::new(error.fault(), &error))?;
+    let progress = Arc::new(Progress::default());
+    let stop = CancellationToken::new();
+    let showing = progress::show(
+        progress.clone(),
+        speaker.format,
+        speaker.bars.clone(),
+        stop.clone(),
+    );
+    let reading = async {
+        let found = verify::verify(&store, &archive, &which, &progress).await;
+        stop.cancel();
+        found
+    };
+    let ((), found) = tokio::join!(showing, reading);
+    let found = found.map_err(|error| Failure::new(error.fault(), &error))?;
+    match speaker.output {
+        OutputFormat::Text => print(&verify::show::verification(&found, &which)),
+        OutputFormat::Json => speaker.print_json(&found),
+    }
+    Ok(if found.problems.is_empty() {
+        0
+    } else {
+        Fault::Corrupt.exit_code()
+    })
 }
 
 async fn prune(args: &PruneArgs, speaker: &Speaker) -> Result<u8, Failure> {

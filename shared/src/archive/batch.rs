@@ -13,7 +13,8 @@ pub const HEADER_LEN: usize = 61;
 pub const LENGTH_PREFIX: usize = 12;
 
 const CRC_START: usize = 17;
-const CRC_COVERED: usize = 21;
+/// Where what the CRC covers begins.
+pub const CRC_COVERED: usize = 21;
 const ATTR_CODEC: i16 = 0x07;
 const ATTR_LOG_APPEND_TIME: i16 = 0x08;
 const ATTR_TRANSACTIONAL: i16 = 0x10;
@@ -100,6 +101,16 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// [`BatchError`] when it is no batch of magic 2.
     pub fn first(data: &'a [u8]) -> Result<Option<Self>, BatchError> {
+        let header = Self::header(data)?;
+        Ok(header.and_then(|(_, length)| data.get(..length).map(Self)))
+    }
+
+    /// The header at the start of `data`, good only for its fields, and the length of the whole batch; `None` where `data` ends
+    /// before the header does.
+    ///
+    /// # Errors
+    /// [`BatchError`] when it is no batch of magic 2.
+    pub fn header(data: &'a [u8]) -> Result<Option<(Self, usize)>, BatchError> {
         // Magic stands at the same place in every message format.
         let Some(head) = data.get(..CRC_START) else {
             return Ok(None);
@@ -119,19 +130,19 @@ impl<'a> Batch<'a> {
         if length < HEADER_LEN {
             return Err(malformed("shorter than its header"));
         }
-        let Some(bytes) = data.get(..length) else {
+        let Some(bytes) = data.get(..HEADER_LEN) else {
             return Ok(None);
         };
-        let batch = Self(bytes);
-        if batch.record_count() < 0 || batch.last_offset_delta() < 0 {
+        let header = Self(bytes);
+        if header.record_count() < 0 || header.last_offset_delta() < 0 {
             return Err(malformed("negative record count or last offset delta"));
         }
         // The end is at most one above the last offset.
-        let last = base_offset.checked_add(i64::from(batch.last_offset_delta()));
+        let last = base_offset.checked_add(i64::from(header.last_offset_delta()));
         if base_offset < 0 || last.is_none_or(|last| last == i64::MAX) {
             return Err(malformed("offsets out of range"));
         }
-        Ok(Some(batch))
+        Ok(Some((header, length)))
     }
 
     /// The bytes.

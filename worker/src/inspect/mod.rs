@@ -13,7 +13,7 @@ use kafka_backup_shared::archive::FormatError;
 use kafka_backup_shared::archive::groups::{GroupKind, GroupsPart, read_groups};
 use kafka_backup_shared::archive::layout::{Layout, unescape};
 use kafka_backup_shared::archive::manifest::{
-    Begin, Manifest, TopicPart, from_json, from_json_zst,
+    Begin, Gap, Manifest, PinnedPartition, TopicPart, from_json, from_json_zst,
 };
 use kafka_backup_shared::plan::ArchiveName;
 use kafka_backup_shared::report::Fault;
@@ -144,6 +144,8 @@ pub struct Description {
     /// Its manifest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Manifest>,
+    /// What it has of each partition.
+    pub partitions: Vec<PartitionEntry>,
     /// The pinned segments, by topic.
     pub parts: Vec<TopicPart>,
     /// Consumer groups whose committed offsets it saved, by id.
@@ -162,6 +164,53 @@ pub struct GroupEntry {
     pub topics: u64,
     /// The offsets.
     pub offsets: u64,
+}
+
+/// What a run has of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartitionEntry {
+    /// Its topic.
+    pub topic: String,
+    /// Its number.
+    pub partition: i32,
+    /// First offset that a restore brings.
+    pub start: i64,
+    /// The offset after the last one.
+    pub end: i64,
+    /// Records in the pinned segments, also in those below the source's log start.
+    pub records: u64,
+    /// Number of pinned segments.
+    pub segments: u64,
+    /// Largest timestamp of its records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest_record: Option<Timestamp>,
+    /// Offsets that are missing for good, each with the reason.
+    pub gaps: Vec<Gap>,
+    /// Run id that opened the generation in which the segments stand.
+    pub generation: String,
+}
+
+impl PartitionEntry {
+    fn new(topic: &str, pinned: &PinnedPartition) -> Self {
+        // Records below the source's log start are in the archive, but a restore leaves them out.
+        let first = pinned.links().first().map(|link| link.range.start);
+        let newest = pinned.segments.iter().map(|name| name.max_timestamp).max();
+        Self {
+            topic: topic.to_owned(),
+            partition: pinned.partition,
+            start: first.map_or(pinned.log_start, |first| first.max(pinned.log_start)),
+            end: pinned.end,
+            records: pinned.records(),
+            segments: pinned.segments.len() as u64,
+            // -1 is "none", and what a calendar cannot hold is no time.
+            newest_record: newest
+                .filter(|millis| *millis >= 0)
+                .and_then(|millis| Timestamp::from_millisecond(millis).ok()),
+            gaps: pinned.gaps.clone(),
+            generation: pinned.generation.clone(),
+        }
+    }
 }
 
 /// The objects of a run that say where it stands.
@@ -222,23 +271,9 @@ pub async fn describe(
 ) -> Result<Description, InspectError> {
     store.check_readable().await?;
     let all = places(store, archive).await?;
-    let meant: Vec<&RunPlace> = all.iter().filter(|place| place.run == run).collect();
-    let (place, ledger) = match meant[..] {
-        [place] => match ledger(store, &place.layout(), &place.run).await? {
-            Some(ledger) => (place, ledger),
-            None => return Err(unknown(run, store, &all)),
-        },
-        [] => return Err(unknown(run, store, &all)),
-        _ => {
-            let archives: Vec<String> = meant
-                .iter()
-                .map(|place| place.archive.to_string())
-                .collect();
-            return Err(InspectError::Ambiguous {
-                run: run.into(),
-                archives: archives.join(", "),
-            });
-        }
+    let place = the_one(store, run, &all)?;
+    let Some(ledger) = ledger(store, &place.layout(), &place.run).await? else {
+        return Err(unknown(run, store, &all));
     };
     let entry = entry(place, &ledger);
     let (begin, manifest) = match ledger {
@@ -258,13 +293,54 @@ pub async fn describe(
         Some(pinned) => groups(store, place, pinned).await?,
         None => Vec::new(),
     };
+    let of_part = |part: &TopicPart| -> Vec<PartitionEntry> {
+        let entry = |pinned| PartitionEntry::new(&part.topic, pinned);
+        part.partitions.iter().map(entry).collect()
+    };
     Ok(Description {
         entry,
         begin,
         manifest,
+        partitions: parts.iter().flat_map(of_part).collect(),
         parts,
         groups,
     })
+}
+
+/// The one archive that has `run`.
+///
+/// # Errors
+/// [`InspectError`] lists what is there where none or several have it.
+pub async fn archive_of(
+    store: &Store,
+    run: &str,
+    archive: Option<&ArchiveName>,
+) -> Result<ArchiveName, InspectError> {
+    store.check_readable().await?;
+    let all = places(store, archive).await?;
+    Ok(the_one(store, run, &all)?.archive.clone())
+}
+
+fn the_one<'a>(
+    store: &Store,
+    run: &str,
+    all: &'a [RunPlace],
+) -> Result<&'a RunPlace, InspectError> {
+    let meant: Vec<&RunPlace> = all.iter().filter(|place| place.run == run).collect();
+    match meant[..] {
+        [place] => Ok(place),
+        [] => Err(unknown(run, store, all)),
+        _ => {
+            let archives: Vec<String> = meant
+                .iter()
+                .map(|place| place.archive.to_string())
+                .collect();
+            Err(InspectError::Ambiguous {
+                run: run.into(),
+                archives: archives.join(", "),
+            })
+        }
+    }
 }
 
 /// The archive that is meant: the one that is named, or the only one in the store.

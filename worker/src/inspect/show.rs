@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kafka_backup_shared::archive::manifest::{Manifest, PinnedPartition};
+use kafka_backup_shared::archive::manifest::{GapReason, Manifest};
 
-use super::{Description, RunEntry, State};
+use super::{Description, PartitionEntry, RunEntry, State};
 use crate::human::{self, Align, table};
 
 impl State {
@@ -222,18 +222,16 @@ fn captured(manifest: &Manifest, description: &Description) -> String {
     for (topic, reason) in &manifest.failed {
         text.push_str(&format!("failed: {topic}: {reason}\n"));
     }
-    for part in &description.parts {
-        for partition in &part.partitions {
-            for gap in &partition.gaps {
-                text.push_str(&format!(
-                    "gap: {}-{}: offsets {} to {} are missing for good: {:?}\n",
-                    part.topic,
-                    partition.partition,
-                    gap.range.start,
-                    gap.range.end - 1,
-                    gap.reason
-                ));
-            }
+    for entry in &description.partitions {
+        for gap in &entry.gaps {
+            text.push_str(&format!(
+                "gap: {}-{}: offsets {} to {} are missing for good: {}\n",
+                entry.topic,
+                entry.partition,
+                gap.range.start,
+                gap.range.end - 1,
+                because(gap.reason)
+            ));
         }
     }
     text
@@ -267,22 +265,21 @@ fn topics(manifest: &Manifest) -> String {
     table(columns, &rows)
 }
 
+fn because(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::LogStartMoved => "the source had deleted them before they were captured",
+    }
+}
+
 fn partitions(description: &Description) -> String {
-    let rows: Vec<[String; 8]> = description
-        .parts
-        .iter()
-        .flat_map(|part| {
-            part.partitions
-                .iter()
-                .map(|partition| partition_row(&part.topic, partition))
-        })
-        .collect();
+    let rows: Vec<[String; 9]> = description.partitions.iter().map(partition_row).collect();
     let columns = [
         ("TOPIC", Align::Left),
         ("PARTITION", Align::Right),
         ("START", Align::Right),
         ("END", Align::Right),
         ("RECORDS", Align::Right),
+        ("NEWEST RECORD", Align::Left),
         ("SEGMENTS", Align::Right),
         ("GAPS", Align::Right),
         ("GENERATION", Align::Left),
@@ -290,20 +287,16 @@ fn partitions(description: &Description) -> String {
     table(columns, &rows)
 }
 
-fn partition_row(topic: &str, partition: &PinnedPartition) -> [String; 8] {
-    let links = partition.links();
-    // Records below the source's log start are in the archive, but a restore leaves them out.
-    let start = links.first().map_or(partition.log_start, |link| {
-        link.range.start.max(partition.log_start)
-    });
+fn partition_row(entry: &PartitionEntry) -> [String; 9] {
     [
-        topic.to_owned(),
-        partition.partition.to_string(),
-        human::count(start.unsigned_abs()),
-        human::count(partition.end.unsigned_abs()),
-        human::count(partition.records()),
-        partition.segments.len().to_string(),
-        partition.gaps.len().to_string(),
-        partition.generation.clone(),
+        entry.topic.clone(),
+        entry.partition.to_string(),
+        human::count(entry.start.unsigned_abs()),
+        human::count(entry.end.unsigned_abs()),
+        human::count(entry.records),
+        entry.newest_record.map_or("-".into(), seconds),
+        human::count(entry.segments),
+        entry.gaps.len().to_string(),
+        entry.generation.clone(),
     ]
 }

@@ -198,14 +198,23 @@ async fn a_run_is_described_by_its_pinned_segments() {
     let (_folder, store) = store().await;
     let described = describe(&store, RUN, None).await.unwrap();
     assert_eq!(described.parts, [part()]);
+    let partition = serde_json::to_value(&described).unwrap()["partitions"][0].take();
+    assert_eq!(
+        partition,
+        serde_json::json!({
+            "topic": "clicks", "partition": 0, "start": 5, "end": 1205, "records": 1200, "segments": 1,
+            "newestRecord": "1970-01-01T00:00:00.001Z", "generation": RUN,
+            "gaps": [{"start": 3, "end": 5, "reason": "LogStartMoved"}],
+        })
+    );
     let text = show::description(&described);
     for line in [
         "State:     complete\n",
         "Completed: 2026-01-02T03:04:17Z (took 12.3 s)\n",
         "Missing:   gone\n",
         "New:       1,200 records, 4.0 KiB\n",
-        "clicks          0      5  1,205    1,200         1     1  orders-20260102-030405\n",
-        "gap: clicks-0: offsets 3 to 4 are missing for good: LogStartMoved\n",
+        "clicks          0      5  1,205    1,200  1970-01-01T00:00:00Z         1     1  orders-20260102-030405\n",
+        "gap: clicks-0: offsets 3 to 4 are missing for good: the source had deleted them before they were captured\n",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
