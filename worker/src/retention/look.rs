@@ -85,9 +85,10 @@ pub(super) async fn look(
         newest,
         restores: &restores,
     };
+    let touched = archive.touched(&view.marked);
     let topics = match scope {
         Scope::All => archive.all_topics().await?,
-        Scope::Touched => archive.touched_topics(&view.marked),
+        Scope::Touched => touched.topics,
     };
     let looks = stream::iter(topics).map(|topic| archive.topic(topic));
     let mut looks = looks.buffer_unordered(TOPICS);
@@ -96,10 +97,12 @@ pub(super) async fn look(
         view.merges.extend(topic.merges);
     }
     drop(looks);
-    for run in folders
-        .iter()
-        .filter(|run| decision.expired.contains(*run) || !runs.contains_key(&***run))
-    {
+    let goes = |run: &&String| {
+        let left_over = !runs.contains_key(&***run);
+        let touched = scope == Scope::All || touched.folders.contains(*run);
+        decision.expired.contains(*run) || (left_over && touched)
+    };
+    for run in folders.iter().filter(goes) {
         view.expired.extend(archive.folder(run).await?);
         view.begins
             .insert(relative(layout, &layout.begin(run)).to_owned(), run.clone());
@@ -275,6 +278,14 @@ fn pinned_by(plan: &RestoreDecision) -> BTreeMap<ChainKey, Vec<SegmentName>> {
     partitions.collect()
 }
 
+/// Where something may have become free, or worth merging.
+#[derive(Default)]
+struct Touched {
+    topics: BTreeSet<String>,
+    /// Runs of which only parts are left.
+    folders: BTreeSet<String>,
+}
+
 /// What a look goes by.
 struct Archive<'a> {
     store: &'a Store,
@@ -296,9 +307,9 @@ impl Archive<'_> {
         !self.decision.expired.contains(&run.known.id)
     }
 
-    /// The runs in whose folders the parts of a topic stand that runs which stay, or which go, point to.
-    fn parts_of(&self, topic: &str, stay: bool) -> BTreeSet<&str> {
-        let runs = self.runs.values().filter(|run| self.stays(run) == stay);
+    /// The runs in whose folders the parts of a topic stand that runs which stay point to.
+    fn parts_of(&self, topic: &str) -> BTreeSet<&str> {
+        let runs = self.runs.values().filter(|run| self.stays(run));
         runs.filter_map(|run| run.parts.get(topic))
             .map(|part| &**part)
             .collect()
@@ -313,39 +324,42 @@ impl Archive<'_> {
     }
 
     /// Elsewhere nothing can have become free since the look before.
-    fn touched_topics(&self, marked: &BTreeMap<String, Marked>) -> BTreeSet<String> {
-        let known: BTreeSet<&Arc<str>> = self
-            .runs
-            .values()
-            .flat_map(|run| run.parts.keys())
-            .collect();
-        let freed = known.into_iter().filter(|topic| {
-            !self
-                .parts_of(topic, false)
-                .is_subset(&self.parts_of(topic, true))
-        });
-        let changed = self.newest.parts.iter();
-        let changed = changed.filter(|(_, part)| ***part == *self.newest.known.id);
-        let given_up = self.runs.values().filter(|run| !self.stays(run));
-        let given_up =
-            given_up.flat_map(|run| run.begin.iter().flat_map(|begin| begin.topics.keys()));
-        let marked = marked
-            .values()
-            .flat_map(|list| &list.keys)
-            .filter_map(|key| unescape(key.strip_prefix("topics/")?.split('/').next()?));
-        freed
-            .chain(changed.map(|(topic, _)| topic))
-            .map(|topic| topic.to_string())
-            .chain(given_up.cloned())
-            .chain(marked)
-            .collect()
+    fn touched(&self, marked: &BTreeMap<String, Marked>) -> Touched {
+        let (stay, go): (Vec<&Run>, Vec<&Run>) =
+            self.runs.values().partition(|run| self.stays(run));
+        let needed: BTreeSet<(&str, &str)> = stay.into_iter().flat_map(parts).collect();
+        let freed: BTreeSet<(&str, &str)> = go.iter().copied().flat_map(parts).collect();
+        let freed = freed.difference(&needed);
+        let changed = parts(self.newest).filter(|(_, part)| *part == self.newest.known.id);
+        let mut touched = Touched::default();
+        for (topic, part) in freed.copied().chain(changed) {
+            touched.topics.insert(topic.to_owned());
+            touched.folders.insert(part.to_owned());
+        }
+        let given_up = go.iter().filter_map(|run| run.begin.as_ref());
+        touched
+            .topics
+            .extend(given_up.flat_map(|begin| begin.topics.keys().cloned()));
+        for key in marked.values().flat_map(|list| &list.keys) {
+            let mut steps = key.split('/');
+            match (steps.next(), steps.next().and_then(unescape)) {
+                (Some("topics"), Some(topic)) => {
+                    touched.topics.insert(topic);
+                }
+                (Some("runs"), Some(run)) => {
+                    touched.folders.insert(run);
+                }
+                (Some(_) | None, Some(_) | None) => {}
+            }
+        }
+        touched
     }
 
     async fn topic(&self, topic: String) -> Result<Topic, RetentionError> {
         let there = self.segments(&topic).await?;
         let continued = self.newest.parts.get(&*topic).map(|part| &**part);
         let mut parts: BTreeMap<&str, TopicPart> = BTreeMap::new();
-        for run in self.parts_of(&topic, true) {
+        for run in self.parts_of(&topic) {
             parts.insert(run, self.part(run, &topic).await?);
         }
         let mut pinned: BTreeMap<ChainKey, BTreeSet<SegmentName>> = BTreeMap::new();
@@ -488,6 +502,11 @@ impl Archive<'_> {
         });
         Ok(found.await?)
     }
+}
+
+/// The topics of a run with the runs whose folders hold their parts.
+fn parts(run: &Run) -> impl Iterator<Item = (&str, &str)> {
+    run.parts.iter().map(|(topic, part)| (&**topic, &**part))
 }
 
 fn partitions(part: &TopicPart) -> impl Iterator<Item = (&TopicPart, &PinnedPartition)> {
