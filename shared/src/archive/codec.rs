@@ -4,6 +4,8 @@
 
 use std::io::{self, Read, Write};
 
+use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
+
 /// Compression of a record batch, with Kafka's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Codec {
@@ -78,7 +80,7 @@ impl Codec {
                 .compress_vec(data)
                 .map_err(io::Error::other),
             Self::Lz4 => {
-                let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+                let mut encoder = FrameEncoder::new(Vec::new());
                 encoder.write_all(data)?;
                 encoder.finish().map_err(io::Error::other)
             }
@@ -86,6 +88,9 @@ impl Codec {
         }
     }
 }
+
+/// zstd's level where none is asked for: on JSON as small as Java's usual 3 within a few percent, at half the CPU.
+const ZSTD_LEVEL: u8 = 1;
 
 /// Compresses one batch after another with one codec and level, and keeps what that takes.
 pub struct Compressor {
@@ -96,17 +101,18 @@ pub struct Compressor {
 }
 
 impl Compressor {
-    /// A compressor; without a level the codec's usual one. Only gzip (1 to 9) and zstd (1 to 22) have levels.
+    /// A compressor; only gzip (1 to 9, else 6) and zstd (1 to 22, else 1) have levels.
     ///
     /// # Errors
     /// The codec does not know the level.
     pub fn new(codec: Codec, level: Option<u8>) -> io::Result<Self> {
-        let zstd_level = level.map_or(zstd::DEFAULT_COMPRESSION_LEVEL, i32::from);
         let gzip = level.map_or(flate2::Compression::default(), |level| {
             flate2::Compression::new(level.into())
         });
         let zstd = match codec {
-            Codec::Zstd => Some(zstd::bulk::Compressor::new(zstd_level)?),
+            Codec::Zstd => Some(zstd::bulk::Compressor::new(
+                level.unwrap_or(ZSTD_LEVEL).into(),
+            )?),
             Codec::None | Codec::Gzip | Codec::Snappy | Codec::Lz4 => None,
         };
         Ok(Self {
@@ -134,7 +140,14 @@ impl Compressor {
                 encoder.write_all(data)?;
                 encoder.finish()?;
             }
-            (Codec::None | Codec::Snappy | Codec::Lz4 | Codec::Zstd, _) => {
+            (Codec::Lz4, _) => {
+                // Java's block size; larger ones would take their memory anew for every batch.
+                let info = FrameInfo::new().block_size(BlockSize::Max64KB);
+                let mut encoder = FrameEncoder::with_frame_info(info, &mut self.out);
+                encoder.write_all(data)?;
+                encoder.finish().map_err(io::Error::other)?;
+            }
+            (Codec::None | Codec::Snappy | Codec::Zstd, _) => {
                 self.out = self.codec.compress(data)?;
             }
         }

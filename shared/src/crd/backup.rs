@@ -101,7 +101,7 @@ pub struct KafkaBackupSpec {
     /// next to each other are joined and encoded with it, which changes no record.
     #[serde(default)]
     pub compression: Compression,
-    /// How hard is compressed: 1 to 22 with zstd, 1 to 9 with gzip; the codec's usual level where it is left out.
+    /// How hard is compressed: 1 to 22 with zstd, 1 to 9 with gzip; 1 and 6 where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 22))]
     pub compression_level: Option<u8>,

@@ -97,11 +97,17 @@ without its label, an operator that is installed (that one is used).";
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Backup to a folder and restore: wall, CPU seconds and memory per GB, for each codec
+    /// Backup to a folder in memory and to S3, and restore: wall, CPU seconds and memory per GB
     Data {
-        /// Records of about 1 KB
+        /// Records of about 1 KB in the main cases; the others have a quarter of the bytes
         #[arg(long, default_value_t = 1_000_000)]
         records: u64,
+        /// How often the main cases are measured; the median counts
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        repeat: u32,
+        /// Only cases whose name contains one of these, such as `1KB zstd 16p` or `idle`
+        #[arg(long)]
+        only: Vec<String>,
         /// One JSON object a line
         #[arg(long)]
         json: bool,
@@ -204,8 +210,19 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             soak::run(&lab, &cluster, seed, rounds)?;
             cluster.down(&lab)?;
         }
-        Verb::Bench(Bench::Data { records, json }) => {
-            bench::data(&lab, bench::Data { records, json })?
+        Verb::Bench(Bench::Data {
+            records,
+            repeat,
+            only,
+            json,
+        }) => {
+            let data = bench::Data {
+                records,
+                repeat,
+                only,
+                json,
+            };
+            bench::data(&lab, &data)?;
         }
         Verb::NodeInit => match kubernetes::init::main(&lab)? {},
         Verb::Exec { command } => {

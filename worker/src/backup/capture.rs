@@ -18,7 +18,7 @@ use super::archive::Archive;
 use super::budget::Budget;
 use super::error::BackupError;
 use super::fetch::{ClosedTile, Event, Lane, Shared};
-use super::recode::Encoding;
+use super::recode::{Encoding, Recoder};
 use super::work::{PartitionWork, TopicState};
 use crate::context::Context;
 use crate::kafka::{Client, IsolationLevel};
@@ -66,9 +66,11 @@ impl Capture<'_> {
         let stop = context.cancel.child_token();
         let fetch_bytes =
             (context.memory_budget / (LANES * 4)).clamp(*FETCH_BYTES.start(), *FETCH_BYTES.end());
+        let encoders = self.encoding.map_or(0, |_| LANES * Recoder::MEMORY);
+        let encoders = encoders.min(context.memory_budget / 2);
         let shared = Arc::new(Shared {
             client: self.client.clone(),
-            budget: Budget::new(context.memory_budget),
+            budget: Budget::new(context.memory_budget - encoders),
             stop: stop.clone(),
             isolation: self.isolation,
             encoding: self.encoding,

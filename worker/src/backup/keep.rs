@@ -172,8 +172,12 @@ impl Lane {
         if cursor.open.is_full_for(size, self.shared.segment_bytes) {
             self.close(cursor);
         }
-        let buffer = Arc::new(self.shared.budget.add(size));
-        cursor.open.append(ready, &buffer, cursor.range.end);
+        let buffers = &self.shared.client.config().buffers;
+        let end = cursor.range.end;
+        cursor
+            .open
+            .append(&ready, end, buffers, &self.shared.budget);
+        drop(ready);
         // What is encoded anew may be larger than what was fetched: nobody goes on while there is too much of it.
         loop {
             let changed = self.shared.budget.changed();

@@ -52,7 +52,7 @@ pub(super) struct Encoding {
 /// A batch as it is stored, with what a segment's name needs of it.
 #[derive(Debug)]
 pub(super) struct Recoded {
-    pub(super) bytes: Bytes,
+    pub(super) bytes: Vec<u8>,
     /// Offset after the last one that it covers.
     pub(super) end: i64,
     pub(super) leader_epoch: i32,
@@ -69,6 +69,8 @@ pub(super) struct Recoder {
     max_message_bytes: usize,
     compressor: Compressor,
     pending: Option<Pending>,
+    /// Room for records that are joined, used again and again.
+    room: Vec<u8>,
 }
 
 /// Batches that the next one may be joined with.
@@ -87,6 +89,9 @@ struct Pending {
 }
 
 impl Recoder {
+    /// What one takes beside the batches that it gives back: records joined and compressed, and zstd's tables.
+    pub(super) const MEMORY: usize = 4 * JOIN_MAX;
+
     pub(super) fn new(encoding: Encoding, max_message_bytes: usize) -> std::io::Result<Self> {
         let compressor = Compressor::new(encoding.codec, encoding.level)?;
         // What cannot be compressed grows a little.
@@ -97,6 +102,7 @@ impl Recoder {
             max_message_bytes,
             compressor,
             pending: None,
+            room: Vec::new(),
         })
     }
 
@@ -128,7 +134,7 @@ impl Recoder {
         let within = next.base_offset() >= range.start && next.end_offset() <= range.end;
         let records = records_within(&next, range).map_err(RecodeError::at(&next))?;
         if let Some(pending) = self.pending.as_mut().filter(|_| within)
-            && pending.join(&next, self.join)?
+            && pending.join(&next, self.join, &mut self.room)?
         {
             pending.records += records;
             return Ok(None);
@@ -163,10 +169,14 @@ impl Recoder {
             // Its records are decompressed already where they were tried with others.
             joined => self.encode_alone(&first, joined.as_ref().map(Joined::payload))?,
         };
+        let leader_epoch = first.leader_epoch();
+        if let Some(joined) = pending.joined {
+            self.room = joined.into_payload();
+        }
         Ok(Some(Recoded {
             bytes,
             end: pending.end,
-            leader_epoch: first.leader_epoch(),
+            leader_epoch,
             records: pending.records,
             max_timestamp: pending.max_timestamp,
         }))
@@ -176,10 +186,9 @@ impl Recoder {
         &mut self,
         batch: &Batch<'_>,
         plain: Option<&[u8]>,
-    ) -> Result<Bytes, RecodeError> {
+    ) -> Result<Vec<u8>, RecodeError> {
         let codec = self.encoding.codec;
-        // A copy, so that it does not keep the whole answer.
-        let as_it_is = || Bytes::copy_from_slice(batch.bytes());
+        let as_it_is = || batch.bytes().to_vec();
         if batch.codec_id() == codec.id() && self.encoding.level.is_none() {
             return Ok(as_it_is());
         }
@@ -210,7 +219,12 @@ impl Recoder {
 
 impl Pending {
     /// Takes the next batch in, if the two belong under one header.
-    fn join(&mut self, next: &Batch<'_>, limit: usize) -> Result<bool, RecodeError> {
+    fn join(
+        &mut self,
+        next: &Batch<'_>,
+        limit: usize,
+        room: &mut Vec<u8>,
+    ) -> Result<bool, RecodeError> {
         let first = whole(&self.first);
         let size = self
             .joined
@@ -224,7 +238,10 @@ impl Pending {
         let joined = match &mut self.joined {
             Some(joined) => joined,
             None => {
-                let plain = decompressed(&first)?.into_owned();
+                let mut plain = std::mem::take(room);
+                plain.clear();
+                plain.reserve(limit);
+                plain.extend_from_slice(&decompressed(&first)?);
                 self.joined
                     .insert(Joined::new(&first, plain, Offsets::Kept))
             }
@@ -261,7 +278,7 @@ fn decompressed<'a>(batch: &Batch<'a>) -> Result<Cow<'a, [u8]>, RecodeError> {
     Ok(Cow::Owned(plain.map_err(RecodeError::at(batch))?))
 }
 
-fn sealed(header: [u8; HEADER_LEN], payload: &[u8], codec: Codec) -> Bytes {
+fn sealed(header: [u8; HEADER_LEN], payload: &[u8], codec: Codec) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
     bytes.extend_from_slice(&header);
     bytes.extend_from_slice(payload);
@@ -269,7 +286,7 @@ fn sealed(header: [u8; HEADER_LEN], payload: &[u8], codec: Codec) -> Bytes {
     batch::set_attributes(&mut bytes, attributes | i16::from(codec.id()));
     batch::set_producer(&mut bytes, -1, -1, -1);
     batch::seal(&mut bytes);
-    bytes.into()
+    bytes
 }
 
 /// A batch that was walked before.

@@ -127,7 +127,7 @@ fn records_of(bytes: &[u8]) -> Vec<Record> {
 }
 
 fn joined(bytes: &[Recoded]) -> Vec<u8> {
-    bytes.iter().flat_map(|r| r.bytes.to_vec()).collect()
+    bytes.iter().flat_map(|r| r.bytes.clone()).collect()
 }
 
 fn sources() -> impl Strategy<Value = Vec<Source>> {

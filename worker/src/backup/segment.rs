@@ -15,8 +15,9 @@ use kafka_backup_shared::archive::layout::SegmentName;
 use kafka_backup_shared::archive::record::{self, RecordError};
 use tokio::time::Instant;
 
-use super::budget::Reservation;
+use super::budget::{Budget, Reservation};
 use super::recode::Recoded;
+use crate::kafka::Buffers;
 
 /// The segment that a partition is writing to.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub(super) struct OpenSegment {
     crc: u32,
     bytes: usize,
     runs: Vec<Run>,
+    packed: Vec<Packed>,
     /// Keeps the budget of the buffers that the slices are in.
     buffers: Vec<Arc<Reservation>>,
     opened: Option<Instant>,
@@ -41,6 +43,30 @@ struct Run {
     answer: Bytes,
     from: usize,
     to: usize,
+}
+
+/// Batches that were encoded anew: pieces of one size, whatever the batches'.
+#[derive(Debug)]
+struct Packed {
+    bytes: Vec<u8>,
+    buffers: Buffers,
+    budget: Arc<Reservation>,
+}
+
+impl Packed {
+    const SIZE: usize = 512 << 10;
+
+    fn new(buffers: &Buffers, budget: &Budget) -> Self {
+        Self {
+            bytes: buffers.take(Self::SIZE),
+            buffers: buffers.clone(),
+            budget: Arc::new(budget.add(Self::SIZE)),
+        }
+    }
+
+    fn room(&self) -> usize {
+        Self::SIZE - self.bytes.len()
+    }
 }
 
 /// A batch that is kept: where it stands in which answer, and the budget of that answer.
@@ -71,6 +97,7 @@ impl OpenSegment {
             crc: 0,
             bytes: 0,
             runs: Vec::new(),
+            packed: Vec::new(),
             buffers: Vec::new(),
             opened: None,
         }
@@ -131,20 +158,31 @@ impl OpenSegment {
         Ok(())
     }
 
-    /// Takes a batch that was encoded anew. It covers all offsets up to its end.
-    pub(super) fn append(&mut self, recoded: Recoded, buffer: &Arc<Reservation>, end: i64) {
-        let length = recoded.bytes.len();
-        self.opened.get_or_insert_with(Instant::now);
+    /// Takes a batch that was encoded anew into memory of its own. It covers all offsets up to its end.
+    pub(super) fn append(
+        &mut self,
+        recoded: &Recoded,
+        end: i64,
+        buffers: &Buffers,
+        budget: &Budget,
+    ) {
         self.records += recoded.records;
         self.max_timestamp = self.max_timestamp.max(recoded.max_timestamp);
         self.crc = crc32c::crc32c_append(self.crc, &recoded.bytes);
-        self.bytes += length;
-        let kept = Kept {
-            answer: &recoded.bytes,
-            at: 0,
-            buffer,
-        };
-        self.keep(kept, length);
+        self.bytes += recoded.bytes.len();
+        let mut rest = &recoded.bytes[..];
+        while !rest.is_empty() {
+            let packed = match self.packed.last_mut().filter(|packed| packed.room() > 0) {
+                Some(packed) => packed,
+                None => {
+                    self.packed.push(Packed::new(buffers, budget));
+                    continue;
+                }
+            };
+            let (fits, others) = rest.split_at(rest.len().min(packed.room()));
+            packed.bytes.extend_from_slice(fits);
+            rest = others;
+        }
         self.pass_to(recoded.end.min(end), recoded.leader_epoch);
     }
 
@@ -178,7 +216,14 @@ impl OpenSegment {
 
     /// Ends it at `end` and begins the next one there.
     pub(super) fn close_at(&mut self, end: i64) -> ClosedSegment {
-        let whole = std::mem::replace(self, Self::new(end));
+        let mut whole = std::mem::replace(self, Self::new(end));
+        let kept = whole.runs.into_iter();
+        let kept = kept.map(|run| run.answer.slice(run.from..run.to));
+        let mut slices: Vec<Bytes> = kept.collect();
+        for packed in whole.packed {
+            slices.push(packed.buffers.lend(packed.bytes));
+            whole.buffers.push(packed.budget);
+        }
         ClosedSegment {
             name: SegmentName {
                 start: whole.start,
@@ -189,11 +234,7 @@ impl OpenSegment {
                 crc32c: whole.crc,
             },
             bytes: whole.bytes,
-            slices: whole
-                .runs
-                .into_iter()
-                .map(|run| run.answer.slice(run.from..run.to))
-                .collect(),
+            slices,
             buffers: whole.buffers,
         }
     }
@@ -220,7 +261,6 @@ pub(super) fn records_within(batch: &Batch<'_>, range: OffsetRange) -> Result<u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::budget::Budget;
     use kafka_backup_shared::archive::batch::{self, Batches};
     use kafka_backup_shared::archive::codec::Codec;
     use kafka_backup_shared::archive::record::Record;

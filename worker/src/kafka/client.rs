@@ -14,6 +14,7 @@ use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol};
 use kafka_protocol::messages::{ApiKey, MetadataResponse};
 
 use super::api::Api;
+use super::buffers::Buffers;
 use super::error::{KafkaError, chain};
 use super::metadata::{self, Broker, TopicFilter, TopicMetadata};
 use super::produce::ProducerId;
@@ -37,6 +38,8 @@ pub struct ClientConfig {
     pub retry_timeout: Duration,
     /// The largest answer that memory is taken for.
     pub max_response_bytes: usize,
+    /// Memory of large answers.
+    pub buffers: Buffers,
 }
 
 impl ClientConfig {
@@ -50,6 +53,7 @@ impl ClientConfig {
             request_timeout: Duration::from_secs(30),
             retry_timeout: Duration::from_secs(30),
             max_response_bytes: 100 << 20,
+            buffers: Buffers::default(),
         }
     }
 }

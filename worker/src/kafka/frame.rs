@@ -9,6 +9,7 @@ use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::buffers::Buffers;
 use super::error::Lost;
 
 /// A frame in pieces that is written without joining them.
@@ -127,10 +128,11 @@ pub(crate) fn decode<R: Decodable>(
     Ok(response)
 }
 
-/// Reads one frame into a buffer of its own, calling `progress` whenever bytes arrived.
+/// Reads one frame into memory of `buffers`, calling `progress` whenever bytes arrived.
 pub(crate) async fn read(
     stream: &mut (impl AsyncRead + Unpin),
     limit: usize,
+    buffers: &Buffers,
     mut progress: impl FnMut(),
 ) -> Result<Bytes, Lost> {
     let size = stream.read_i32().await.map_err(lost)?;
@@ -139,7 +141,7 @@ pub(crate) async fn read(
         .ok()
         .filter(|length| (4..=limit).contains(length))
         .ok_or(Lost::TooLarge { size, limit })?;
-    let mut buffer = BytesMut::with_capacity(length);
+    let mut buffer = buffers.take(length);
     while buffer.len() < length {
         let missing = length - buffer.len();
         let count = stream
@@ -151,7 +153,7 @@ pub(crate) async fn read(
         }
         progress();
     }
-    Ok(buffer.freeze())
+    Ok(buffers.lend(buffer))
 }
 
 /// A socket's error as the reason why its connection ended.
@@ -185,7 +187,9 @@ mod tests {
     #[tokio::test]
     async fn frame_above_the_limit_is_refused_before_it_is_read() {
         let mut http: &[u8] = b"HTTP/1.1 400 Bad Request";
-        let error = read(&mut http, 100 << 20, || {}).await.unwrap_err();
+        let error = read(&mut http, 100 << 20, &Buffers::default(), || {})
+            .await
+            .unwrap_err();
         assert!(matches!(
             error,
             Lost::TooLarge {
@@ -194,14 +198,18 @@ mod tests {
             }
         ));
         let mut negative: &[u8] = &[0xff, 0xff, 0xff, 0xff];
-        let error = read(&mut negative, 100, || {}).await.unwrap_err();
+        let error = read(&mut negative, 100, &Buffers::default(), || {})
+            .await
+            .unwrap_err();
         assert!(matches!(error, Lost::TooLarge { size: -1, .. }));
     }
 
     #[tokio::test]
     async fn stream_that_ends_inside_a_frame_is_closed() {
         for mut cut in [&b"\0\0"[..], &b"\0\0\0\x08abc"[..]] {
-            let error = read(&mut cut, 100, || {}).await.unwrap_err();
+            let error = read(&mut cut, 100, &Buffers::default(), || {})
+                .await
+                .unwrap_err();
             assert!(matches!(error, Lost::Closed), "{error:?}");
         }
     }

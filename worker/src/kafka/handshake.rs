@@ -61,7 +61,7 @@ async fn ask_versions(
         .await
         .map_err(frame::lost)?;
     stream.flush().await.map_err(frame::lost)?;
-    let answer = frame::read(stream, config.max_response_bytes, || {}).await?;
+    let answer = frame::read(stream, config.max_response_bytes, &config.buffers, || {}).await?;
     let code = answer.get(4..6).map(|mut code| code.get_i16());
     // The refusal is written as version 0, whatever was asked.
     let version = match code {

@@ -40,6 +40,7 @@
 
 mod admin;
 mod api;
+mod buffers;
 mod client;
 mod code;
 mod configs;
@@ -60,6 +61,7 @@ mod wire;
 mod fake_broker;
 
 pub use admin::{Admin, NewTopic};
+pub use buffers::Buffers;
 pub use client::{Client, ClientConfig};
 pub use code::{fault_of, is_stale_metadata};
 pub use configs::{ConfigChange, ConfigEntry, ConfigOperation, ConfigSource};

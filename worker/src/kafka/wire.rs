@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Api, negotiate};
+use super::buffers::Buffers;
 use super::client::ClientConfig;
 use super::error::{KafkaError, Lost};
 use super::frame::{self, Frame};
@@ -225,6 +226,7 @@ impl Connection {
                 reading,
                 state.clone(),
                 config.max_response_bytes,
+                config.buffers.clone(),
             )),
             tokio::spawn(write_frames(writing, state.clone(), queue)),
         ];
@@ -326,6 +328,7 @@ impl Connection {
                     cause: cause.clone(),
                 });
             }
+            tracing::trace!(broker = %self.wire.broker, api = ?R::KEY, "request");
             requests.pending.push_back(Pending {
                 correlation_id,
                 answer: sender,
@@ -396,12 +399,13 @@ async fn read_answers(
     mut stream: impl AsyncRead + Unpin + Send,
     state: Arc<State>,
     max_response_bytes: usize,
+    buffers: Buffers,
 ) {
     loop {
         let answer = tokio::select! {
             biased;
             () = state.ended.cancelled() => return,
-            answer = frame::read(&mut stream, max_response_bytes, || state.moved()) => answer,
+            answer = frame::read(&mut stream, max_response_bytes, &buffers, || state.moved()) => answer,
         };
         if let Err(cause) = answer.and_then(|answer| deliver(&state, answer)) {
             state.end(cause);

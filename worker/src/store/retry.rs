@@ -13,6 +13,7 @@ pub(super) async fn limited<T>(
     limit: Duration,
     request: impl Future<Output = object_store::Result<T>>,
 ) -> Result<T, Failure> {
+    tracing::trace!("waiting for the store");
     match timeout(limit, request).await {
         Ok(answer) => answer.map_err(Failure::Answered),
         Err(_) => Err(Failure::TimedOut(limit)),

@@ -1,0 +1,168 @@
+//! What the data bench measures, and what it should find.
+
+use std::fmt;
+
+use super::{OURS, READING, Row, STORING};
+
+const CODECS: [&str; 3] = ["none", "lz4", "zstd"];
+
+/// A topic that is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Topic {
+    pub(super) size: u32,
+    pub(super) codec: &'static str,
+    pub(super) partitions: u32,
+    pub(super) records: u64,
+    /// One record in each batch.
+    pub(super) single: bool,
+    /// All is measured, and the backup several times.
+    pub(super) main: bool,
+}
+
+/// A process that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Read,
+    ReadAndStore,
+    Backup,
+    /// What the backup before it left.
+    Restore,
+    ToS3,
+    ToZstd,
+}
+
+impl Kind {
+    pub(super) fn is_repeated(self) -> bool {
+        matches!(self, Self::Read | Self::ReadAndStore | Self::Backup)
+    }
+}
+
+impl Topic {
+    pub(super) fn name(&self) -> String {
+        let size = match self.size {
+            size if size < 1000 => format!("{size}B"),
+            size => format!("{}KB", size / 1000),
+        };
+        let single = if self.single { " single" } else { "" };
+        format!("{size} {} {}p{single}", self.codec, self.partitions)
+    }
+
+    pub(super) fn kinds(&self) -> Vec<Kind> {
+        if self.single {
+            return vec![Kind::Backup, Kind::ToZstd];
+        }
+        let mut kinds = vec![Kind::Read, Kind::ReadAndStore, Kind::Backup];
+        if self.main {
+            kinds.extend([Kind::Restore, Kind::ToS3]);
+        }
+        if self.main && self.codec == "none" {
+            kinds.push(Kind::ToZstd);
+        }
+        kinds
+    }
+}
+
+/// The main topics have `records` records of 1 KB, the others a quarter of their bytes.
+pub(super) fn topics(records: u64) -> Vec<Topic> {
+    let topic = |size: u32, codec, partitions, main| Topic {
+        size,
+        codec,
+        partitions,
+        records: if main {
+            records
+        } else {
+            records * 250 / u64::from(size)
+        },
+        single: false,
+        main,
+    };
+    let mut topics = Vec::new();
+    for codec in CODECS {
+        topics.push(topic(1000, codec, 16, true));
+    }
+    for (size, partitions) in [(100, 16), (10_000, 16), (1000, 1), (1000, 200)] {
+        for codec in CODECS {
+            topics.push(topic(size, codec, partitions, false));
+        }
+    }
+    topics.push(Topic {
+        single: true,
+        ..topic(1000, "none", 16, false)
+    });
+    topics
+}
+
+/// Figures beside what they should be.
+pub(super) struct Goals(Vec<String>);
+
+impl Goals {
+    pub(super) fn of(rows: &[Row]) -> Self {
+        let mut lines = Vec::new();
+        for ours in rows.iter().filter(|row| row.subject == OURS) {
+            let other = |subject| {
+                rows.iter()
+                    .find(|row| row.case == ours.case && row.subject == subject)
+            };
+            let main = CODECS
+                .iter()
+                .position(|codec| ours.case == format!("backup 1KB {codec} 16p folder"));
+            if let (Some(storing), Some(reading)) = (other(STORING), other(READING)) {
+                let cpu = ours.cpu_s / storing.cpu_s;
+                let goal = main.map(|at| format!(" (goal {})", [0.4, 0.2, 0.06][at]));
+                lines.push(format!(
+                    "{}: CPU {cpu:.2} of {STORING}{}, wall {:.2} of {READING}",
+                    ours.case,
+                    goal.unwrap_or_default(),
+                    ours.wall_s / reading.wall_s,
+                ));
+            }
+            if let Some(at) = main {
+                lines.push(format!(
+                    "{}: {:.2} CPU s/GB (goal {}), {:.0} MiB (goal 64)",
+                    ours.case,
+                    ours.cpu_s / ours.gb,
+                    [1.2, 0.8, 0.3][at],
+                    ours.peak_mib,
+                ));
+            }
+            if let Some(stored) = ours.stored_gb.filter(|_| ours.case.ends_with("to zstd")) {
+                lines.push(format!(
+                    "{}: {:.0} MB/GB (goal 250) at {:.1} CPU s/GB (goal 4)",
+                    ours.case,
+                    stored / ours.gb * 1000.0,
+                    ours.cpu_s / ours.gb,
+                ));
+            }
+        }
+        Self(lines)
+    }
+}
+
+impl fmt::Display for Goals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_have_names_of_their_own_and_a_quarter_of_the_bytes() {
+        let all = topics(1_000_000);
+        let mut names: Vec<String> = all.iter().map(Topic::name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all.len());
+        for topic in &all {
+            let bytes = topic.records * u64::from(topic.size);
+            let expected = if topic.main {
+                1_000_000_000
+            } else {
+                250_000_000
+            };
+            assert_eq!(bytes, expected, "{}", topic.name());
+        }
+    }
+}
