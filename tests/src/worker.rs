@@ -81,8 +81,8 @@ impl Worker {
                     seconds: PATIENCE.as_secs(),
                 });
             }
-            // What is waited for lasts a millisecond or so.
-            std::thread::sleep(Duration::from_micros(300));
+            // Looking costs the worker its processor; what is waited for lasts some milliseconds.
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod backup_support;
 mod faulty_store;
+mod store_calls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -133,8 +134,8 @@ async fn a_key_that_was_deleted_does_not_come_back() {
 async fn what_was_fetched_too_late_is_not_adopted() {
     let archive = Archive::new();
     let topic = name("late");
-    let window = Duration::from_millis(1800);
-    create_topic(&topic, 1, &compacted("2000")).await;
+    let window = Duration::from_millis(3600);
+    create_topic(&topic, 1, &compacted("4000")).await;
     write(&topic, &[("goes", Some("1"))]).await;
     let start = Instant::now();
     run(&plan(FIRST, &[&topic]), &archive.store).await.unwrap();

@@ -200,7 +200,7 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             brokers,
         } => {
             components::up(&lab, &["net"], Options::default())?;
-            images::worker_and_controller(&lab)?;
+            images::compile(&lab)?;
             let cluster = kafka::Cluster {
                 name: "soak",
                 port: 9592,

@@ -76,8 +76,8 @@ pub fn pause(lab: &Lab) -> Result<Image, LabError> {
     })
 }
 
-/// Compiles worker and controller of this checkout (release profile) and makes an image of each.
-pub fn worker_and_controller(lab: &Lab) -> Result<Built, LabError> {
+/// Compiles worker and controller of this checkout (release profile).
+pub fn compile(lab: &Lab) -> Result<(), LabError> {
     let cargo = packages::toolchain("cargo", "Rust 1.89 or newer (https://rustup.rs)")?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -95,7 +95,12 @@ pub fn worker_and_controller(lab: &Lab) -> Result<Built, LabError> {
             FEATURES,
         ]);
         run(build.env("CARGO_TARGET_DIR", lab.target())).map(drop)
-    })?;
+    })
+}
+
+/// Compiles worker and controller and makes an image of each.
+pub fn worker_and_controller(lab: &Lab) -> Result<Built, LabError> {
+    compile(lab)?;
     step("made images of worker and controller", || {
         Ok(Built {
             worker: program(lab, "worker")?,

@@ -1,5 +1,5 @@
 //! A store of whose calls one, counted from 1, meets a fault.
-#![allow(unreachable_pub, clippy::unwrap_used, reason = "a module of a test")]
+#![allow(unreachable_pub, reason = "a module of a test")]
 
 use std::fmt;
 use std::future::Future;

@@ -1,13 +1,14 @@
-//! A backup whose store fails at one call, whichever it is. Needs `KAFKA_BACKUP_LAB_SOURCE`, which `cargo lab test` sets.
-#![allow(clippy::unwrap_used, reason = "a test")]
+//! A backup whose store fails at one call, whichever it is.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-mod backup_support;
 mod nth_call;
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_support::*;
+use crate::backup_support::*;
 use futures::StreamExt;
 use kafka_backup_shared::plan::BackupPlan;
 use kafka_backup_shared::report;
@@ -17,23 +18,31 @@ use object_store::local::LocalFileSystem;
 
 const RUN: &str = "20260102-000000";
 const PARTITIONS: i32 = 2;
+/// Records of the run before, in each partition, and of the run.
+const BEFORE: usize = 50;
 const RECORDS: usize = 300;
 
-/// A topic with records, and a run before that which is tested, so that there is a base to be read.
+/// A topic with records, and an archive with a run before that which is tested, so that there is a base to be read.
 struct Case {
     topic: String,
     plan: BackupPlan,
+    base: Archive,
     expected: Vec<Vec<Stored>>,
 }
 
 async fn case(of: &str) -> Case {
     let topic = name(of);
     create_topic(&topic, PARTITIONS, &[]).await;
+    fill(&topic, PARTITIONS, BEFORE, 500).await;
+    let base = Archive::new();
+    run(&plan("20260101-000000", &[&topic]), &base.store)
+        .await
+        .unwrap();
     fill(&topic, PARTITIONS, RECORDS, 500).await;
     let mut expected = Vec::new();
     for partition in 0..PARTITIONS {
-        let read = consume(&topic, partition, "read_committed", RECORDS as i64).await;
-        assert_eq!(read.len(), RECORDS);
+        let read = consume(&topic, partition, "read_committed", i64::MAX).await;
+        assert_eq!(read.len(), BEFORE + RECORDS);
         expected.push(read);
     }
     let mut plan = plan(RUN, &[&topic]);
@@ -41,7 +50,21 @@ async fn case(of: &str) -> Case {
     Case {
         topic,
         plan,
+        base,
         expected,
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            fs::create_dir(&target).unwrap();
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, target).unwrap();
+        }
     }
 }
 
@@ -50,9 +73,15 @@ fn folder(archive: &Archive) -> Arc<LocalFileSystem> {
 }
 
 impl Case {
+    fn archive(&self) -> Archive {
+        let archive = Archive::new();
+        copy(self.base.folder.path(), archive.folder.path());
+        archive
+    }
+
     /// How many calls a run makes of its store.
     async fn calls(&self) -> usize {
-        let archive = Archive::new();
+        let archive = self.archive();
         let counting = NthCall::counting(folder(&archive));
         let store = Store::new(Arc::new(counting.clone()), "a folder", None).unwrap();
         run(&self.plan, &store).await.unwrap();
@@ -77,7 +106,7 @@ async fn any_call_may_fail_once() {
     for fault in [CallFault::Refused, CallFault::LostAnswer] {
         futures::stream::iter(1..=calls)
             .for_each_concurrent(8, |nth| async move {
-                let archive = Archive::new();
+                let archive = case.archive();
                 let faulty = NthCall::failing(folder(&archive), nth, fault);
                 let store = Store::new(Arc::new(faulty.clone()), "a folder", None).unwrap();
                 let completed = run(&case.plan, &store).await;
@@ -98,7 +127,7 @@ async fn a_worker_may_end_in_any_call() {
     for fault in [CallFault::StalledBefore, CallFault::StalledAfter] {
         futures::stream::iter(1..=calls)
             .for_each_concurrent(8, |nth| async move {
-                let archive = Archive::new();
+                let archive = case.archive();
                 let faulty = NthCall::failing(folder(&archive), nth, fault);
                 let store = Store::new(Arc::new(faulty.clone()), "a folder", None).unwrap();
                 tokio::select! {
@@ -121,7 +150,7 @@ async fn no_call_holds_a_run_up_for_ever() {
     let calls = case.calls().await;
     futures::stream::iter(1..=calls)
         .for_each_concurrent(None, |nth| async move {
-            let archive = Archive::new();
+            let archive = case.archive();
             let fault = match nth % 2 {
                 0 => CallFault::StalledBefore,
                 _ => CallFault::StalledAfter,
