@@ -87,13 +87,14 @@ enum Point {
 }
 
 impl Point {
-    fn choose(random: &mut Random, objects: usize) -> Self {
+    /// One that a worker with so many objects before it probably comes to.
+    fn choose(random: &mut Random, left: usize) -> Self {
         match random.below(10) {
-            0..=2 => Self::Millis(random.below(400)),
+            0..=2 => Self::Millis(random.below(200)),
             3 => Self::Seen("begin.json"),
             4 => Self::Seen(".json.zst"),
             5 => Self::Seen("manifest.json"),
-            _ => Self::Objects(1 + random.below(objects as u64) as usize),
+            _ => Self::Objects(1 + random.below(1 + left as u64 / 2) as usize),
         }
     }
 }
@@ -207,11 +208,12 @@ impl<'a> Era<'a> {
         ] {
             written += self.produce(topic, 1000 + in_era * records, records)?;
         }
+        let before = objects(&self.folder)?.len();
         let run = Run {
             era: self,
             id: format!("soak-20260101-{in_era:06}"),
+            end: before + self.objects,
         };
-        let before = objects(&run.era.folder)?.len();
         let mut report = None;
         for attempt in 0..random.below(4) + 2 {
             let ended = run.interrupted(random, tally);
@@ -265,6 +267,8 @@ fn fail<T>(message: String) -> Result<T, LabError> {
 struct Run<'a> {
     era: &'a Era<'a>,
     id: String,
+    /// Objects that there will be at its end, or so.
+    end: usize,
 }
 
 impl Run<'_> {
@@ -309,7 +313,7 @@ impl Run<'_> {
         random: &mut Random,
         tally: &mut Tally,
     ) -> Result<Option<Value>, LabError> {
-        let point = Point::choose(random, self.era.objects);
+        let point = self.choose(random)?;
         let mut worker = self.start()?;
         if !self.wait_for(point, &mut worker)? {
             return self.succeeds(worker).map(Some);
@@ -365,7 +369,7 @@ impl Run<'_> {
         let mut second = self.start()?;
         if random.below(2) == 0 {
             // Both at work at once.
-            let point = Point::choose(random, self.era.objects);
+            let point = self.choose(random)?;
             self.wait_for(point, &mut second)?;
             first.signal(Signal::SIGCONT)?;
         }
@@ -376,6 +380,11 @@ impl Run<'_> {
             return fail(format!("two workers report one run as {report} and {late}"));
         }
         Ok(report)
+    }
+
+    fn choose(&self, random: &mut Random) -> Result<Point, LabError> {
+        let there = objects(&self.era.folder)?.len();
+        Ok(Point::choose(random, self.end.saturating_sub(there)))
     }
 
     /// False where the worker ended before.

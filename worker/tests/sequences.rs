@@ -34,7 +34,7 @@ fn refusing(archive: &Archive, part: &'static str) -> Store {
 }
 
 /// Configs of a topic that the broker compacts as soon as it can.
-fn compacted<'a>(delete_retention_ms: &'a str) -> [(&'a str, &'a str); 4] {
+fn compacted(delete_retention_ms: &str) -> [(&str, &str); 4] {
     [
         ("cleanup.policy", "compact"),
         ("min.cleanable.dirty.ratio", "0.001"),
