@@ -109,10 +109,11 @@ impl Rig {
 }
 
 fn failed(result: Result<Manifest, BackupError>) -> String {
-    match result.unwrap_err() {
-        BackupError::Topics { failed, .. } => failed.into_keys().collect(),
-        other => panic!("{other}"),
-    }
+    let error = result.unwrap_err();
+    let BackupError::Topics { failed, .. } = error else {
+        panic!("{error}");
+    };
+    failed.into_keys().collect()
 }
 
 #[tokio::test]

@@ -206,12 +206,11 @@ async fn offsets_that_are_proven_empty_are_covered_by_an_empty_segment() {
     let following = Following::Batch { base_offset: 10 };
     let (mut lane, mut events, work) = rig(following, IsolationLevel::ReadCommitted).await;
     lane.capture(&work).await;
-    match events.try_recv().unwrap() {
-        Event::Segment(tile) => {
-            let name = tile.segment.name;
-            assert_eq!((name.start, name.end, name.records), (5, 10, 0));
-        }
-        other => panic!("{other:?}"),
-    }
+    let event = events.try_recv().unwrap();
+    let Event::Segment(tile) = event else {
+        panic!("{event:?}");
+    };
+    let name = tile.segment.name;
+    assert_eq!((name.start, name.end, name.records), (5, 10, 0));
     assert!(events.try_recv().is_err());
 }
