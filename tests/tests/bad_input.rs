@@ -261,6 +261,26 @@ fn what_the_schema_knows_to_be_wrong_is_refused_at_admission() {
             ),
             "securityProtocol",
         ),
+        (
+            "unknown-codec",
+            good.clone() + "  compression: lzma\n",
+            "compression",
+        ),
+        (
+            "level-without-codec",
+            good.clone() + "  compressionLevel: 3\n",
+            "compressionLevel",
+        ),
+        (
+            "level-too-high",
+            good.clone() + "  compression: gzip\n  compressionLevel: 10\n",
+            "compressionLevel",
+        ),
+        (
+            "no-limit",
+            good.clone() + "  rateLimit: {}\n",
+            "bytesPerSecond",
+        ),
     ];
     for (name, spec, said) in refused {
         let yaml = object("KafkaBackup", name, &spec).replace(NAMESPACE, namespace);

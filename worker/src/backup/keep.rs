@@ -233,9 +233,9 @@ impl Lane {
 
 /// Where nothing waits in the recoder, the segment covers all that was passed.
 fn cover(cursor: &mut Cursor<'_>) {
-    let waits = cursor.recoder.as_ref().is_some_and(Recoder::is_pending);
-    if !waits {
-        cursor.open.pass_to(cursor.position, cursor.last_epoch);
+    match cursor.recoder.as_ref().is_some_and(Recoder::is_pending) {
+        true => cursor.open.begin(),
+        false => cursor.open.pass_to(cursor.position, cursor.last_epoch),
     }
 }
 

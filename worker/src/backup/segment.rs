@@ -139,7 +139,7 @@ impl OpenSegment {
         kept: Option<Kept<'_>>,
         end: i64,
     ) -> Result<(), RecordError> {
-        self.opened.get_or_insert_with(Instant::now);
+        self.begin();
         if let Some(kept) = kept {
             self.records += records_within(
                 batch,
@@ -186,9 +186,14 @@ impl OpenSegment {
         self.pass_to(recoded.end.min(end), recoded.leader_epoch);
     }
 
+    /// From now on its time runs.
+    pub(super) fn begin(&mut self) {
+        self.opened.get_or_insert_with(Instant::now);
+    }
+
     /// Passes over offsets without anything to keep, or of which all is kept.
     pub(super) fn pass_to(&mut self, end: i64, leader_epoch: i32) {
-        self.opened.get_or_insert_with(Instant::now);
+        self.begin();
         self.position = self.position.max(end);
         self.leader_epoch = self.leader_epoch.max(leader_epoch);
     }
