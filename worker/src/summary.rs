@@ -233,6 +233,51 @@ mod tests {
     }
 
     #[test]
+    fn what_retention_did_or_would_do_is_told() {
+        let mut done = RetentionReport {
+            deleted: Removal {
+                runs: vec!["orders-1".into(), "orders-2".into()],
+                objects: 1200,
+                bytes: 4096,
+            },
+            merged: 1,
+            ..RetentionReport::default()
+        };
+        assert_eq!(
+            retained(&done),
+            "Retention has deleted 1,200 objects (4.0 KiB): orders-1, orders-2.\n\
+             Retention has merged small segments into 1 larger one.\n"
+        );
+        done = RetentionReport {
+            dry_run: true,
+            marked: Removal {
+                runs: vec![],
+                objects: 1,
+                bytes: 10,
+            },
+            ..RetentionReport::default()
+        };
+        assert_eq!(
+            retained(&done),
+            "Retention would mark to be deleted after 24 hours 1 object (10 B).\n"
+        );
+        let done = retention::Done {
+            report: done,
+            marked_keys: vec!["runs/r/begin.json".into()],
+            ..retention::Done::default()
+        };
+        let archive = ArchiveName {
+            namespace: "default".into(),
+            name: "orders".into(),
+        };
+        assert!(of_prune(&archive, &done).ends_with("would mark runs/r/begin.json\n"));
+        assert_eq!(
+            of_prune(&archive, &retention::Done::default()),
+            "There is nothing to delete or merge in archive default/orders.\n"
+        );
+    }
+
+    #[test]
     fn only_what_may_work_later_is_told_to_be_repeated() {
         for fault in Fault::ALL {
             let text = of(

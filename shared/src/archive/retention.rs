@@ -11,11 +11,11 @@
 //!   [`MARKED_FOR`] old *and* a fresh look at the archive says once more that the object may go.
 //!
 //! # Why nothing is lost
-//! - *A run that begins between a look and the deletions that follow.* It continues the newest complete run that it sees. What it
-//!   may build on beyond that run's ends is never deleted, for the look treats such a run as if it had begun ([`Continuation`]).
-//!   Had it seen an older newest run, then one from before the mark: ends of a generation do not go back, so that what lies
-//!   above that run's ends lay above the ends of the newest run when the mark was made, and was not marked.
-//! - *A run that commits between a look and its deletions* was live at the look. It pins what its base pins and what lives runs
+//! - *A run that begins between a look and the deletions that follow* continues the newest complete run that it sees. What it
+//!   may build on beyond that run's ends stays, for every look treats such a run as if it had begun ([`Continuation`]). If it
+//!   chose its base before a newer run was complete, that was after the mark: what lies above the base's ends lay above the
+//!   ends of the newest run when marks were made, for ends of a generation do not go back, and was not marked.
+//! - *A run that commits between a look and its deletions* was live at the look. It pins what its base pins and what a live run
 //!   may build on, nothing else.
 //! - *Two retentions at once* mark the same, and delete what both may; an object that is gone is as good as deleted.
 //! - *A crash* at any step: marks that were not written are written by the next retention; a deletion that broke off goes on,
