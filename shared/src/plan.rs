@@ -590,7 +590,7 @@ mod tests {
             let mut object = example();
             object["spec"]["retention"] = retention;
             match plan_of(object)? {
-                Plan::Backup(plan) => Ok(plan.retention),
+                Plan::Backup(plan) => Ok::<_, SpecError>(plan.retention),
                 Plan::Restore(_) => unreachable!("it is a KafkaBackup"),
             }
         };

@@ -51,7 +51,7 @@ fn runs_go_by_number_and_by_age() {
     let mixed = runs(&[
         Complete, Partial, Complete, Unfinished, Complete, Partial, Complete,
     ]);
-    let old = |days_old| Policy {
+    let old = |days_old: u32| Policy {
         backups: None,
         max_age_hours: Some(24 * days_old),
     };
