@@ -462,7 +462,7 @@ mod tests {
                 "spec.storage.storageType",
                 json!("s4"),
                 "spec.storage.storageType",
-                "s3 or pvc",
+                "s3, azure, gcs or pvc",
                 "s4",
             ),
             (

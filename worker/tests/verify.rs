@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use kafka_backup_shared::archive::FORMAT_VERSION;
 use kafka_backup_shared::archive::batch;
 use kafka_backup_shared::archive::codec::Codec;
+use kafka_backup_shared::archive::groups::{GroupKind, GroupOffsets, GroupsPart, GroupsWriter};
 use kafka_backup_shared::archive::layout::{ChainKey, Layout, SegmentName, TopicId};
 use kafka_backup_shared::archive::manifest::{
     ArchiveInfo, Begin, Manifest, ManifestTopic, PinnedPartition, TopicDescription, TopicPart,
@@ -14,6 +15,7 @@ use kafka_backup_shared::archive::manifest::{
 };
 use kafka_backup_shared::archive::record::{self, Record};
 use kafka_backup_shared::plan::{ArchiveName, IsolationLevel, RunRef};
+use kafka_backup_shared::report::HeldBack;
 use kafka_backup_worker::context::Progress;
 use kafka_backup_worker::store::Store;
 use kafka_backup_worker::verify::{Verification, Which, show, verify};
@@ -121,6 +123,7 @@ fn manifest(run: &str, topics: &[(&str, &str, u64)]) -> Manifest {
         start_time: "2026-01-01T00:00:00Z".parse().unwrap(),
         completion_time: "2026-01-01T00:01:00Z".parse().unwrap(),
         cluster_id: "c".into(),
+        source_cluster_id: None,
         isolation_level: IsolationLevel::ReadCommitted,
         base: None,
         records: 0,
@@ -128,7 +131,20 @@ fn manifest(run: &str, topics: &[(&str, &str, u64)]) -> Manifest {
         topics: topics.iter().map(topic).collect(),
         failed: BTreeMap::new(),
         missing_topics: vec![],
+        groups: None,
+        held_back: HeldBack::default(),
     }
+}
+
+/// Consumer groups, and how a manifest names them.
+fn groups() -> (Vec<u8>, GroupsPart) {
+    let mut writer = GroupsWriter::default();
+    writer.push(&GroupOffsets {
+        group: "billing".into(),
+        kind: GroupKind::Classic,
+        topics: BTreeMap::new(),
+    });
+    writer.finish()
 }
 
 impl Archive {
@@ -143,6 +159,7 @@ impl Archive {
         let info = ArchiveInfo {
             format_version: FORMAT_VERSION,
             cluster_id: "c".into(),
+            source_cluster_id: None,
         };
         archive.write(&keys.archive(), &to_json(&info));
         for run in [FIRST, SECOND] {
@@ -151,8 +168,10 @@ impl Archive {
                 run: run_ref(run),
                 start_time: "2026-01-01T00:00:00Z".parse().unwrap(),
                 cluster_id: "c".into(),
+                source_cluster_id: None,
                 isolation_level: IsolationLevel::ReadCommitted,
                 base: None,
+                groups: None,
                 topics: BTreeMap::new(),
                 missing_topics: vec![],
                 failed: BTreeMap::new(),
@@ -179,7 +198,12 @@ impl Archive {
         );
         let first = manifest(FIRST, &[("moving", FIRST, 2), ("idle", FIRST, 2)]);
         archive.write(&keys.manifest(FIRST), &to_json(&first));
-        let second = manifest(SECOND, &[("moving", SECOND, 3), ("idle", FIRST, 2)]);
+        let (bytes, groups) = groups();
+        archive.write(&keys.groups(SECOND, groups.crc32c), &bytes);
+        let second = Manifest {
+            groups: Some(groups),
+            ..manifest(SECOND, &[("moving", SECOND, 3), ("idle", FIRST, 2)])
+        };
         archive.write(&keys.manifest(SECOND), &to_json(&second));
         archive
     }
@@ -260,6 +284,9 @@ async fn every_kind_of_damage_is_named_and_the_other_topic_stays_whole() {
     }
     fn part_of_second(archive: &Archive) -> String {
         archive.layout.topic_part(SECOND, "moving")
+    }
+    fn groups_of_second(archive: &Archive) -> String {
+        archive.layout.groups(SECOND, groups().1.crc32c)
     }
     let on_segment = |damage: fn(&mut Vec<u8>)| -> Box<dyn Fn(&Archive)> {
         Box::new(move |archive| change(&archive.path(&target(archive)), damage))
@@ -390,6 +417,26 @@ async fn every_kind_of_damage_is_named_and_the_other_topic_stays_whole() {
             part_of_second,
             Some("moving"),
             "the part of topic idle",
+        ),
+        (
+            "missing groups",
+            Box::new(|archive| {
+                std::fs::remove_file(archive.path(&groups_of_second(archive))).unwrap()
+            }),
+            groups_of_second,
+            None,
+            "missing, but a manifest names it",
+        ),
+        (
+            "a flipped byte in the groups",
+            Box::new(|archive| {
+                change(&archive.path(&groups_of_second(archive)), |bytes| {
+                    bytes[10] ^= 1
+                })
+            }),
+            groups_of_second,
+            None,
+            "expected CRC-32C",
         ),
         (
             "missing begin.json",

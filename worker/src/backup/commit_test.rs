@@ -16,6 +16,7 @@ fn partition(end: i64, high_watermark: i64) -> BeginPartition {
         log_start: end,
         end,
         high_watermark,
+        leader_epoch: 0,
         generation: "g".into(),
     }
 }

@@ -14,6 +14,7 @@ use crate::backup::budget::Budget;
 use crate::backup::fetch::Shared;
 use crate::backup::work::{Hole, PartitionWork};
 use crate::kafka::{Client, ClientConfig, LedPartition};
+use crate::rate::Rate;
 
 const TOPIC_ID: [u8; 16] = [7; 16];
 const FETCH: i16 = 1;
@@ -146,6 +147,8 @@ async fn rig(
         budget: Budget::new(1 << 20),
         stop: CancellationToken::new(),
         isolation,
+        encoding: None,
+        rate: Arc::new(Rate::new(None)),
         fetch_bytes: 1 << 16,
         segment_bytes: 1 << 20,
         checkpoint_interval: Duration::from_secs(60),

@@ -497,7 +497,8 @@ impl Archive<'_> {
             .collect();
         let folder = self.layout.run(run);
         let found = self.store.list(&folder, |key, size| {
-            let ours = key.ends_with(".json") || key.ends_with(".json.zst");
+            let ours = [".json", ".json.zst", ".jsonl.zst"];
+            let ours = ours.iter().any(|ending| key.ends_with(ending));
             (ours && !needed.contains(key)).then(|| (relative(self.layout, key).to_owned(), size))
         });
         Ok(found.await?)

@@ -2,8 +2,8 @@
 //!
 //! # Guarantees
 //! - Nothing is written.
-//! - Everything that a run needs to be restored is read: its manifest, the parts that it points to, and of every pinned segment
-//!   each byte: CRC-32C, size, the batches' own CRCs, their offsets, epochs, records and timestamps against the name.
+//! - Everything that a run needs to be restored is read: its manifest, its consumer groups, the parts that it points to, and of
+//!   every pinned segment each byte: CRC-32C, size, the batches' own CRCs, their offsets, epochs, records and timestamps against the name.
 //! - Damage is told object by object, and does not hide other damage: what is not named is whole.
 //! - A store that does not answer is no damage: the verification fails, and says nothing about the archive.
 //! - Memory is bounded by the pieces in flight, and by what the parts of one topic take.
@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 use kafka_backup_shared::archive::FormatError;
 use kafka_backup_shared::archive::chain::{OffsetRange, chain, uncovered};
+use kafka_backup_shared::archive::groups::{GroupsPart, read_groups};
 use kafka_backup_shared::archive::layout::{ChainKey, Layout, SegmentName, run_order, unescape};
 use kafka_backup_shared::archive::manifest::{
     ArchiveInfo, Begin, Manifest, ManifestTopic, PinnedPartition, TopicPart, from_json,
@@ -174,6 +175,9 @@ pub async fn verify(
                 .insert(summary.part.clone());
         }
         work.check_object::<Begin>(&layout.begin(&run.run)).await?;
+        if let Some(groups) = &manifest.groups {
+            work.check_groups(&run.run, groups).await?;
+        }
     }
     let topics: BTreeSet<String> = match which {
         Which::All => parts
@@ -257,6 +261,38 @@ impl Work<'_> {
                 if let Err(error) = from_json::<T>(key, &bytes) {
                     self.unreadable(None, error);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// The consumer groups of a run.
+    async fn check_groups(&mut self, run: &str, expected: &GroupsPart) -> Result<(), StoreError> {
+        let key = self.layout.groups(run, expected.crc32c);
+        let Some(bytes) = self.store.get(&key).await? else {
+            self.wrong(None, &key, "it is missing, but a manifest names it");
+            return Ok(());
+        };
+        let crc = crc32c::crc32c(&bytes);
+        if crc != expected.crc32c {
+            let problem = format!("expected CRC-32C {:08x}, found {crc:08x}", expected.crc32c);
+            self.wrong(None, &key, problem);
+            return Ok(());
+        }
+        let counted = read_groups(&key, &bytes).and_then(|mut groups| {
+            groups.try_fold((0, 0), |(count, offsets), group| {
+                Ok((count + 1, offsets + group?.offsets()))
+            })
+        });
+        match counted {
+            Err(error) => self.unreadable(None, error),
+            Ok(found) if found == (expected.groups, expected.offsets) => {}
+            Ok((groups, offsets)) => {
+                let problem = format!(
+                    "expected {} groups with {} offsets, found {groups} with {offsets}",
+                    expected.groups, expected.offsets
+                );
+                self.wrong(None, &key, problem);
             }
         }
         Ok(())
