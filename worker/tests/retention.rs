@@ -188,7 +188,7 @@ async fn what_is_expired_goes_a_day_after_it_was_marked_and_what_is_kept_stays_w
         gone.contains(&first.join("manifest.json")) && gone.contains(&first.join("begin.json"))
     );
     // the third run still points to the idle topic's part of the first
-    let part = first.join(format!("{}.json.zst", history.idle));
+    let part = first.join(format!("topics/{}/part.json.zst", history.idle));
     assert!(!gone.contains(&part) && history.folder().join(&part).exists());
     assert_eq!(
         std::fs::read_dir(history.folder().join("default/orders/trash"))
@@ -300,7 +300,7 @@ async fn a_run_under_way_keeps_its_base_and_what_it_has_stored() {
         .join("default/orders/runs/orders-20260104-000000");
     for file in [
         "manifest.json".to_owned(),
-        format!("{}.json.zst", history.moving),
+        format!("topics/{}/part.json.zst", history.moving),
     ] {
         std::fs::remove_file(folder.join(file)).unwrap();
     }
@@ -447,7 +447,7 @@ async fn what_cannot_be_read_in_full_is_left_alone() {
     let first = "default/orders/runs/orders-20260101-000000";
     let broken = [
         (format!("{third}/manifest.json"), "{\"formatVersion\": 99}"),
-        (format!("{third}/{}.json.zst", history.moving), "no zstd"),
+        (format!("{third}/topics/{}/part.json.zst", history.moving), "no zstd"),
         (format!("{first}/begin.json.new/begin.json"), "no JSON"),
         ("default/orders/trash/x.json".into(), "no JSON"),
         ("default/orders/restores/u/plan.json".into(), "no JSON"),
