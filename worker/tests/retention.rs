@@ -447,7 +447,10 @@ async fn what_cannot_be_read_in_full_is_left_alone() {
     let first = "default/orders/runs/orders-20260101-000000";
     let broken = [
         (format!("{third}/manifest.json"), "{\"formatVersion\": 99}"),
-        (format!("{third}/topics/{}/part.json.zst", history.moving), "no zstd"),
+        (
+            format!("{third}/topics/{}/part.json.zst", history.moving),
+            "no zstd",
+        ),
         (format!("{first}/begin.json.new/begin.json"), "no JSON"),
         ("default/orders/trash/x.json".into(), "no JSON"),
         ("default/orders/restores/u/plan.json".into(), "no JSON"),

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use kafka_backup_shared::archive::FORMAT_VERSION;
 use kafka_backup_shared::archive::layout::TopicId;
@@ -41,7 +42,12 @@ pub(super) async fn fix(
     client: &Client,
     base: Option<&Base>,
 ) -> Result<Begin, BackupError> {
-    let begin = decide(plan, archive, client, base).await?;
+    let (begin, groups) = decide(plan, archive, client, base).await?;
+    if let Some((part, bytes)) = begin.groups.as_ref().zip(groups) {
+        // Another attempt's, which then finds the run fixed, is not named by begin.json and stays unread.
+        let key = archive.layout.groups(&plan.run.run, part.crc32c);
+        archive.store.create_segment(&key, bytes.into()).await?;
+    }
     let key = archive.layout.begin(&plan.run.run);
     match archive.store.create(&key, to_json(&begin).into()).await? {
         Created::New | Created::Same => Ok(begin),
@@ -49,12 +55,13 @@ pub(super) async fn fix(
     }
 }
 
+/// What the run sets out to do, and the object with its consumer groups.
 async fn decide(
     plan: &BackupPlan,
     archive: &Archive,
     client: &Client,
     base: Option<&Base>,
-) -> Result<Begin, BackupError> {
+) -> Result<(Begin, Option<Bytes>), BackupError> {
     let start_time = Timestamp::now();
     let existing = client
         .topics(&TopicFilter::All)
@@ -93,7 +100,7 @@ async fn decide(
         .map_err(kafka("describe the configs of the topics"))?;
     // Before the ends, so that what is committed has been captured.
     let names: BTreeSet<&str> = selection.topics.iter().map(|name| &**name).collect();
-    let groups = groups::capture(plan, archive, client, &names).await?;
+    let (groups, object) = groups::capture(plan, client, &names).await?.unzip();
     let offsets = list_offsets(client, &chosen, plan.isolation_level).await;
     let mut topics = BTreeMap::new();
     for ((topic, configs), offsets) in chosen.iter().zip(configs).zip(offsets) {
@@ -142,7 +149,7 @@ async fn decide(
         groups,
     };
     choose_generations(&mut begin, archive, client, base, &chosen).await?;
-    Ok(begin)
+    Ok((begin, object))
 }
 
 /// Waits until every partition has a leader; the topics of those that never get one are given back with the reason.

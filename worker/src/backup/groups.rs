@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use kafka_backup_shared::archive::groups::{
     GroupKind, GroupOffset, GroupOffsets, GroupsPart, GroupsWriter,
@@ -16,7 +17,6 @@ use kafka_backup_shared::archive::groups::{
 use kafka_backup_shared::plan::BackupPlan;
 use kafka_backup_shared::selector::GroupSelector;
 
-use super::archive::Archive;
 use super::error::{BackupError, kafka};
 use crate::kafka::{Client, CommittedOffset, GroupType, ListedGroup};
 
@@ -71,16 +71,16 @@ fn by_topic(group: &str, kind: GroupKind, committed: Vec<CommittedOffset>) -> Gr
     offsets
 }
 
-/// Stores what the groups that are meant have committed for `topics`; `None` where no group is asked for.
+/// What the groups that are meant have committed for `topics`, as an object and how it is named; `None` where no group is
+/// asked for.
 ///
 /// # Errors
-/// A group's offsets could not be learnt, or not be stored.
+/// A group's offsets could not be learnt.
 pub(super) async fn capture(
     plan: &BackupPlan,
-    archive: &Archive,
     client: &Client,
     topics: &BTreeSet<&str>,
-) -> Result<Option<GroupsPart>, BackupError> {
+) -> Result<Option<(GroupsPart, Bytes)>, BackupError> {
     let selector = match plan.consumer_groups.as_deref() {
         Some([]) => return Ok(None),
         Some(patterns) => Some(GroupSelector::parse("spec.consumerGroups", patterns)?),
@@ -117,19 +117,17 @@ pub(super) async fn capture(
         }
     }
     let (bytes, part) = writer.finish();
-    // Another attempt's, which then found the run fixed, is not named by begin.json and stays unread.
-    let key = archive.layout.groups(&plan.run.run, part.crc32c);
-    archive.store.create_segment(&key, bytes.into()).await?;
     tracing::info!(
         groups = part.groups,
         offsets = part.offsets,
         "consumer groups captured"
     );
-    Ok(Some(GroupsPart {
+    let part = GroupsPart {
         skipped: chosen.skipped,
         missing: missing.into_iter().map(str::to_owned).collect(),
         ..part
-    }))
+    };
+    Ok(Some((part, bytes.into())))
 }
 
 /// What a user should know of the groups of a run.
