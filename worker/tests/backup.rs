@@ -241,7 +241,7 @@ async fn transactions(topic: &str) -> rdkafka::producer::BaseProducer {
         for round in 0..6 {
             one.begin_transaction().unwrap();
             two.begin_transaction().unwrap();
-            for step in 0..20 {
+            for step in 0..5 {
                 send(&one, &topic, 0, "one", format!("{round} {step}").as_bytes());
                 one.flush(TIMEOUT).unwrap();
                 send(&two, &topic, 0, "two", format!("{round} {step}").as_bytes());
@@ -294,10 +294,10 @@ async fn aborted_transactions_are_left_out_as_a_consumer_does() {
         "the open transaction holds the end back"
     );
     let expected = consume(&topic, 0, "read_committed", end).await;
-    // 6 rounds of 20: plain all, one of two of the first producer, two of three of the second
-    assert_eq!(expected.len(), 120 + 60 + 80);
+    // 6 rounds of 5: plain all, one of two of the first producer, two of three of the second
+    assert_eq!(expected.len(), 30 + 15 + 20);
     assert_eq!(archive.records(&manifest, &topic, 0).await, expected);
-    assert_eq!(committed.records, 260);
+    assert_eq!(committed.records, 65);
     assert_eq!(
         uncovered(
             &part.partitions[0].links(),
@@ -316,7 +316,7 @@ async fn aborted_transactions_are_left_out_as_a_consumer_does() {
     let part = archive.part(&manifest, &topic).await;
     assert_eq!(part.partitions[0].generation, "orders-20260102-000000");
     let expected = consume(&topic, 0, "read_uncommitted", high_watermark).await;
-    assert_eq!(expected.len(), 362);
+    assert_eq!(expected.len(), 92);
     assert_eq!(archive.records(&manifest, &topic, 0).await, expected);
     blocking(move || open.abort_transaction(TIMEOUT).unwrap()).await;
 }
