@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -113,8 +113,16 @@ pub fn is_success(report: &Value) -> bool {
 pub fn objects(folder: &Path) -> Result<Vec<String>, LabError> {
     let mut found = Vec::new();
     list(folder, &mut found)?;
-    found.retain(|path| !path.contains('#'));
+    found.retain(|path| !path.contains("/.staging/"));
     Ok(found)
+}
+
+/// The segments among them.
+pub fn stored_segments(folder: &Path) -> Result<Vec<PathBuf>, LabError> {
+    let objects = objects(folder)?.into_iter().map(PathBuf::from);
+    Ok(objects
+        .filter(|path| path.extension().is_some_and(|it| it == "log"))
+        .collect())
 }
 
 fn list(folder: &Path, found: &mut Vec<String>) -> Result<(), LabError> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kafka_backup_tests::lab::kafka::{SOURCE, TARGET};
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce, Reading, Transactions};
 use kafka_backup_tests::lab::{Lab, net};
+use kafka_backup_tests::worker::stored_segments;
 use serde_json::Value;
 
 const CODECS: [&str; 5] = ["zstd", "lz4", "gzip", "snappy", "none"];
@@ -48,20 +49,6 @@ fn forget(lab: &Lab, bootstrap: &str, of: &str) {
     if !old.is_empty() {
         tools::delete_topics(lab, bootstrap, &old).unwrap();
     }
-}
-
-/// The files below a folder with this extension.
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path, extension));
-        } else if path.extension().is_some_and(|it| it == extension) {
-            found.push(path);
-        }
-    }
-    found
 }
 
 /// Topics of every kind that matters to who joins batches; the last one is compacted until it has holes.
@@ -171,7 +158,7 @@ fn every_codec_is_read_by_kafka_and_comes_back_record_by_record() {
         std::fs::create_dir(&folder).unwrap();
         let report = backup(&lab, "packed-*", &["--compression", codec], &folder);
         records += report["records"].as_u64().unwrap();
-        segments.extend(files(&folder, "log"));
+        segments.extend(stored_segments(&folder).unwrap());
         let names: Vec<String> = topics.iter().map(|t| format!("{t}-{codec}")).collect();
         let mapping: Vec<String> = topics
             .iter()
@@ -255,7 +242,8 @@ fn another_codec_continues_the_generation() {
     assert_eq!(report["records"], what.records, "only what is new");
     // Some 300 KB had to come through at 100 KB/s; without the limit it takes no time.
     assert!(begun.elapsed() > Duration::from_secs(2), "{report}");
-    let generations: Vec<PathBuf> = files(folder.path(), "log")
+    let generations: Vec<PathBuf> = stored_segments(folder.path())
+        .unwrap()
         .iter()
         .map(|file| file.parent().unwrap().to_owned())
         .collect();

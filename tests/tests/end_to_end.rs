@@ -8,6 +8,7 @@ use kafka_backup_tests::lab::kafka::SOURCE;
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce, Transactions};
 use kafka_backup_tests::lab::{Lab, net, prometheus};
 use kafka_backup_tests::operator;
+use kafka_backup_tests::worker::stored_segments;
 
 #[test]
 fn restored_topics_equal_the_source_record_by_record() {
@@ -102,7 +103,7 @@ fn kafkas_own_dump_tool_reads_every_stored_segment() {
         String::from_utf8_lossy(&backup.stderr)
     );
 
-    let segments = files(folder.path(), "log");
+    let segments = stored_segments(folder.path()).unwrap();
     assert!(segments.len() >= 8, "{segments:?}");
     let segments: Vec<&Path> = segments.iter().map(PathBuf::as_path).collect();
     let text = tools::dump_log_segments(&lab, &segments, false).unwrap();
@@ -123,20 +124,6 @@ fn kafkas_own_dump_tool_reads_every_stored_segment() {
         })
         .sum();
     assert_eq!(counted, committed);
-}
-
-/// The files below a folder with this extension.
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path, extension));
-        } else if path.extension().is_some_and(|it| it == extension) {
-            found.push(path);
-        }
-    }
-    found
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use kafka_backup_tests::lab::kafka::{SOURCE, TARGET};
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Reading};
 use kafka_backup_tests::lab::{Lab, net, process, store};
+use kafka_backup_tests::worker::stored_segments;
 use serde_json::Value;
 
 const COMMITTED: Reading = Reading {
@@ -50,7 +51,7 @@ fn nasty_topics_come_back_as_they_were() {
     for (topic, records) in expected {
         assert_eq!(counted(topic), records, "{topic}");
     }
-    let segments = files(folder.path(), "log");
+    let segments = stored_segments(folder.path()).unwrap();
     let segments: Vec<&Path> = segments.iter().map(PathBuf::as_path).collect();
     let dumped = tools::dump_log_segments(&lab, &segments, false).unwrap();
     assert!(
@@ -153,18 +154,4 @@ fn s3_args(prefix: &str) -> Vec<String> {
     ]
     .map(str::to_owned)
     .into()
-}
-
-/// The files below a folder with this extension.
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path, extension));
-        } else if path.extension().is_some_and(|it| it == extension) {
-            found.push(path);
-        }
-    }
-    found
 }
