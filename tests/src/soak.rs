@@ -7,6 +7,7 @@
 //! - A worker that did not complete its run has not said so, by exit code or report; one that said so has written the manifest.
 //! - The seed decides all that is decided here. What a worker has done when a signal reaches it is the machine's affair.
 
+use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -33,6 +34,16 @@ pub struct Tally {
     pub records: u64,
 }
 
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} rounds: {} workers killed, {} told to stop, {} replaced while paused; {} records compared, none lost, none doubled",
+            self.rounds, self.killed, self.terminated, self.replaced, self.records
+        )
+    }
+}
+
 /// Plays `rounds` rounds and prints one line for each era.
 ///
 /// # Errors
@@ -52,7 +63,7 @@ pub fn run(lab: &Lab, cluster: &Cluster<'_>, seed: u64, rounds: u64) -> Result<T
             .round(round, &mut random, &mut tally)
             .map_err(|error| LabError::State(format!("seed {seed}, round {round}: {error}")))?;
         if round % ERA == ERA - 1 || round == rounds - 1 {
-            println!("  {tally:?}");
+            println!("  {tally}");
             current.end()?;
         } else {
             era = Some(current);
