@@ -44,9 +44,12 @@ const LAST_ANSWERS: Duration = Duration::from_secs(10);
 type Loading = BoxFuture<'static, Result<(usize, Loaded), RestoreError>>;
 type Storing = BoxFuture<'static, Result<usize, RestoreError>>;
 
+/// A batch on its way: the place of its slot, the batch, and what its stream knows of it.
+type Sent = (usize, ProduceBatch, Ready);
+
 struct Request {
     answer: InFlight<ProduceAnswer>,
-    batches: Vec<(usize, ProduceBatch, Ready)>,
+    batches: Vec<Sent>,
     bytes: usize,
 }
 
@@ -285,16 +288,7 @@ impl Lane {
                         bytes,
                     });
                 }
-                Err(error) if passes(&error) => {
-                    for (index, _, ready) in &batches {
-                        self.slots[*index]
-                            .1
-                            .stream
-                            .answered(ready, Err(error_chain(&error)))?;
-                    }
-                    self.lost(&error);
-                    return Ok(());
-                }
+                Err(error) if passes(&error) => return self.lost(&batches, &error),
                 Err(source) => {
                     return Err(RestoreError::Kafka {
                         step: "send records",
@@ -306,12 +300,18 @@ impl Lane {
         Ok(())
     }
 
-    /// The connection is of no use any more: whatever it has to do with is asked for anew.
-    fn lost(&mut self, error: &KafkaError) {
+    /// The connection is of no use any more, and what became of `batches` is not known: all that it has to do with is asked for
+    /// anew.
+    fn lost(&mut self, batches: &[Sent], error: &KafkaError) -> Result<(), RestoreError> {
         let reason = error_chain(error);
+        for (index, _, ready) in batches {
+            let stream = &mut self.slots[*index].1.stream;
+            stream.answered(ready, Err(reason.clone()))?;
+        }
         for (_, slot) in &mut self.slots {
             slot.stream.stop(&reason);
         }
+        Ok(())
     }
 
     fn answered(&mut self, answer: Result<ProduceAnswer, KafkaError>) -> Result<(), RestoreError> {
@@ -321,16 +321,7 @@ impl Lane {
         self.in_flight_bytes -= request.bytes;
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) if passes(&error) => {
-                for (index, _, ready) in &request.batches {
-                    self.slots[*index]
-                        .1
-                        .stream
-                        .answered(ready, Err(error_chain(&error)))?;
-                }
-                self.lost(&error);
-                return Ok(());
-            }
+            Err(error) if passes(&error) => return self.lost(&request.batches, &error),
             Err(source) => {
                 return Err(RestoreError::Kafka {
                     step: "write records",
