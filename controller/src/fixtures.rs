@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
 use kafka_backup_shared::plan::RunRef;
-use kafka_backup_shared::report::{Fault, HeldBack, Outcome, Report};
+use kafka_backup_shared::report::{Fault, HeldBack, Outcome, Report, RetentionHeld};
 use kafka_backup_shared::status::{ActiveRun, FinishedRun, RunOutcome, RunReason, time};
 use kube::ResourceExt;
 use serde_json::json;
@@ -127,6 +127,8 @@ pub(crate) fn success_report(records: u64) -> Report {
         gaps: 0,
         retention: None,
         held_back: HeldBack::default(),
+        retention_held: RetentionHeld::default(),
+        dry_run: None,
         warnings: Vec::new(),
         topics: Vec::new(),
     }

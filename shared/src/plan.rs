@@ -5,7 +5,8 @@
 //! - A plan holds everything that the run needs; it is frozen into the Job, so that later changes of the object do not reach a running worker.
 //! - What a plan is made from has been checked: a plan never fails for a reason that its object alone could have told.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod restore;
+
 use std::fmt;
 
 use jiff::Timestamp;
@@ -14,11 +15,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::retention::Policy;
-use crate::crd::{KafkaBackup, KafkaRestore};
+use crate::crd::KafkaBackup;
 use crate::selector::{GroupSelector, Selector, is_internal};
 use crate::spec::{
     self, Compression, KafkaCluster, MissingTopics, RateLimit, Storage, parse_age_hours,
 };
+
+pub use restore::{PartitionMove, RestorePlan, RestoreRequest, restore};
 
 /// The largest plan, in bytes of JSON, that fits into a Job's annotation beside everything else (annotations hold 256 KiB together).
 pub const PLAN_MAX: usize = 200 * 1024;
@@ -156,6 +159,9 @@ pub struct BackupPlan {
     /// What goes when the run is complete; `None`: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
+    /// What a restore does that says nothing of headers with the source's offsets.
+    #[serde(default)]
+    pub include_offset_headers: bool,
 }
 
 /// What goes when a run is complete.
@@ -166,28 +172,6 @@ pub struct Retention {
     pub policy: Policy,
     /// Only tells what would go.
     pub dry_run: bool,
-}
-
-/// Write what a run captured into topics.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RestorePlan {
-    /// Whose run it is.
-    pub run: RunRef,
-    /// Run id of the backup, or `latest`.
-    pub backup_id: String,
-    /// Which archive is read; found by the run id where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub archive: Option<ArchiveName>,
-    /// Where the archive is kept.
-    pub storage: Storage,
-    /// The cluster to write to.
-    pub cluster: KafkaCluster,
-    /// Which topics of the backup.
-    pub topics: Topics,
-    /// Source topic to target topic; others keep their name.
-    #[serde(default)]
-    pub topic_mapping: BTreeMap<String, String>,
 }
 
 /// What one run must do.
@@ -301,6 +285,7 @@ pub fn backup(object: &KafkaBackup, run: &str) -> Result<Plan, SpecError> {
             segment_max_bytes: spec.segment_max_bytes,
         },
         retention: spec.retention.as_ref().map(retention).transpose()?,
+        include_offset_headers: spec.include_offset_headers,
         compression: spec.compression,
         compression_level: spec.compression_level,
         rate_limit: spec.rate_limit,
@@ -340,32 +325,6 @@ fn retention(spec: &spec::Retention) -> Result<Retention, SpecError> {
     })
 }
 
-/// The plan of a KafkaRestore.
-///
-/// # Errors
-/// [`SpecError`] names the field that cannot be obeyed.
-pub fn restore(object: &KafkaRestore, run: &str) -> Result<Plan, SpecError> {
-    let spec = &object.spec;
-    check_cluster("spec.targetCluster", &spec.target_cluster)?;
-    check_topics(&spec.topics, &spec.exclude_topics)?;
-    spec.storage.check()?;
-    check_mapping(&spec.topic_mapping)?;
-    let archive = spec.archive.as_deref().map(parse_archive).transpose()?;
-    Ok(Plan::Restore(RestorePlan {
-        run: run_ref("KafkaRestore", object, run),
-        backup_id: spec.backup_id.clone(),
-        archive,
-        storage: spec.storage.clone(),
-        cluster: spec.target_cluster.clone(),
-        topics: Topics {
-            include: spec.topics.clone(),
-            exclude: spec.exclude_topics.clone(),
-            missing: spec.missing_topics,
-        },
-        topic_mapping: spec.topic_mapping.clone(),
-    }))
-}
-
 /// Identity of a run of `object`. An object that the API server has not seen (a file at a terminal) has no UID: its
 /// namespace and name stand in, so that two runs of the same file meet each other's work.
 fn run_ref(kind: &str, object: &impl ResourceExt, run: &str) -> RunRef {
@@ -380,20 +339,6 @@ fn run_ref(kind: &str, object: &impl ResourceExt, run: &str) -> RunRef {
         name,
         uid,
         run: run.into(),
-    }
-}
-
-fn parse_archive(text: &str) -> Result<ArchiveName, SpecError> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(ArchiveName {
-            namespace: namespace.into(),
-            name: name.into(),
-        }),
-        Some(_) | None => Err(SpecError::new(
-            "spec.archive",
-            "<namespace>/<name> of a KafkaBackup",
-            format!("{text:?}"),
-        )),
     }
 }
 
@@ -437,28 +382,6 @@ fn check_topics(include: &[String], exclude: &[String]) -> Result<(), SpecError>
         ));
     }
     Selector::parse("spec.excludeTopics", exclude)?;
-    Ok(())
-}
-
-fn check_mapping(mapping: &BTreeMap<String, String>) -> Result<(), SpecError> {
-    let mut targets = BTreeSet::new();
-    for (source, target) in mapping {
-        let field = format!("spec.topicMapping.{source}");
-        if !is_topic_name(target) || is_internal(target) {
-            return Err(SpecError::new(
-                field,
-                "a topic name: 1 to 249 of a-z A-Z 0-9 . _ -, not beginning with __",
-                format!("{target:?}"),
-            ));
-        }
-        if !targets.insert(target) {
-            return Err(SpecError::new(
-                field,
-                "a target topic that no other source topic is mapped to",
-                format!("{target:?}"),
-            ));
-        }
-    }
     Ok(())
 }
 
@@ -678,15 +601,6 @@ mod tests {
         assert_eq!(
             (limit.bytes_per_second, limit.records_per_second),
             (None, Some(5))
-        );
-    }
-
-    #[test]
-    fn two_sources_may_not_share_a_target() {
-        let mapping = BTreeMap::from([("a".into(), "x".into()), ("b".into(), "x".into())]);
-        assert_eq!(
-            check_mapping(&mapping).unwrap_err().field,
-            "spec.topicMapping.b"
         );
     }
 

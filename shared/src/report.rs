@@ -5,6 +5,8 @@
 //!   condition's reason and the severity when several things went wrong.
 //! - [`Report::to_termination_message`] never exceeds [`TERMINATION_MESSAGE_MAX`] bytes and always stays valid JSON.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -212,6 +214,55 @@ impl HeldBack {
     }
 }
 
+/// Topics of a restore whose retention is not the one that they should have, since it would expire restored records at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetentionHeld {
+    /// How many topics.
+    pub topics: u64,
+    /// The first one, what it lacks, and the command that gives it to it.
+    pub example: String,
+}
+
+/// What a restore would write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DryRun {
+    /// Number of target topics.
+    pub topics: u64,
+    /// Records.
+    pub records: u64,
+    /// Bytes of the record batches that hold them.
+    pub bytes: u64,
+}
+
+impl fmt::Display for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "dry run: {} records ({} bytes) would be written to {} topics, and nothing was",
+            self.records, self.bytes, self.topics
+        )
+    }
+}
+
+impl RetentionHeld {
+    /// Whether no topic is concerned.
+    pub fn is_nothing(&self) -> bool {
+        self.topics == 0
+    }
+
+    /// What a user should know; `None` where no topic is concerned.
+    pub fn message(&self) -> Option<String> {
+        let more = match self.topics {
+            0 => return None,
+            1 => String::new(),
+            topics => format!(" (and {} more topics)", topics - 1),
+        };
+        Some(format!("{}{more}", self.example))
+    }
+}
+
 /// The outcome of a run with its counts; what the worker hands to the controller and prints at a terminal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -238,10 +289,16 @@ pub struct Report {
     /// Backup: what open transactions kept from being captured.
     #[serde(default, skip_serializing_if = "HeldBack::is_nothing")]
     pub held_back: HeldBack,
+    /// Restore: topics whose retention is held.
+    #[serde(default, skip_serializing_if = "RetentionHeld::is_nothing")]
+    pub retention_held: RetentionHeld,
+    /// Restore: what would be written. Nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<DryRun>,
     /// What a user should know although the run succeeded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Per topic; empty in the short form.
+    /// Per topic, of a dry run what would be; empty in the short form.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub topics: Vec<TopicReport>,
 }
@@ -279,6 +336,10 @@ impl Report {
                 continue;
             }
             if short.held_back.stuck.pop().is_some() {
+                continue;
+            }
+            if !short.retention_held.example.is_empty() {
+                shorten(&mut short.retention_held.example, excess);
                 continue;
             }
             match &mut short.outcome {
@@ -366,6 +427,11 @@ mod tests {
                 stuck: vec![stuck(&"t".repeat(249)); 3],
                 ..HeldBack::default()
             },
+            retention_held: RetentionHeld {
+                topics: 3,
+                example: "x".repeat(400),
+            },
+            dry_run: None,
             warnings: vec!["w".repeat(500); 9],
             topics: vec![TopicReport {
                 topic: "t".into(),

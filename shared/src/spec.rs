@@ -12,6 +12,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::codec::Codec;
+pub use crate::restore_spec::{
+    IfTopicNotEmpty, Pitr, Repartition, RestoreFrom, TimeRange, TopicConfig,
+};
 pub use crate::storage::{
     AzureCredentialsSecret, AzureSasTokenSecret, AzureServicePrincipalSecret, AzureStorage,
     GcsCredentialsSecret, GcsStorage, PvcStorage, S3CredentialsSecret, S3Storage, Storage,

@@ -135,7 +135,7 @@ pub struct FinishedRun {
     /// CamelCase reason of a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What a user should know about the failure.
+    /// What a user should know about the failure; of a dry run, what would be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Pods that the run took.

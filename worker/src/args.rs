@@ -67,6 +67,9 @@ Examples:
       --bootstrap-servers localhost:9092 --topics orders --topic-mapping orders=orders-copy \\
       --s3-bucket backups --s3-region eu-central-1
 
+  kafka-backup-worker restore --name before-the-bug --backup-id latest --dry-run \\
+      --bootstrap-servers localhost:9092 --pitr-timestamp 2026-01-02T03:04:05Z --folder /backups
+
 An interrupted restore goes on where it stopped when it is called again with the same name and namespace.")]
     Restore(RestoreArgs),
     /// List the runs of the archives in a store.
@@ -197,6 +200,9 @@ pub struct BackupArgs {
     /// source, zstd, lz4, gzip, snappy or none; all but source join small batches [default: source].
     #[arg(long, value_name = "CODEC")]
     pub compression: Option<String>,
+    /// Restores that say nothing of it add headers with the original topic, partition, offset and timestamp.
+    #[arg(long)]
+    pub include_offset_headers: bool,
     /// 1 to 22 with zstd, 1 to 9 with gzip.
     #[arg(long, value_name = "LEVEL")]
     pub compression_level: Option<u32>,
@@ -240,6 +246,17 @@ pub struct RestoreArgs {
     /// Names in the target cluster, separated by commas; others keep their name.
     #[arg(long, value_delimiter = ',', value_name = "SOURCE=TARGET", value_parser = mapping)]
     pub topic_mapping: Vec<(String, String)>,
+    #[command(flatten)]
+    pub placing: PlacingArgs,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub rate: RateArgs,
+    /// Read everything, write nothing, and tell what would be written.
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub storage: StorageArgs,
     #[command(flatten)]
@@ -396,13 +413,71 @@ pub struct RetentionArgs {
     pub retention_dry_run: bool,
 }
 
+/// Which partitions records go to.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Partitions")]
+pub struct PlacingArgs {
+    /// Partitions that get another number, separated by commas; others keep theirs.
+    #[arg(long, value_delimiter = ',', value_name = "TOPIC:SOURCE=TARGET", value_parser = partition_move)]
+    pub partition_mapping: Vec<(String, String, i32)>,
+    /// Refuse or ByKey: what happens when a target topic has another number of partitions [default: Refuse].
+    #[arg(long, value_name = "WHAT")]
+    pub repartition: Option<String>,
+}
+
+/// Which records, and what is added to them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Records")]
+pub struct ChoiceArgs {
+    /// logStart (what the source had at the backup) or archiveStart (also what it had deleted before) [default: logStart].
+    #[arg(long, value_name = "WHERE")]
+    pub from: Option<String>,
+    /// Only records up to this time, as in 2026-01-02T03:04:05Z.
+    #[arg(long, value_name = "TIME", conflicts_with = "pitr_timestamp_millis")]
+    pub pitr_timestamp: Option<String>,
+    /// Only records up to this time, in milliseconds since 1970.
+    #[arg(long, value_name = "MS")]
+    pub pitr_timestamp_millis: Option<i64>,
+    /// Only records from this time on.
+    #[arg(
+        long,
+        value_name = "TIME",
+        conflicts_with = "pitr_start_timestamp_millis"
+    )]
+    pub pitr_start_timestamp: Option<String>,
+    /// Only records from this time on, in milliseconds since 1970.
+    #[arg(long, value_name = "MS")]
+    pub pitr_start_timestamp_millis: Option<i64>,
+    /// Whether each record gets headers with its original topic, partition, offset and timestamp [default: as the backup says].
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub include_original_offset_header: Option<bool>,
+}
+
+/// What becomes of target topics.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Target topics")]
+pub struct TargetArgs {
+    /// Refuse target topics that do not exist instead of creating them.
+    #[arg(long, conflicts_with = "default_replication_factor")]
+    pub no_create_topics: bool,
+    /// Replicas of created topics [default: as the source, at most one per broker].
+    #[arg(long, value_name = "NUMBER")]
+    pub default_replication_factor: Option<i16>,
+    /// source or target: whose configs created topics have in the end [default: source].
+    #[arg(long, value_name = "WHOSE")]
+    pub topic_config: Option<String>,
+    /// Refuse, Append or Purge: what happens when a target topic has records [default: Refuse].
+    #[arg(long, value_name = "WHAT")]
+    pub if_topic_not_empty: Option<String>,
+}
+
 /// How fast a run may go.
 #[derive(Debug, Args)]
 pub struct RateArgs {
-    /// Bytes per second that are read, over all partitions.
+    /// Bytes per second that go from or to the cluster, over all partitions.
     #[arg(long, value_name = "BYTES")]
     pub bytes_per_second: Option<u64>,
-    /// Records per second that are read, over all partitions.
+    /// Records per second that go from or to the cluster, over all partitions.
     #[arg(long, value_name = "RECORDS")]
     pub records_per_second: Option<u64>,
 }
@@ -503,6 +578,15 @@ fn mapping(text: &str) -> Result<(String, String), String> {
         }
         Some(_) | None => Err("expected <source topic>=<target topic>".into()),
     }
+}
+
+fn partition_move(text: &str) -> Result<(String, String, i32), String> {
+    let parsed = text.rsplit_once(':').and_then(|(topic, partitions)| {
+        let (source, target) = partitions.split_once('=')?;
+        let whole = !topic.is_empty() && !source.is_empty();
+        whole.then_some((topic.into(), source.into(), target.parse().ok()?))
+    });
+    parsed.ok_or_else(|| "expected <source topic>:<source partition>=<target partition>".into())
 }
 
 fn archive_name(text: &str) -> Result<kafka_backup_shared::plan::ArchiveName, String> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kafka_backup_shared::report::{HeldBack, RetentionReport, TopicReport};
+use kafka_backup_shared::report::{DryRun, HeldBack, RetentionHeld, RetentionReport, TopicReport};
 use tokio_util::sync::CancellationToken;
 
 /// Default of the memory budget that fetch buffers and open segments share: with what the program takes beside it, the process
@@ -28,6 +28,8 @@ pub struct Progress {
     bytes: AtomicU64,
     done: AtomicU64,
     planned: AtomicU64,
+    checked_bytes: AtomicU64,
+    to_check_bytes: AtomicU64,
 }
 
 impl Progress {
@@ -42,6 +44,23 @@ impl Progress {
         self.records.fetch_add(records, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.done.fetch_add(done, Ordering::Relaxed);
+    }
+
+    /// Says that so many more bytes are read and checked before what they hold is written (restore).
+    pub fn plan_check(&self, bytes: u64) {
+        self.to_check_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds bytes that were checked.
+    pub fn add_checked(&self, bytes: u64) {
+        self.checked_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that are checked first: done and planned; `None` when all is done.
+    pub fn checking(&self) -> Option<(u64, u64)> {
+        let checked = self.checked_bytes.load(Ordering::Relaxed);
+        let planned = self.to_check_bytes.load(Ordering::Relaxed);
+        (checked < planned).then_some((checked, planned))
     }
 
     /// Durable records.
@@ -83,6 +102,10 @@ pub struct Completed {
     pub retention: Option<RetentionReport>,
     /// What open transactions kept from being captured.
     pub held_back: HeldBack,
+    /// Topics whose retention is held.
+    pub retention_held: RetentionHeld,
+    /// What would be written; nothing was.
+    pub dry_run: Option<DryRun>,
     /// What a user should know although the run succeeded.
     pub warnings: Vec<String>,
     /// Per topic.

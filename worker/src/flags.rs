@@ -1,11 +1,13 @@
 //! The object that flags describe, as a user would have written it in YAML.
 
+use std::collections::BTreeMap;
+
 use kafka_backup_shared::crd::{GROUP, VERSION};
 use serde_json::{Map, Value, json};
 
 use crate::args::{
-    BackupArgs, ClusterArgs, ObjectArgs, RateArgs, RestoreArgs, RetentionArgs, SelectionArgs,
-    StorageArgs,
+    BackupArgs, ChoiceArgs, ClusterArgs, ObjectArgs, RateArgs, RestoreArgs, RetentionArgs,
+    SelectionArgs, StorageArgs,
 };
 
 /// The KafkaBackup of `backup`.
@@ -30,6 +32,8 @@ pub fn backup(args: &BackupArgs) -> Value {
         args.checkpoint_interval_secs,
     );
     set(&mut spec, "segmentMaxBytes", args.segment_max_bytes);
+    let headers = args.include_offset_headers;
+    spec.insert("includeOffsetHeaders".into(), json!(headers));
     set(&mut spec, "retention", retention(&args.retention));
     set(&mut spec, "storage", storage(&args.storage));
     object("KafkaBackup", &args.object, spec)
@@ -49,8 +53,46 @@ pub fn restore(args: &RestoreArgs) -> Value {
         .map(|(source, target)| (source.clone(), json!(target)))
         .collect();
     spec.insert("topicMapping".into(), Value::Object(mapping));
+    set(&mut spec, "partitionMapping", partition_mapping(args));
+    set(&mut spec, "repartition", args.placing.repartition.as_ref());
+    let choice = &args.choice;
+    set(&mut spec, "from", choice.from.as_ref());
+    set(&mut spec, "pitr", pitr(choice));
+    let headers = choice.include_original_offset_header;
+    set(&mut spec, "includeOriginalOffsetHeader", headers);
+    let target = &args.target;
+    spec.insert("createTopics".into(), json!(!target.no_create_topics));
+    let replicas = target.default_replication_factor;
+    set(&mut spec, "defaultReplicationFactor", replicas);
+    set(&mut spec, "topicConfig", target.topic_config.as_ref());
+    let filled = target.if_topic_not_empty.as_ref();
+    set(&mut spec, "ifTopicNotEmpty", filled);
+    set(&mut spec, "rateLimit", rate_limit(&args.rate));
+    spec.insert("dryRun".into(), json!(args.dry_run));
     set(&mut spec, "storage", storage(&args.storage));
     object("KafkaRestore", &args.object, spec)
+}
+
+/// The `partitionMapping` block; `None` where no partition is moved.
+fn partition_mapping(args: &RestoreArgs) -> Option<Value> {
+    let mut topics: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for (topic, source, target) in &args.placing.partition_mapping {
+        let moves = topics.entry(topic).or_default();
+        moves.insert(source.clone(), json!(target));
+    }
+    (!topics.is_empty()).then(|| json!(topics))
+}
+
+/// The `pitr` block; `None` where no time is given.
+fn pitr(args: &ChoiceArgs) -> Option<Value> {
+    let mut fields = Map::new();
+    set(&mut fields, "timestamp", args.pitr_timestamp.as_ref());
+    set(&mut fields, "timestampMillis", args.pitr_timestamp_millis);
+    let start = args.pitr_start_timestamp.as_ref();
+    set(&mut fields, "startTimestamp", start);
+    let start = args.pitr_start_timestamp_millis;
+    set(&mut fields, "startTimestampMillis", start);
+    (!fields.is_empty()).then_some(Value::Object(fields))
 }
 
 /// The `retention` block; `None` where no flag speaks of it.
@@ -341,6 +383,24 @@ spec: {{kafkaCluster: {{bootstrapServers: ['a:1']}}, topics: [o], storage: {yaml
             "a:1",
             "--topic-mapping",
             "orders=orders2,p=q",
+            "--partition-mapping",
+            "orders:0=4,orders:3=0,p:1=1",
+            "--from",
+            "archiveStart",
+            "--pitr-timestamp",
+            "2026-01-02T03:04:05Z",
+            "--pitr-start-timestamp-millis",
+            "5",
+            "--include-original-offset-header",
+            "--default-replication-factor",
+            "2",
+            "--topic-config",
+            "target",
+            "--if-topic-not-empty",
+            "Purge",
+            "--bytes-per-second",
+            "9",
+            "--dry-run",
             "--folder",
             "/backups",
         ]);
@@ -355,6 +415,15 @@ spec:
   targetCluster: {bootstrapServers: ['a:1']}
   topics: ['*']
   topicMapping: {orders: orders2, p: q}
+  partitionMapping: {orders: {'0': 4, '3': 0}, p: {'1': 1}}
+  from: archiveStart
+  pitr: {timestamp: '2026-01-02T03:04:05Z', startTimestampMillis: 5}
+  includeOriginalOffsetHeader: true
+  defaultReplicationFactor: 2
+  topicConfig: target
+  ifTopicNotEmpty: Purge
+  rateLimit: {bytesPerSecond: 9}
+  dryRun: true
   storage: {storageType: pvc, pvc: {claimName: folder}}
 ",
         );

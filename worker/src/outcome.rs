@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kafka_backup_shared::plan::RunRef;
-use kafka_backup_shared::report::{Fault, HeldBack, Outcome, Report, error_chain};
+use kafka_backup_shared::report::{Fault, HeldBack, Outcome, Report, RetentionHeld, error_chain};
 use tracing::warn;
 
 use crate::context::{Completed, Progress};
@@ -61,6 +61,8 @@ impl Attempt {
                 gaps: completed.gaps,
                 retention: completed.retention,
                 held_back: completed.held_back,
+                retention_held: completed.retention_held,
+                dry_run: completed.dry_run,
                 warnings: completed.warnings,
                 topics: completed.topics,
             },
@@ -74,6 +76,8 @@ impl Attempt {
                 gaps: 0,
                 retention: None,
                 held_back: HeldBack::default(),
+                retention_held: RetentionHeld::default(),
+                dry_run: None,
                 warnings: Vec::new(),
                 topics: Vec::new(),
             },

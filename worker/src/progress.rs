@@ -80,6 +80,8 @@ struct Reading {
     ratio: Option<f64>,
     bytes_per_second: f64,
     left: Option<Duration>,
+    /// Bytes that are checked before they are written: done and planned.
+    checking: Option<(u64, u64)>,
 }
 
 impl Reading {
@@ -101,6 +103,10 @@ impl std::fmt::Display for Reading {
             human::bytes(self.bytes),
             human::bytes(self.bytes_per_second as u64)
         )?;
+        if let Some((checked, planned)) = self.checking {
+            let (checked, planned) = (human::bytes(checked), human::bytes(planned));
+            write!(f, "  checked {checked} of {planned}")?;
+        }
         match self.left.map(|left| left.as_secs()) {
             None => Ok(()),
             Some(seconds @ 0..60) => write!(f, "  {seconds} s left"),
@@ -146,6 +152,7 @@ impl Meter {
             ratio: progress.ratio(),
             bytes_per_second: rate(bytes, bytes_then),
             left,
+            checking: progress.checking(),
         }
     }
 }
@@ -177,6 +184,21 @@ mod tests {
     fn before_the_plan_is_known_no_percent_is_told() {
         let reading = Meter::default().read(&Progress::default(), Instant::now());
         assert_eq!(reading.to_string(), "0 records  0 B  0 B/s");
+    }
+
+    #[test]
+    fn what_is_checked_first_is_told_until_it_is_done() {
+        let progress = Progress::default();
+        progress.plan_check(4 << 20);
+        progress.add_checked(1 << 20);
+        let reading = || Meter::default().read(&progress, Instant::now()).to_string();
+        assert!(
+            reading().ends_with("  checked 1.0 MiB of 4.0 MiB"),
+            "{}",
+            reading()
+        );
+        progress.add_checked(3 << 20);
+        assert!(!reading().contains("checked"), "{}", reading());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::Timestamp;
-use kafka_backup_shared::report::{Fault, HeldBack, Outcome, TopicReport};
+use kafka_backup_shared::report::{Fault, HeldBack, Outcome, RetentionHeld, TopicReport};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -114,6 +114,8 @@ fn report(topics: usize) -> Report {
         gaps: 0,
         retention: None,
         held_back: HeldBack::default(),
+        retention_held: RetentionHeld::default(),
+        dry_run: None,
         warnings: vec![],
         topics: (0..topics)
             .map(|i| TopicReport {

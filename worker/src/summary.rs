@@ -21,6 +21,17 @@ pub fn of(plan: &Plan, report: &Report) -> String {
 
 fn completed(plan: &Plan, report: &Report) -> String {
     let run = &report.run.run;
+    if let Some(dry_run) = &report.dry_run {
+        let mut text = format!(
+            "Dry run of restore {}: {} and {} would be written to {}. Nothing was written.\n",
+            report.run.name,
+            human::counted(dry_run.records, "record", "records"),
+            human::bytes(dry_run.bytes),
+            human::counted(dry_run.topics, "topic", "topics"),
+        );
+        text.push_str(&told(report));
+        return text;
+    }
     let (what, verb) = match plan {
         Plan::Backup(plan) => (
             format!("Backup {run} of archive {} is complete", plan.archive),
@@ -29,7 +40,7 @@ fn completed(plan: &Plan, report: &Report) -> String {
         Plan::Restore(plan) => (
             format!(
                 "Restore {} of backup {} is complete",
-                report.run.name, plan.backup_id
+                report.run.name, plan.request.backup_id
             ),
             "in the target",
         ),
@@ -54,15 +65,22 @@ fn completed(plan: &Plan, report: &Report) -> String {
     if let Some(retention) = &report.retention {
         text.push_str(&retained(retention));
     }
+    text.push_str(&told(report));
+    if let Plan::Backup(_) = plan {
+        text.push_str(&format!("\nRestore it with --backup-id {run}.\n"));
+    }
+    text
+}
+
+/// Warnings, and a table of the topics.
+fn told(report: &Report) -> String {
+    let mut text = String::new();
     for warning in &report.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
     if !report.topics.is_empty() {
         text.push('\n');
         text.push_str(&topics(report));
-    }
-    if let Plan::Backup(_) = plan {
-        text.push_str(&format!("\nRestore it with --backup-id {run}.\n"));
     }
     text
 }
@@ -182,7 +200,7 @@ mod tests {
     use super::*;
     use jiff::Timestamp;
     use kafka_backup_shared::plan;
-    use kafka_backup_shared::report::{HeldBack, TopicReport};
+    use kafka_backup_shared::report::{DryRun, HeldBack, RetentionHeld, TopicReport};
     use serde_json::json;
 
     fn plan() -> Plan {
@@ -207,6 +225,8 @@ mod tests {
             gaps: 1,
             retention: None,
             held_back: HeldBack::default(),
+            retention_held: RetentionHeld::default(),
+            dry_run: None,
             warnings: vec!["look".into()],
             topics: vec![TopicReport {
                 topic: "t".into(),
@@ -297,5 +317,25 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_dry_run_says_that_nothing_was_written() {
+        let report = Report {
+            dry_run: Some(DryRun {
+                topics: 1,
+                records: 2000,
+                bytes: 4096,
+            }),
+            records: 0,
+            ..report(Outcome::Success)
+        };
+        let text = of(&plan(), &report);
+        assert!(
+            text.contains(
+                "2,000 records and 4.0 KiB would be written to 1 topic. Nothing was written."
+            ),
+            "{text}"
+        );
     }
 }

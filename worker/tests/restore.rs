@@ -153,7 +153,7 @@ async fn every_kind_of_batch_comes_back_record_by_record() {
 
     let client = client().await;
     let config = async |topic: &str, name: &str| {
-        let topics = [Arc::from(plan.topic_mapping[topic].as_str())];
+        let topics = [Arc::from(plan.request.topic_mapping[topic].as_str())];
         let configs = client
             .topic_configs(&topics)
             .await
@@ -198,7 +198,7 @@ async fn small_plain_batches_are_joined() {
     let plan = archive.plan();
     archive.restore(&plan, &context()).await.unwrap();
     archive.assert_restored(&plan).await;
-    assert_eq!(batches(&plan.topic_mapping["small"]).await, 1);
+    assert_eq!(batches(&plan.request.topic_mapping["small"]).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,8 +261,10 @@ async fn a_target_that_is_not_empty_is_refused_and_nothing_is_touched() {
     let filled = archive.plan();
     archive.restore(&filled, &context()).await.unwrap();
     let mut plan = archive.plan();
-    let full = filled.topic_mapping["b-full"].clone();
-    plan.topic_mapping.insert("b-full".into(), full.clone());
+    let full = filled.request.topic_mapping["b-full"].clone();
+    plan.request
+        .topic_mapping
+        .insert("b-full".into(), full.clone());
     let error = archive.restore(&plan, &context()).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Spec);
     let text = error_chain(&error);
@@ -272,7 +274,7 @@ async fn a_target_that_is_not_empty_is_refused_and_nothing_is_touched() {
     );
     let client = client().await;
     assert!(
-        metadata(&client, &plan.topic_mapping["a-new"])
+        metadata(&client, &plan.request.topic_mapping["a-new"])
             .await
             .error
             .is_some(),
@@ -293,7 +295,7 @@ async fn an_empty_topic_that_fits_is_used_and_keeps_its_configs() {
         .await;
     archive.commit().await;
     let plan = archive.plan();
-    let target: Arc<str> = Arc::from(plan.topic_mapping["t"].as_str());
+    let target: Arc<str> = Arc::from(plan.request.topic_mapping["t"].as_str());
     let client = client().await;
     let create = async |name: &Arc<str>, partitions: i32| {
         let new = NewTopic {
@@ -330,7 +332,7 @@ async fn an_empty_topic_that_fits_is_used_and_keeps_its_configs() {
     assert_eq!(segment_ms.value.as_deref(), Some("55555"));
 
     let other = archive.plan();
-    create(&Arc::from(other.topic_mapping["t"].as_str()), 2).await;
+    create(&Arc::from(other.request.topic_mapping["t"].as_str()), 2).await;
     let error = archive.restore(&other, &context()).await.unwrap_err();
     let text = error_chain(&error);
     assert!(
@@ -347,13 +349,13 @@ async fn an_unknown_backup_is_refused_with_what_is_there() {
         .await;
     archive.commit().await;
     let mut plan = archive.plan();
-    plan.backup_id = "orders-20200101-000000".into();
+    plan.request.backup_id = "orders-20200101-000000".into();
     let error = archive.restore(&plan, &context()).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Spec);
     assert!(error_chain(&error).contains(RUN), "{}", error_chain(&error));
-    plan.backup_id = "latest".into();
-    plan.topics.include = vec!["absent".into()];
-    plan.topic_mapping.clear();
+    plan.request.backup_id = "latest".into();
+    plan.request.topics.include = vec!["absent".into()];
+    plan.request.topic_mapping.clear();
     let error = archive.restore(&plan, &context()).await.unwrap_err();
     assert!(
         error_chain(&error).contains("found absent"),
@@ -396,7 +398,7 @@ async fn a_damaged_segment_is_corrupt_and_named() {
     assert_eq!(error.fault(), Fault::Corrupt);
     let client = client().await;
     assert!(
-        metadata(&client, &plan.topic_mapping["t"])
+        metadata(&client, &plan.request.topic_mapping["t"])
             .await
             .error
             .is_some(),

@@ -19,11 +19,12 @@ use kafka_backup_shared::archive::FORMAT_VERSION;
 use kafka_backup_shared::archive::layout::Layout;
 use kafka_backup_shared::archive::manifest::to_json;
 use kafka_backup_shared::archive::restore::{
-    Done as RestoreDone, RestoreDecision, RestoredPartitionDecision, RestoredTopicDecision,
+    Done as RestoreDone, RestoreDecision, RestoredTopicDecision, SourcePartition,
 };
 use kafka_backup_shared::archive::retention::Policy;
-use kafka_backup_shared::plan::{ArchiveName, Retention, RunRef};
+use kafka_backup_shared::plan::{ArchiveName, RestoreRequest, Retention, RunRef, Topics};
 use kafka_backup_shared::report::Fault;
+use kafka_backup_shared::spec::MissingTopics;
 use kafka_backup_worker::inspect;
 use kafka_backup_worker::retention::{self, Done, RetentionError, Scope};
 use kafka_backup_worker::store::Store;
@@ -358,29 +359,27 @@ async fn a_run_that_was_given_up_goes_after_a_week() {
 async fn begin_restore(history: &History) -> (Layout, &'static str) {
     let manifest = history.archive.manifest(FIRST).await;
     let part = history.archive.part(&manifest, &history.moving).await;
-    let partitions = part
-        .partitions
-        .iter()
-        .map(|pinned| RestoredPartitionDecision {
-            partition: pinned.partition,
-            base_offset: 0,
-            source: kafka_backup_shared::archive::chain::OffsetRange {
-                start: 0,
-                end: pinned.end,
-            },
-            records: pinned.records(),
-            generation: pinned.generation.clone(),
-            segments: pinned.segments.clone(),
-        });
+    let partitions = part.partitions.iter().map(|pinned| SourcePartition {
+        partition: pinned.partition,
+        range: kafka_backup_shared::archive::chain::OffsetRange {
+            start: 0,
+            end: pinned.end,
+        },
+        records: pinned.records(),
+        bytes: 1,
+        generation: pinned.generation.clone(),
+        segments: pinned.segments.clone(),
+    });
     let topic = RestoredTopicDecision {
         source_topic_id: part.description.topic_id,
         target: "copy".into(),
         target_topic_id: part.description.topic_id,
         max_message_bytes: 1 << 20,
-        created: true,
-        final_configs: BTreeMap::new(),
+        final_configs: None,
         held_configs: BTreeMap::new(),
-        partitions: partitions.collect(),
+        sources: partitions.collect(),
+        partitions: Vec::new(),
+        by_key: None,
     };
     let decision = RestoreDecision {
         format_version: FORMAT_VERSION,
@@ -393,6 +392,16 @@ async fn begin_restore(history: &History) -> (Layout, &'static str) {
         target_cluster_id: "c".into(),
         producer_id: 1,
         producer_epoch: 0,
+        request: RestoreRequest::new(
+            "latest",
+            Topics {
+                include: vec!["*".into()],
+                exclude: vec![],
+                missing: MissingTopics::Fail,
+            },
+        ),
+        provenance: None,
+        failed: BTreeMap::new(),
         topics: BTreeMap::from([(history.moving.clone(), topic)]),
     };
     let layout = history.archive.layout.clone();
@@ -428,6 +437,7 @@ async fn a_restore_under_way_keeps_the_run_that_it_reads() {
         gaps: 0,
         warnings: vec![],
         topics: vec![],
+        retention_held: Default::default(),
     };
     store
         .create(&layout.restore_done(uid), to_json(&done).into())

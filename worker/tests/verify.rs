@@ -133,6 +133,7 @@ fn manifest(run: &str, topics: &[(&str, &str, u64)]) -> Manifest {
         missing_topics: vec![],
         groups: None,
         held_back: HeldBack::default(),
+        include_offset_headers: false,
     }
 }
 
@@ -175,6 +176,7 @@ impl Archive {
                 topics: BTreeMap::new(),
                 missing_topics: vec![],
                 failed: BTreeMap::new(),
+                include_offset_headers: false,
             };
             archive.write(&keys.begin(run), &to_json(&begin));
         }

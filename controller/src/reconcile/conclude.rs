@@ -5,7 +5,7 @@ use kafka_backup_shared::report::Report;
 use kafka_backup_shared::status::{ActiveRun, FinishedRun, Phase, RunOutcome};
 
 use super::condition::{
-    self, CAPTURE_HELD, PROGRESSING, READY, SUCCEEDED, SUSPENDED, Saying, Truth,
+    self, CAPTURE_HELD, PROGRESSING, READY, RETENTION_HELD, SUCCEEDED, SUSPENDED, Saying, Truth,
 };
 use super::decide::{Draft, Step};
 use super::view::Trouble;
@@ -82,6 +82,23 @@ impl<K: Kind> Draft<'_, K> {
         condition::set(conditions, CAPTURE_HELD, saying, Some(run.generation), now);
     }
 
+    /// Notes what a complete restore tells of topics whose retention it holds. That stays: when a user ends it, nobody tells.
+    pub(super) fn note_retention_held(&mut self, run: &ActiveRun, report: &Report) {
+        let Some(message) = report.retention_held.message() else {
+            return;
+        };
+        let now = self.now;
+        let saying = Saying::new(true, "WouldExpireRecords", message);
+        let conditions = &mut self.life().conditions;
+        condition::set(
+            conditions,
+            RETENTION_HELD,
+            saying,
+            Some(run.generation),
+            now,
+        );
+    }
+
     fn readiness(&mut self, invalid: Option<SpecError>, trouble: Option<Trouble>) -> Saying {
         let (event, saying) = match (invalid, trouble) {
             (Some(error), _) => (
@@ -136,11 +153,15 @@ fn succeeded<K: Kind>(active: Option<&ActiveRun>, last: Option<&FinishedRun>) ->
         ),
         (None, None) => Saying::new(Truth::Unknown, "NoRun", "no run has ended yet"),
         (None, Some(run)) if run.outcome == RunOutcome::Success => {
-            let message = format!(
-                "run {}: {} records, {} bytes",
-                run.backup_id, run.records, run.size
-            );
-            Saying::new(true, format!("{}Completed", K::KIND.noun()), message)
+            let (reason, told) = match &run.message {
+                // Only a dry run has something to say in success.
+                Some(told) => ("DryRunCompleted".to_owned(), told.clone()),
+                None => (
+                    format!("{}Completed", K::KIND.noun()),
+                    format!("{} records, {} bytes", run.records, run.size),
+                ),
+            };
+            Saying::new(true, reason, format!("run {}: {told}", run.backup_id))
         }
         (None, Some(run)) => {
             let reason = run

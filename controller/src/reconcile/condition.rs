@@ -1,4 +1,4 @@
-//! Conditions: Ready, Suspended, Progressing, Succeeded, and CaptureHeldByTransaction once a run has told of it.
+//! Conditions: Ready, Suspended, Progressing, Succeeded; CaptureHeldByTransaction and RetentionHeld once a run has told of them.
 //!
 //! # Guarantees
 //! - `lastTransitionTime` moves only with `status`.
@@ -42,6 +42,9 @@ pub(crate) const SUCCEEDED: &str = "Succeeded";
 
 /// An open transaction has kept the last two complete runs from the same records.
 pub(crate) const CAPTURE_HELD: &str = "CaptureHeldByTransaction";
+
+/// The retention of restored topics is held, for it would expire restored records.
+pub(crate) const RETENTION_HELD: &str = "RetentionHeld";
 
 /// What a condition says.
 #[derive(Clone, Debug, PartialEq, Eq)]

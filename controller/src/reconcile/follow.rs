@@ -183,7 +183,7 @@ impl<K: Kind> Draft<'_, K> {
             records,
             outcome: ended.outcome,
             reason: ended.reason.clone(),
-            message: ended.message.clone(),
+            message: ended.message.clone().or_else(|| dry_run(report)),
             attempts: ended.attempts,
         };
         let duration = ended.at.duration_since(ended.started).as_millis();
@@ -205,6 +205,7 @@ impl<K: Kind> Draft<'_, K> {
         K::record_end(&mut self.status, &finished, report);
         if let Some(report) = report.filter(|_| ended.outcome == RunOutcome::Success) {
             self.note_held_back(run, report);
+            self.note_retention_held(run, report);
         }
         K::history_mut(&mut self.status).push(finished);
         let limits = self.object.history_limits();
@@ -229,7 +230,10 @@ impl<K: Kind> Draft<'_, K> {
                 self.tell(
                     false,
                     format!("{noun}Completed"),
-                    format!("run {}: {records} records", run.id),
+                    match dry_run(ended.report.as_ref()) {
+                        Some(told) => format!("run {}: {told}", run.id),
+                        None => format!("run {}: {records} records", run.id),
+                    },
                 );
                 for warning in warnings {
                     self.tell(true, format!("{noun}Warning"), warning);
@@ -246,6 +250,10 @@ impl<K: Kind> Draft<'_, K> {
             }
         }
     }
+}
+
+fn dry_run(report: Option<&Report>) -> Option<String> {
+    Some(report?.dry_run?.to_string())
 }
 
 /// A Job that went away before it was accounted: its run failed, unless its last word had arrived.

@@ -6,7 +6,7 @@
 //!   topics/<topic>/<topic id>/<partition>/<generation>/<segment>.log
 //!   runs/<run id>/begin.json  groups.<crc32c>.jsonl.zst  topics/<topic>/part.json.zst  manifest.json | partial.json
 //!   trash/<id>.json
-//!   restores/<restore uid>/plan.json  lease.json  done.json
+//!   restores/<restore uid>/purge.json  plan.json  lease.json  done.json
 //!   restores/<restore uid>/topics/<topic>/<partition>/<start>.<end>.json
 //! ```
 //! A topic's name always stands alone between slashes, below a folder of nothing but topics: it may be as long as a file name
@@ -296,6 +296,11 @@ impl Layout {
     /// What was decided for a restore.
     pub fn restore_plan(&self, uid: &str) -> String {
         format!("{}/restores/{}/plan.json", self.root, escape(uid))
+    }
+
+    /// What a purge changes for its time.
+    pub fn restore_purge(&self, uid: &str) -> String {
+        format!("{}/restores/{}/purge.json", self.root, escape(uid))
     }
 
     /// Who is at work on a restore.

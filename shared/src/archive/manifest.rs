@@ -85,6 +85,9 @@ pub struct Begin {
     /// The consumer groups, captured before the ends; `None` where none was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<GroupsPart>,
+    /// What [`Manifest::include_offset_headers`] will say.
+    #[serde(default)]
+    pub include_offset_headers: bool,
 }
 
 /// A topic in a [`Begin`].
@@ -231,6 +234,9 @@ pub struct Manifest {
     /// What open transactions held back.
     #[serde(default, skip_serializing_if = "HeldBack::is_nothing")]
     pub held_back: HeldBack,
+    /// Whether a restore that says nothing of it adds headers with the source's offsets.
+    #[serde(default)]
+    pub include_offset_headers: bool,
 }
 
 /// A complete topic in a [`Manifest`].

@@ -1,4 +1,4 @@
-//! What a restore keeps in the archive: `plan.json`, `lease.json`, `done.json` and the pieces of its offset map.
+//! What a restore keeps in the archive: `purge.json`, `plan.json`, `lease.json`, `done.json` and the pieces of its offset map.
 //!
 //! # Guarantees
 //! - `plan.json` is created once, before the first record is written; every later attempt follows it.
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::OffsetRange;
 use super::layout::{SegmentName, TopicId};
-use crate::plan::RunRef;
-use crate::report::TopicReport;
+use crate::plan::{RestoreRequest, RunRef};
+use crate::report::{RetentionHeld, TopicReport};
 
 /// `plan.json`: what was decided before the first record was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,11 @@ pub struct RestoreDecision {
     pub start_time: Timestamp,
     /// Run id of the backup.
     pub backup_id: String,
+    /// What was asked for.
+    pub request: RestoreRequest,
+    /// Name of the source in the headers that each record gets; `None`: it gets none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<String>,
     /// Id of the target cluster.
     pub target_cluster_id: String,
     /// Producer id of every batch; idempotence is only the second line behind the base offset rule.
@@ -34,6 +39,9 @@ pub struct RestoreDecision {
     pub producer_epoch: i16,
     /// The topics, by source name.
     pub topics: BTreeMap<String, RestoredTopicDecision>,
+    /// Topics of which the archive has lost something, by source name, with the reason: nothing is written of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed: BTreeMap<String, String>,
 }
 
 /// A topic in a [`RestoreDecision`].
@@ -48,34 +56,62 @@ pub struct RestoredTopicDecision {
     pub target_topic_id: TopicId,
     /// Largest batch that the target takes, in bytes.
     pub max_message_bytes: u32,
-    /// Whether the restore created the topic. The configs of one that was there before are left alone.
-    pub created: bool,
-    /// Configs to set when the data is in.
-    #[serde(default)]
-    pub final_configs: BTreeMap<String, String>,
-    /// Configs of the source that are not set, because they would expire restored records.
+    /// Configs to give the topic when the data is in, null for the cluster's default; `None`: the topic was there before, and its
+    /// configs are left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_configs: Option<BTreeMap<String, Option<String>>>,
+    /// Configs that the topic should have and does not get, because they would expire restored records.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub held_configs: BTreeMap<String, String>,
-    /// Partitions, sorted by number.
-    pub partitions: Vec<RestoredPartitionDecision>,
+    /// Source partitions that are read, sorted by number.
+    pub sources: Vec<SourcePartition>,
+    /// Target partitions that are written, sorted by number.
+    pub partitions: Vec<TargetPartition>,
+    /// Partitions that the target has, where records are dealt out among them by their keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_key: Option<u32>,
 }
 
-/// A partition in a [`RestoreDecision`].
+/// A partition that is read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RestoredPartitionDecision {
-    /// Its number, the same on both sides.
+pub struct SourcePartition {
+    /// Its number.
     pub partition: i32,
-    /// Offset in the target of the first record.
-    pub base_offset: i64,
     /// Source offsets that are restored.
-    pub source: OffsetRange,
-    /// Records that will be in the target: the log end must come out at `base_offset + records`.
+    pub range: OffsetRange,
+    /// Records at those offsets that are restored.
     pub records: u64,
+    /// Bytes of record batches that hold them, in proportion where a segment counts in part.
+    pub bytes: u64,
     /// Generation in which the segments stand.
     pub generation: String,
     /// The pinned segments, sorted by start.
     pub segments: Vec<SegmentName>,
+}
+
+/// A partition that is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetPartition {
+    /// Its number.
+    pub partition: i32,
+    /// Offset of the first restored record.
+    pub base_offset: i64,
+    /// Records that will be there: the log end must come out at `base_offset + records`.
+    pub records: u64,
+    /// The source partitions that it takes records from, one after another.
+    pub sources: Vec<i32>,
+}
+
+/// `purge.json`: what a purge changes for its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Purge {
+    /// See [`super::FORMAT_VERSION`].
+    pub format_version: u32,
+    /// `cleanup.policy` of target topics before the purge; null where it was the cluster's default.
+    pub policies: BTreeMap<String, Option<String>>,
 }
 
 /// `lease.json`: who is at work. Updated conditionally; a successor waits until it has run out.
@@ -113,6 +149,9 @@ pub struct Done {
     /// Per topic.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub topics: Vec<TopicReport>,
+    /// What retention does not have yet.
+    #[serde(default, skip_serializing_if = "RetentionHeld::is_nothing")]
+    pub retention_held: RetentionHeld,
 }
 
 /// Where the records of one restored segment went.

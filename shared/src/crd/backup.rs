@@ -116,6 +116,9 @@ pub struct KafkaBackupSpec {
     #[serde(default = "SegmentLimits::default_segment_max_bytes")]
     #[schemars(range(min = 65536, max = 1073741824))]
     pub segment_max_bytes: u32,
+    /// What a restore does that says nothing of `includeOriginalOffsetHeader`.
+    #[serde(default)]
+    pub include_offset_headers: bool,
     /// Which runs stay in the archive; left out, all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,

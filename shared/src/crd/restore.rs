@@ -12,7 +12,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{JobSettings, KafkaCluster, MissingTopics, Storage};
+use crate::spec::{
+    IfTopicNotEmpty, JobSettings, KafkaCluster, MissingTopics, Pitr, RateLimit, Repartition,
+    RestoreFrom, Storage, TopicConfig,
+};
 use crate::status::{FinishedRun, Life};
 
 /// What to restore, from where, to where. It cannot be changed once created.
@@ -43,7 +46,11 @@ use crate::status::{FinishedRun, Life};
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a KafkaRestore cannot be changed; create another one"))]
+#[x_kube(
+    validation = Rule::new("self == oldSelf").message("the spec of a KafkaRestore cannot be changed; create another one"),
+    validation = Rule::new("!has(self.partitionMapping) || self.repartition != 'ByKey'").message("partitionMapping and repartition ByKey exclude each other: both say where records go"),
+    validation = Rule::new("!has(self.defaultReplicationFactor) || self.createTopics").message("defaultReplicationFactor is for topics that the restore creates, and createTopics is false"),
+)]
 pub struct KafkaRestoreSpec {
     /// Run id of the backup, or `latest` for the newest complete run.
     #[schemars(length(min = 1, max = 300))]
@@ -68,12 +75,52 @@ pub struct KafkaRestoreSpec {
     /// Names in the target cluster: source topic to target topic; others keep their name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub topic_mapping: BTreeMap<String, String>,
+    /// Partitions in the target cluster, by source topic: source partition to target partition, as in `orders: {"0": 3}`; others
+    /// keep their number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub partition_mapping: BTreeMap<String, BTreeMap<String, i32>>,
+    /// What happens when a target topic has another number of partitions than its source.
+    #[serde(default)]
+    pub repartition: Repartition,
+    /// Where the restore begins: at what the source still had when it was backed up, or at what the archive has.
+    #[serde(default)]
+    pub from: RestoreFrom,
+    /// Only records with timestamps in a range (point in time).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pitr: Option<Pitr>,
+    /// Whether each record gets headers that tell where it comes from (`x-original-topic`, `x-original-partition`,
+    /// `x-original-offset`, `x-original-timestamp`, `x-source-cluster`); left out, as the backup's `includeOffsetHeaders` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include_original_offset_header: Option<bool>,
+    /// Whether target topics that do not exist are created; where it is false, they are refused.
+    #[serde(default = "create_topics")]
+    pub create_topics: bool,
+    /// Replicas of created topics; left out, as many as the source had, and no more than there are brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub default_replication_factor: Option<i16>,
+    /// Whose configs created topics have when the data is in. What would expire restored records is held back and told.
+    #[serde(default)]
+    pub topic_config: TopicConfig,
+    /// What happens when a target topic has records.
+    #[serde(default)]
+    pub if_topic_not_empty: IfTopicNotEmpty,
+    /// How fast the restore may write to the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    /// Reads everything, writes nothing, and tells what would be written.
+    #[serde(default)]
+    pub dry_run: bool,
     /// Settings of the Job that makes the run.
     #[serde(default)]
     pub job: JobSettings,
     /// Resources of the worker's container; the controller's defaults where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+}
+
+fn create_topics() -> bool {
+    true
 }
 
 /// One restored topic.
@@ -107,7 +154,7 @@ pub struct KafkaRestoreStatus {
     /// Percent of the planned records that are in the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<u8>,
-    /// Per topic, when the restore is complete; at most 100.
+    /// Per topic, when the restore is complete; at most 100. Of a dry run, what would be written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restored_topics: Vec<RestoredTopic>,
     /// Value of the retry annotation that was obeyed last.

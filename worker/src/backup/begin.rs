@@ -147,6 +147,7 @@ async fn decide(
             .map(|(topic, failure)| (topic, failure.message))
             .collect(),
         groups,
+        include_offset_headers: plan.include_offset_headers,
     };
     choose_generations(&mut begin, archive, client, base, &chosen).await?;
     Ok((begin, object))

@@ -91,6 +91,7 @@ pub(super) async fn commit(
         missing_topics: begin.missing_topics.clone(),
         groups: begin.groups.clone(),
         held_back: held_back(begin, base),
+        include_offset_headers: begin.include_offset_headers,
     };
     if failed.is_empty() {
         let key = archive.layout.manifest(&run);
@@ -379,7 +380,6 @@ pub(super) fn completed(
         bytes: manifest.bytes,
         held_back: manifest.held_back.clone(),
         gaps: manifest.topics.values().map(|topic| topic.gaps).sum(),
-        retention: None,
         warnings,
         topics: manifest
             .topics
@@ -391,6 +391,7 @@ pub(super) fn completed(
                 bytes: topic.added_bytes,
             })
             .collect(),
+        ..Completed::default()
     }
 }
 

@@ -42,6 +42,7 @@ fn begin(partition: &BeginPartition) -> Begin {
         missing_topics: Vec::new(),
         failed: BTreeMap::new(),
         groups: None,
+        include_offset_headers: false,
     }
 }
 
@@ -210,5 +211,6 @@ fn manifest_of(begin: &Begin) -> Manifest {
         missing_topics: Vec::new(),
         groups: None,
         held_back: HeldBack::default(),
+        include_offset_headers: false,
     }
 }

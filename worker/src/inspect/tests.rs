@@ -91,6 +91,7 @@ fn manifest(run: &str) -> Manifest {
         source_cluster_id: None,
         groups: None,
         held_back: Default::default(),
+        include_offset_headers: false,
     }
 }
 
@@ -120,6 +121,7 @@ fn begin(run: &str) -> Begin {
         failed: BTreeMap::new(),
         source_cluster_id: None,
         groups: None,
+        include_offset_headers: false,
     }
 }
 

@@ -9,6 +9,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as RdNewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::client::ClientConfig;
@@ -87,6 +88,39 @@ impl Admin {
             Some(code) => Err(failure(topic, *code)),
         };
         Ok(topics.iter().map(result).collect())
+    }
+
+    /// Deletes the records before an offset of each partition, given as topic, partition, offset.
+    ///
+    /// # Errors
+    /// The first partition's that was refused.
+    pub async fn delete_records(&self, before: &[(Arc<str>, i32, i64)]) -> Result<(), KafkaError> {
+        let failed = |source| KafkaError::Admin {
+            operation: "delete records",
+            source,
+        };
+        let mut offsets = TopicPartitionList::new();
+        for (topic, partition, offset) in before {
+            offsets
+                .add_partition_offset(topic, *partition, Offset::Offset(*offset))
+                .map_err(failed)?;
+        }
+        let options = AdminOptions::new()
+            .request_timeout(Some(OPERATION_TIMEOUT * 2))
+            .operation_timeout(Some(OPERATION_TIMEOUT));
+        let deleted = self.client.delete_records(&offsets, &options).await;
+        for element in deleted.map_err(failed)?.elements() {
+            if let Err(error) = element.error() {
+                let code = error.rdkafka_error_code();
+                return Err(KafkaError::Answered {
+                    api: ApiKey::DeleteRecords,
+                    subject: Subject::Partition(Arc::from(element.topic()), element.partition()),
+                    code: code.map_or(ResponseError::UnknownServerError, response_error),
+                    message: None,
+                });
+            }
+        }
+        Ok(())
     }
 }
 

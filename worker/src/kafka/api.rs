@@ -1,12 +1,13 @@
 //! The requests that this client speaks, and the versions of each.
 
 use kafka_protocol::messages::{
-    ApiKey, DescribeConfigsRequest, DescribeConfigsResponse, FetchRequest, FetchResponse,
-    FindCoordinatorRequest, FindCoordinatorResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse, InitProducerIdRequest, InitProducerIdResponse,
-    ListGroupsRequest, ListGroupsResponse, ListOffsetsRequest, ListOffsetsResponse,
-    MetadataRequest, MetadataResponse, OffsetFetchRequest, OffsetFetchResponse,
-    OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse,
+    ApiKey, CreateTopicsRequest, CreateTopicsResponse, DescribeConfigsRequest,
+    DescribeConfigsResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    InitProducerIdRequest, InitProducerIdResponse, ListGroupsRequest, ListGroupsResponse,
+    ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetFetchRequest,
+    OffsetFetchResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, ProduceRequest,
+    ProduceResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, VersionRange};
 
@@ -39,6 +40,8 @@ macro_rules! apis {
 }
 
 apis! {
+    // With the configs that a topic would have.
+    CreateTopicsRequest => CreateTopicsResponse, CreateTopics, 5..=7, since "2.4";
     DescribeConfigsRequest => DescribeConfigsResponse, DescribeConfigs, 1..=4, since "2.0";
     // By topic id, which came with version 13.
     FetchRequest => FetchResponse, Fetch, 13..=16, since "3.1";

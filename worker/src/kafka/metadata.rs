@@ -45,8 +45,21 @@ pub struct TopicMetadata {
     pub internal: bool,
     /// Why the topic cannot be described: unknown, invalid name, not authorized.
     pub error: Option<ResponseError>,
+    /// What the principal may do with the topic (KIP-430): a bit for each [`AclOperation`]; `None` where it was not asked for.
+    pub authorized: Option<u32>,
     /// Ascending by partition, without holes when `error` is `None`.
     pub partitions: Vec<PartitionMetadata>,
+}
+
+/// What a principal may do with a topic; the numbers are those of `org.apache.kafka.common.acl.AclOperation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclOperation {
+    /// Append records.
+    Write = 4,
+    /// Delete records, or the topic.
+    Delete = 6,
+    /// Change configs.
+    AlterConfigs = 11,
 }
 
 /// A partition and who leads it.
@@ -80,6 +93,12 @@ pub struct LedPartition {
 }
 
 impl TopicMetadata {
+    /// Whether the principal may do that; brokers without an authorizer permit everything.
+    pub fn permits(&self, operation: AclOperation) -> bool {
+        self.authorized
+            .is_none_or(|authorized| authorized & (1 << operation as u32) != 0)
+    }
+
     /// The partitions with their leaders.
     ///
     /// # Errors
@@ -131,6 +150,7 @@ pub(crate) fn request(filter: &TopicFilter) -> MetadataRequest {
     MetadataRequest::default()
         .with_topics(topics)
         .with_allow_auto_topic_creation(false)
+        .with_include_topic_authorized_operations(matches!(filter, TopicFilter::Named(_)))
 }
 
 /// The brokers of an answer by id.
@@ -183,6 +203,9 @@ fn topic(topic: &MetadataResponseTopic) -> Option<TopicMetadata> {
         id: topic.topic_id,
         internal: topic.is_internal,
         error: topic.error_code.err(),
+        // The least number stands for "not asked for".
+        authorized: (topic.topic_authorized_operations != i32::MIN)
+            .then(|| topic.topic_authorized_operations.cast_unsigned()),
         partitions,
     })
 }

@@ -44,6 +44,7 @@ mod buffers;
 mod client;
 mod code;
 mod configs;
+mod creation;
 mod error;
 mod fetch;
 mod frame;
@@ -65,13 +66,16 @@ pub use buffers::Buffers;
 pub use client::{Client, ClientConfig};
 pub use code::{fault_of, is_stale_metadata};
 pub use configs::{ConfigChange, ConfigEntry, ConfigOperation, ConfigSource};
+pub use creation::EffectiveConfigs;
 pub use error::{KafkaError, Lost, Subject};
 pub use fetch::{
     AbortedTransaction, EpochEnd, FetchAnswer, FetchOptions, FetchPartition, FetchedPartition,
 };
 pub use groups::{CommittedOffset, GroupType, ListedGroup};
 pub use kafka_protocol::error::ResponseError;
-pub use metadata::{Broker, LedPartition, PartitionMetadata, TopicFilter, TopicMetadata};
+pub use metadata::{
+    AclOperation, Broker, LedPartition, PartitionMetadata, TopicFilter, TopicMetadata,
+};
 pub use offsets::{IsolationLevel, ListedOffset, OffsetSpec, PartitionEpoch};
 pub use produce::{ProduceAnswer, ProduceBatch, ProducedPartition, ProducerId};
 pub use wire::{Connection, InFlight};

@@ -1,47 +1,30 @@
-//! What is sent for a segment: a pure function of its bytes, the offsets that count, and two limits.
+//! What is sent for a segment: a pure function of its bytes, of what of it counts, and of how it is to be sent.
 //!
 //! # Guarantees
-//! - The same segment, offsets and limits give the same batches, so that a resumed restore finds the boundaries of the first.
+//! - The same segment, section and choice give the same batches, so that a resumed restore finds the boundaries of the first.
 //! - Records keep key, value, headers, order and timestamp; offsets are numbered without holes from the first one.
-//! - A batch goes as it is wherever it can. Decoded and encoded anew are those that straddle a cut, that have holes
-//!   (compaction) or that carry append time (a producer cannot set it: it becomes the create time of each record).
-//! - Plain neighbours of one leader epoch are joined up to [`Limits::join`]: brokers pay per batch. Nothing is decoded for it,
-//!   two varints per record are rewritten.
+//! - A batch goes as it is wherever it can. Decoded and encoded anew are those that straddle a cut of offsets or time, that have
+//!   holes (compaction), that the target would find too large, that carry append time (a producer cannot set it: it becomes the
+//!   create time of each record), and all whose records are dealt out by key or get headers.
+//! - Neighbours of one leader epoch and codec are joined up to [`Limits::join`]: brokers pay per batch. Plain ones are not
+//!   decoded for it, two varints per record are rewritten; compressed ones are joined where they are encoded anew anyway.
 //! - Batches without records and control batches are left out.
 //!
 //! # Assumptions
 //! - The segment's bytes are those that its name's CRC was made of; each batch's own CRC is checked here all the same.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_backup_shared::archive::batch::{self, Batch, BatchError, HEADER_LEN};
 use kafka_backup_shared::archive::chain::OffsetRange;
 use kafka_backup_shared::archive::codec::Codec;
-use kafka_backup_shared::archive::join::{JOIN_MAX, Joined, Offsets};
+use kafka_backup_shared::archive::join::{Joined, Offsets};
 use kafka_backup_shared::archive::record::{self, Record, RecordError, decode};
 
+use super::choice::{Choice, Section};
 use crate::kafka::ProducerId;
-
-/// How large a batch may become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Limits {
-    /// Joined batches.
-    pub(super) join: usize,
-    /// Encoded anew; the target's `max.message.bytes`.
-    pub(super) encode: usize,
-}
-
-impl Limits {
-    /// The limits for a topic.
-    pub(super) fn new(max_message_bytes: u32) -> Self {
-        let encode = max_message_bytes as usize;
-        Self {
-            join: JOIN_MAX.min(encode),
-            encode,
-        }
-    }
-}
 
 /// Source offsets and the records in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +117,9 @@ pub enum SegmentError {
 pub(super) struct Outgoings {
     segment: Bytes,
     position: usize,
-    range: OffsetRange,
-    limits: Limits,
+    section: Section,
+    choice: Arc<Choice>,
+    gathered: Option<Gathered>,
     ready: VecDeque<Outgoing>,
 }
 
@@ -152,53 +136,197 @@ enum Fate {
     Encoded,
 }
 
+/// How much of a batch lies within the bounds of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inside {
+    All,
+    Some,
+    Nothing,
+}
+
+fn records_error(batch: &Batch<'_>) -> impl Fn(RecordError) -> SegmentError {
+    let base_offset = batch.base_offset();
+    move |source| SegmentError::Records {
+        base_offset,
+        source,
+    }
+}
+
+/// A record of `batch` that has no readable key, value or headers.
+fn malformed(batch: &Batch<'_>, record: &Record) -> SegmentError {
+    let index = i32::try_from(record.offset - batch.base_offset()).unwrap_or(i32::MAX);
+    records_error(batch)(RecordError::Malformed { index })
+}
+
+fn inside(batch: &Batch<'_>, choice: &Choice) -> Result<Inside, SegmentError> {
+    let time = &choice.time;
+    let newest = batch.max_timestamp();
+    let whole = |is_inside| match is_inside {
+        true => Inside::All,
+        false => Inside::Nothing,
+    };
+    if batch.is_log_append_time() {
+        return Ok(whole(time.contains(newest)));
+    }
+    // Only the newest timestamp stands in the header.
+    if time.start_ms.is_some_and(|start| newest < start) {
+        return Ok(Inside::Nothing);
+    }
+    if time.start_ms.is_none() && time.contains(newest) {
+        return Ok(Inside::All);
+    }
+    let records = decode(batch).map_err(records_error(batch))?;
+    let count = records
+        .iter()
+        .filter(|r| time.contains(r.timestamp))
+        .count();
+    Ok(match count {
+        0 => Inside::Nothing,
+        count if count == records.len() => Inside::All,
+        _ => Inside::Some,
+    })
+}
+
+fn fate(batch: &Batch<'_>, range: OffsetRange, choice: &Choice) -> Result<Fate, SegmentError> {
+    let outside = batch.end_offset() <= range.start || batch.base_offset() >= range.end;
+    if outside || batch.record_count() == 0 || batch.is_control() {
+        return Ok(Fate::Skipped);
+    }
+    let cut = batch.base_offset() < range.start || batch.end_offset() > range.end;
+    let holes = batch.last_offset_delta() + 1 != batch.record_count();
+    let large = batch.bytes().len() > choice.limits.encode;
+    let changed = cut || holes || large || batch.is_log_append_time() || choice.looks_at_records();
+    Ok(match inside(batch, choice)? {
+        Inside::Nothing => Fate::Skipped,
+        Inside::All if !changed && batch.codec_id() == 0 => Fate::Joinable,
+        Inside::All if !changed => Fate::Verbatim,
+        Inside::All | Inside::Some => Fate::Encoded,
+    })
+}
+
+/// The records of a batch that count, as they are in the source.
+fn chosen(
+    batch: &Batch<'_>,
+    source: i32,
+    range: OffsetRange,
+    choice: &Choice,
+) -> Result<Vec<(i32, Record)>, SegmentError> {
+    let records = decode(batch).map_err(records_error(batch))?;
+    let counts = |record: &Record| {
+        (range.start..range.end).contains(&record.offset) && choice.time.contains(record.timestamp)
+    };
+    let placed = records.into_iter().filter(counts).map(|mut record| {
+        let unreadable = || malformed(batch, &record);
+        let target = choice.target_of(&record, source).ok_or_else(unreadable)?;
+        if let Some(provenance) = &choice.provenance {
+            record.body = provenance.add_to(&record, source).ok_or_else(unreadable)?;
+        }
+        Ok((target, record))
+    });
+    placed.collect()
+}
+
+/// Number of records that a segment adds to each target partition: those of [`Choice::by_key`], else the only one.
+///
+/// # Errors
+/// As of [`Outgoings`]; also a record that will be too large for the target.
+pub(super) fn count(
+    segment: &[u8],
+    source: i32,
+    range: OffsetRange,
+    choice: &Choice,
+) -> Result<Vec<u64>, SegmentError> {
+    let mut counts = vec![0; choice.by_key.unwrap_or(1) as usize];
+    let mut position = 0;
+    while let Some(batch) = batch_at(segment, position)? {
+        position += batch.bytes().len();
+        match fate(&batch, range, choice)? {
+            Fate::Skipped => {}
+            Fate::Joinable | Fate::Verbatim => {
+                counts[0] += u64::from(batch.record_count().unsigned_abs());
+            }
+            Fate::Encoded => {
+                let codec = codec_of(&batch)?;
+                for (target, record) in chosen(&batch, source, range, choice)? {
+                    check_fits(&record, codec, &batch, choice)?;
+                    let place = choice.by_key.map_or(0, |_| target as usize);
+                    counts[place] += 1;
+                }
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// Bytes of a record beside its body: length, attributes and deltas, at their longest.
+const RECORD_OVERHEAD: usize = 32;
+
+fn check_fits(
+    record: &Record,
+    codec: Codec,
+    batch: &Batch<'_>,
+    choice: &Choice,
+) -> Result<(), SegmentError> {
+    let limit = choice.limits.encode;
+    // Codecs may add a little to what they cannot make smaller.
+    let most = HEADER_LEN + RECORD_OVERHEAD + record.body.len() + record.body.len() / 100 + 64;
+    if most <= limit {
+        return Ok(());
+    }
+    let encoded = record::encode(std::slice::from_ref(record), codec)
+        .map_err(|source| records_error(batch)(RecordError::Decompress(source)))?;
+    match encoded.len() <= limit {
+        true => Ok(()),
+        false => Err(SegmentError::TooLarge {
+            offset: record.offset,
+            size: encoded.len(),
+            limit,
+        }),
+    }
+}
+
+fn codec_of(batch: &Batch<'_>) -> Result<Codec, SegmentError> {
+    let id = batch.codec_id();
+    Codec::from_id(id).ok_or_else(|| records_error(batch)(RecordError::Codec { id }))
+}
+
+/// The batch at a position of a segment, checked; `None` at its end.
+fn batch_at(segment: &[u8], position: usize) -> Result<Option<Batch<'_>>, SegmentError> {
+    let rest = &segment[position..];
+    let Some(batch) = Batch::first(rest)? else {
+        return match rest.len() {
+            0 => Ok(None),
+            bytes => Err(SegmentError::Trailing { bytes }),
+        };
+    };
+    batch.verify_crc()?;
+    Ok(Some(batch))
+}
+
 impl Outgoings {
-    /// The batches of `segment` for the records at the offsets of `range`.
-    pub(super) fn new(segment: Bytes, range: OffsetRange, limits: Limits) -> Self {
+    /// The batches of `segment` for the records of `section`.
+    pub(super) fn new(segment: Bytes, section: Section, choice: Arc<Choice>) -> Self {
         Self {
             segment,
             position: 0,
-            range,
-            limits,
+            section,
+            choice,
+            gathered: None,
             ready: VecDeque::new(),
         }
     }
 
-    fn fate(&self, batch: &Batch<'_>) -> Fate {
-        let outside =
-            batch.end_offset() <= self.range.start || batch.base_offset() >= self.range.end;
-        if outside || batch.record_count() == 0 || batch.is_control() {
-            return Fate::Skipped;
-        }
-        let cut = batch.base_offset() < self.range.start || batch.end_offset() > self.range.end;
-        let holes = batch.last_offset_delta() + 1 != batch.record_count();
-        if cut || holes || batch.is_log_append_time() {
-            return Fate::Encoded;
-        }
-        match batch.codec_id() {
-            0 => Fate::Joinable,
-            _ => Fate::Verbatim,
-        }
-    }
-
     /// The next source batch that counts; `position` is then behind it.
-    fn next_batch(&mut self) -> Result<Option<(usize, Fate)>, SegmentError> {
+    fn next_batch(&mut self) -> Result<Option<(Bytes, Fate)>, SegmentError> {
         loop {
             let at = self.position;
-            let rest = &self.segment[at..];
-            let Some(batch) = Batch::first(rest)? else {
-                return match rest.len() {
-                    0 => Ok(None),
-                    bytes => Err(SegmentError::Trailing { bytes }),
-                };
+            let Some(batch) = batch_at(&self.segment, at)? else {
+                return Ok(None);
             };
-            batch.verify_crc()?;
+            let fate = fate(&batch, self.section.range, &self.choice)?;
             self.position += batch.bytes().len();
-            match self.fate(&batch) {
-                Fate::Skipped => {}
-                fate @ (Fate::Joinable | Fate::Verbatim | Fate::Encoded) => {
-                    return Ok(Some((at, fate)));
-                }
+            if fate != Fate::Skipped {
+                return Ok(Some((self.segment.slice(at..self.position), fate)));
             }
         }
     }
@@ -208,17 +336,56 @@ impl Outgoings {
             if let Some(ready) = self.ready.pop_front() {
                 return Ok(Some(ready));
             }
-            let Some((at, fate)) = self.next_batch()? else {
-                return Ok(None);
+            let before = self.position;
+            let Some((source, fate)) = self.next_batch()? else {
+                return match self.gathered.take() {
+                    Some(gathered) => {
+                        self.ready = gathered.encode(&self.choice)?;
+                        Ok(self.ready.pop_front())
+                    }
+                    None => Ok(None),
+                };
             };
-            let source = self.segment.slice(at..self.position);
-            match fate {
-                Fate::Joinable => return self.join(source).map(Some),
-                Fate::Verbatim => return Ok(Some(verbatim(&source))),
-                Fate::Encoded => self.ready = encode_anew(&source, self.range, self.limits)?,
-                Fate::Skipped => {}
+            if fate == Fate::Encoded {
+                self.gather(&source)?;
+                continue;
+            }
+            if let Some(gathered) = self.gathered.take() {
+                // What was gathered comes first; the batch is taken again afterwards.
+                self.position = before;
+                self.ready = gathered.encode(&self.choice)?;
+                continue;
+            }
+            return match fate {
+                Fate::Joinable => self.join(source).map(Some),
+                Fate::Verbatim | Fate::Encoded | Fate::Skipped => Ok(Some(verbatim(&source))),
+            };
+        }
+    }
+
+    /// Adds a batch's records to those that are encoded together, and encodes them when they are enough.
+    fn gather(&mut self, source: &Bytes) -> Result<(), SegmentError> {
+        let batch = whole(source);
+        let section = self.section;
+        let chosen = chosen(&batch, section.source, section.range, &self.choice)?;
+        let ours = |(target, record)| {
+            (self.choice.by_key.is_none() || target == section.target).then_some(record)
+        };
+        let records: Vec<Record> = chosen.into_iter().filter_map(ours).collect();
+        if records.is_empty() {
+            return Ok(());
+        }
+        let next = Gathered::new(&batch, records, section.range)?;
+        let limit = self.choice.limits.join;
+        match &mut self.gathered {
+            Some(gathered) if gathered.takes(&next, limit) => gathered.append(next),
+            gathered => {
+                if let Some(full) = gathered.replace(next) {
+                    self.ready = full.encode(&self.choice)?;
+                }
             }
         }
+        Ok(())
     }
 
     /// Joins `first` with the joinable batches behind it, as many as fit.
@@ -229,15 +396,17 @@ impl Outgoings {
             let size = joining
                 .as_ref()
                 .map_or(first.len(), |joining| joining.joined.size());
-            let fits = next.bytes().len() + size <= self.limits.join;
-            let alike =
-                next.leader_epoch() == head.leader_epoch() && self.fate(&next) == Fate::Joinable;
-            if !fits || !alike {
+            let limit = self.choice.limits.join;
+            let fits = next.bytes().len() + size <= limit;
+            if !fits || next.leader_epoch() != head.leader_epoch() {
                 break;
             }
             next.verify_crc()?;
+            if fate(&next, self.section.range, &self.choice)? != Fate::Joinable {
+                break;
+            }
             let joining = joining.get_or_insert_with(|| Joining::new(&head));
-            if !joining.push(&next, self.limits.join)? {
+            if !joining.push(&next, limit)? {
                 break;
             }
             self.position += next.bytes().len();
@@ -259,6 +428,7 @@ impl Iterator for Outgoings {
             // Nothing after an error can be relied on.
             self.position = self.segment.len();
             self.ready.clear();
+            self.gathered = None;
         }
         item
     }
@@ -347,101 +517,130 @@ impl Joining {
     }
 }
 
-/// Decodes a batch, leaves out the records outside `range`, and encodes the rest with its own codec.
-fn encode_anew(
-    source: &Bytes,
-    range: OffsetRange,
-    limits: Limits,
-) -> Result<VecDeque<Outgoing>, SegmentError> {
-    let batch = whole(source);
-    let base_offset = batch.base_offset();
-    let records_error = |source| SegmentError::Records {
-        base_offset,
-        source,
-    };
-    let codec = Codec::from_id(batch.codec_id()).ok_or(RecordError::Codec {
-        id: batch.codec_id(),
-    });
-    let codec = codec.map_err(records_error)?;
-    let mut records = decode(&batch).map_err(records_error)?;
-    records.retain(|record| (range.start..range.end).contains(&record.offset));
-    let covered = OffsetRange {
-        start: batch.base_offset().max(range.start),
-        end: batch.end_offset().min(range.end),
-    };
-    let mut ready = VecDeque::new();
-    let sizes = source.len() as u64;
-    encode_part(&records, covered, codec, limits, &mut ready).map_err(|error| match error {
-        PartError::Encode(source) => records_error(RecordError::Decompress(source)),
-        PartError::TooLarge { offset, size } => SegmentError::TooLarge {
-            offset,
-            size,
-            limit: limits.encode,
-        },
-    })?;
-    if let Some(first) = ready.front_mut() {
-        // Bytes are counted once, whatever became of the batch.
-        first.source_bytes = sizes;
-    }
-    for outgoing in &mut ready {
-        outgoing.append_time = batch.is_log_append_time();
-    }
-    Ok(ready)
+/// Records of neighbouring batches that are encoded together.
+#[derive(Clone, Debug)]
+struct Gathered {
+    codec: Codec,
+    leader_epoch: i32,
+    append_time: bool,
+    records: Vec<Record>,
+    /// The source offsets that they come from, a range for each batch.
+    covered: Vec<OffsetRange>,
+    /// Bytes before compression.
+    size: usize,
+    source_bytes: u64,
 }
 
-enum PartError {
-    Encode(std::io::Error),
-    TooLarge { offset: i64, size: usize },
+impl Gathered {
+    /// `records` of `batch` at offsets of `range`.
+    fn new(
+        batch: &Batch<'_>,
+        records: Vec<Record>,
+        range: OffsetRange,
+    ) -> Result<Self, SegmentError> {
+        let size = records.iter().map(|r| r.body.len() + RECORD_OVERHEAD);
+        let (bytes, all) = (batch.bytes().len() as u64, batch.record_count() as u64);
+        Ok(Self {
+            codec: codec_of(batch)?,
+            leader_epoch: batch.leader_epoch(),
+            append_time: batch.is_log_append_time(),
+            size: size.sum(),
+            // In proportion: other records of the batch may go elsewhere.
+            source_bytes: bytes * records.len() as u64 / all.max(1),
+            covered: vec![OffsetRange {
+                start: batch.base_offset().max(range.start),
+                end: batch.end_offset().min(range.end),
+            }],
+            records,
+        })
+    }
+
+    fn takes(&self, next: &Self, limit: usize) -> bool {
+        let alike = self.codec == next.codec
+            && self.leader_epoch == next.leader_epoch
+            && self.append_time == next.append_time;
+        alike && self.size + next.size <= limit
+    }
+
+    fn append(&mut self, next: Self) {
+        self.records.extend(next.records);
+        self.covered.extend(next.covered);
+        self.size += next.size;
+        self.source_bytes += next.source_bytes;
+    }
+
+    /// Encodes the records with their own codec.
+    fn encode(self, choice: &Choice) -> Result<VecDeque<Outgoing>, SegmentError> {
+        let mut ready = VecDeque::new();
+        let limit = choice.limits.encode;
+        encode_part(&self.records, &self.covered, self.codec, limit, &mut ready)?;
+        if let Some(first) = ready.front_mut() {
+            // Bytes are counted once, whatever became of the batches.
+            first.source_bytes = self.source_bytes;
+        }
+        for outgoing in &mut ready {
+            outgoing.append_time = self.append_time;
+        }
+        Ok(ready)
+    }
 }
 
-/// Encodes records that cover `covered`, in halves where they come out too large.
+/// Encodes records that cover `covered`, in halves where they come out larger than `limit`.
 fn encode_part(
     records: &[Record],
-    covered: OffsetRange,
+    covered: &[OffsetRange],
     codec: Codec,
-    limits: Limits,
+    limit: usize,
     ready: &mut VecDeque<Outgoing>,
-) -> Result<(), PartError> {
+) -> Result<(), SegmentError> {
     let Some(first) = records.first() else {
         return Ok(());
     };
-    let bytes = record::encode(records, codec).map_err(PartError::Encode)?;
-    if bytes.len() > limits.encode {
+    let bytes = record::encode(records, codec).map_err(|source| SegmentError::Records {
+        base_offset: first.offset,
+        source: RecordError::Decompress(source),
+    })?;
+    if bytes.len() > limit {
         let (left, right) = records.split_at(records.len() / 2);
         let (Some(_), Some(middle)) = (left.first(), right.first()) else {
-            return Err(PartError::TooLarge {
+            return Err(SegmentError::TooLarge {
                 offset: first.offset,
                 size: bytes.len(),
+                limit,
             });
         };
-        let (start, end, middle) = (covered.start, covered.end, middle.offset);
-        encode_part(
-            left,
-            OffsetRange { start, end: middle },
-            codec,
-            limits,
-            ready,
-        )?;
-        return encode_part(
-            right,
-            OffsetRange { start: middle, end },
-            codec,
-            limits,
-            ready,
-        );
+        let (before, after) = split(covered, middle.offset);
+        encode_part(left, &before, codec, limit, ready)?;
+        return encode_part(right, &after, codec, limit, ready);
     }
     let bytes = Bytes::from(bytes);
+    let runs = covered.iter().map(|range| {
+        let below = |offset| records.partition_point(|record| record.offset < offset);
+        SourceRun {
+            range: *range,
+            records: (below(range.end) - below(range.start)) as u64,
+        }
+    });
     ready.push_back(Outgoing {
         header: portable_header(&bytes),
         payload: bytes.slice(HEADER_LEN..),
-        runs: vec![SourceRun {
-            range: covered,
-            records: records.len() as u64,
-        }],
+        runs: runs.collect(),
         source_bytes: 0,
         append_time: false,
     });
     Ok(())
+}
+
+/// Ranges below and from `offset` on.
+fn split(ranges: &[OffsetRange], offset: i64) -> (Vec<OffsetRange>, Vec<OffsetRange>) {
+    let clip = |start: i64, end: i64| {
+        let clipped = ranges.iter().map(|range| OffsetRange {
+            start: range.start.max(start),
+            end: range.end.min(end),
+        });
+        clipped.filter(|range| !range.is_empty()).collect()
+    };
+    (clip(i64::MIN, offset), clip(offset, i64::MAX))
 }
 
 #[cfg(test)]

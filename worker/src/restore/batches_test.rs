@@ -1,4 +1,7 @@
+use super::super::choice::Limits;
 use super::*;
+use kafka_backup_shared::archive::join::JOIN_MAX;
+use kafka_backup_shared::spec::TimeRange;
 use proptest::prelude::*;
 
 const PRODUCER: ProducerId = ProducerId { id: 77, epoch: 3 };
@@ -110,8 +113,26 @@ fn limits(join: usize) -> Limits {
     }
 }
 
+fn choice(limits: Limits) -> Choice {
+    Choice {
+        limits,
+        time: TimeRange::default(),
+        by_key: None,
+        provenance: None,
+    }
+}
+
+fn outgoings(segment: Bytes, range: OffsetRange, choice: &Choice) -> Outgoings {
+    let section = Section {
+        source: 0,
+        range,
+        target: 0,
+    };
+    Outgoings::new(segment, section, Arc::new(choice.clone()))
+}
+
 fn sent(segment: &Bytes, range: OffsetRange, limits: Limits) -> Vec<Outgoing> {
-    Outgoings::new(segment.clone(), range, limits)
+    outgoings(segment.clone(), range, &choice(limits))
         .collect::<Result<_, _>>()
         .unwrap()
 }
@@ -295,7 +316,7 @@ fn a_batch_that_grew_too_large_is_halved() {
         join: 100,
         encode: 100,
     };
-    let error = Outgoings::new(bytes, WIDE, small)
+    let error = outgoings(bytes, WIDE, &choice(small))
         .find_map(Result::err)
         .unwrap();
     assert!(
@@ -320,7 +341,11 @@ fn damage_is_an_error_and_the_end() {
             ..plain(&[3])
         },
     ]);
-    let mut cut = Outgoings::new(bytes.slice(..bytes.len() - 1), WIDE, limits(JOIN_MAX));
+    let mut cut = outgoings(
+        bytes.slice(..bytes.len() - 1),
+        WIDE,
+        &choice(limits(JOIN_MAX)),
+    );
     assert!(cut.next().unwrap().is_ok());
     assert!(matches!(
         cut.next(),
@@ -329,7 +354,7 @@ fn damage_is_an_error_and_the_end() {
     assert!(cut.next().is_none());
     let mut flipped = bytes.to_vec();
     *flipped.last_mut().unwrap() ^= 1;
-    let error = Outgoings::new(flipped.into(), WIDE, limits(JOIN_MAX)).find_map(Result::err);
+    let error = outgoings(flipped.into(), WIDE, &choice(limits(JOIN_MAX))).find_map(Result::err);
     assert!(matches!(
         error,
         Some(SegmentError::Batch(BatchError::Crc { .. }))
@@ -411,6 +436,6 @@ proptest! {
 
     #[test]
     fn bytes_that_are_no_segment_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _outcome: Vec<_> = Outgoings::new(bytes.into(), WIDE, limits(1000)).collect();
+        let _outcome: Vec<_> = outgoings(bytes.into(), WIDE, &choice(limits(1000))).collect();
     }
 }

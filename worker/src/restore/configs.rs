@@ -2,15 +2,16 @@
 //!
 //! # Guarantees
 //! - While it is written to, a created topic takes every record of the source and expires none.
-//! - Afterwards it has the source's values, except those that would expire restored records at once: these are *held*, and
-//!   the user is told with the command that ends it.
+//! - Afterwards it has the source's values, or the target cluster's defaults where that is asked for, except those that would
+//!   expire restored records at once: these are *held*, and the user is told with the command that ends it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use kafka_backup_shared::archive::chain::Link;
 use kafka_backup_shared::archive::manifest::TopicDescription;
 use kafka_backup_shared::plan::SpecError;
+use kafka_backup_shared::spec::TopicConfig;
 
 use crate::kafka::{ConfigEntry, ConfigSource};
 
@@ -23,8 +24,8 @@ const LOAD_MAX_MESSAGE_BYTES: u64 = 100 << 20;
 /// Kafka's default of `max.message.bytes`.
 const DEFAULT_MAX_MESSAGE_BYTES: u64 = 1_048_588;
 
-const CLEANUP_POLICY: &str = "cleanup.policy";
-const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+pub(super) const CLEANUP_POLICY: &str = "cleanup.policy";
+pub(super) const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 const RETENTION_BYTES: &str = "retention.bytes";
 const RETENTION_MS: &str = "retention.ms";
@@ -98,10 +99,47 @@ pub(super) fn at_creation(
 /// What a created topic gets when the data is in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Finals {
-    /// Set.
-    pub(super) set: BTreeMap<String, String>,
-    /// Not set: restored records would expire.
+    /// Given to it: a value of its own, or `None` for the cluster's default.
+    pub(super) set: BTreeMap<String, Option<String>>,
+    /// Not given to it: restored records would expire.
     pub(super) held: BTreeMap<String, String>,
+}
+
+impl Finals {
+    /// Takes back what [`at_creation`] gave for the time of writing, where nothing else was said.
+    fn reset_the_rest(&mut self, created_with: &BTreeMap<String, String>) {
+        for name in created_with.keys() {
+            if !self.held.contains_key(name) {
+                self.set.entry(name.clone()).or_insert(None);
+            }
+        }
+    }
+
+    /// Gives `name` the value that decides about the life of records, unless they would not outlive it.
+    fn set_or_hold(
+        &mut self,
+        name: &str,
+        value: &str,
+        given: Option<String>,
+        history: &History,
+        now: Timestamp,
+    ) {
+        let stays = match value.parse() {
+            Ok(limit) if name == RETENTION_MS => history.outlives(limit, now),
+            Ok(limit) => history.fits(limit),
+            // What cannot be understood is not to take effect unseen.
+            Err(_) => false,
+        };
+        match stays {
+            true => {
+                self.set.insert(name.into(), given);
+            }
+            false => {
+                self.set.remove(name);
+                self.held.insert(name.into(), value.into());
+            }
+        }
+    }
 }
 
 /// The source's values as far as the target may have them.
@@ -122,42 +160,56 @@ pub(super) fn finals(
             continue;
         }
         if let Some(value) = &value.value {
-            finals.set.insert(name.clone(), value.clone());
+            finals.set.insert(name.clone(), Some(value.clone()));
         }
     }
-    let wanted = finals
-        .set
-        .get(MIN_INSYNC_REPLICAS)
-        .and_then(|v| v.parse::<i32>().ok());
-    if wanted.is_some_and(|wanted| wanted > replication_factor) {
-        finals
-            .set
-            .insert(MIN_INSYNC_REPLICAS.into(), replication_factor.to_string());
+    let wanted = number(source, MIN_INSYNC_REPLICAS)
+        .filter(|_| finals.set.contains_key(MIN_INSYNC_REPLICAS));
+    if wanted.is_some_and(|wanted| wanted > i64::from(replication_factor)) {
+        let most = replication_factor.to_string();
+        finals.set.insert(MIN_INSYNC_REPLICAS.into(), Some(most));
     }
     // What decides about the life of records is taken from the source also where it is only its cluster's default.
     let policy = text(source, CLEANUP_POLICY).unwrap_or("delete");
-    finals.set.insert(CLEANUP_POLICY.into(), policy.into());
-    let expires = policy.contains("delete");
-    for (name, stays) in [
-        (
-            RETENTION_MS,
-            number(source, RETENTION_MS).is_none_or(|ms| history.outlives(ms, now)),
-        ),
-        (
-            RETENTION_BYTES,
-            number(source, RETENTION_BYTES).is_none_or(|bytes| history.fits(bytes)),
-        ),
-    ] {
-        let Some(value) = text(source, name) else {
-            continue;
-        };
-        if expires && !stays {
-            finals.set.remove(name);
-            finals.held.insert(name.into(), value.into());
-        } else {
-            finals.set.insert(name.into(), value.into());
+    finals
+        .set
+        .insert(CLEANUP_POLICY.into(), Some(policy.into()));
+    for name in [RETENTION_MS, RETENTION_BYTES] {
+        match text(source, name) {
+            Some(value) if policy.contains("delete") => {
+                finals.set_or_hold(name, value, Some(value.into()), history, now);
+            }
+            Some(value) => {
+                finals.set.insert(name.into(), Some(value.into()));
+            }
+            // Unlimited, as it was created: the target's default might expire records.
+            None => {
+                finals.set.insert(name.into(), Some("-1".into()));
+            }
         }
     }
+    finals.reset_the_rest(&at_creation(source, replication_factor));
+    finals
+}
+
+/// The target cluster's defaults, of which `defaults` tells the values.
+pub(super) fn default_finals(
+    source: &TopicDescription,
+    defaults: &HashMap<String, String>,
+    history: &History,
+    replication_factor: i32,
+    now: Timestamp,
+) -> Finals {
+    let mut finals = Finals::default();
+    // Unseen, a default might expire everything.
+    let unknown = || "unknown".to_owned();
+    let of = |name: &str| defaults.get(name).cloned().unwrap_or_else(unknown);
+    if of(CLEANUP_POLICY) != "compact" {
+        for name in [RETENTION_MS, RETENTION_BYTES] {
+            finals.set_or_hold(name, &of(name), None, history, now);
+        }
+    }
+    finals.reset_the_rest(&at_creation(source, replication_factor));
     finals
 }
 
@@ -165,14 +217,15 @@ pub(super) fn finals(
 pub(super) fn notes(
     target: &str,
     source: &TopicDescription,
-    final_configs: &BTreeMap<String, String>,
+    final_configs: &BTreeMap<String, Option<String>>,
 ) -> Vec<String> {
     let wanted = source
         .configs
         .get(MIN_INSYNC_REPLICAS)
         .filter(|value| value.source == OWN);
     let wanted = wanted.and_then(|value| value.value.as_ref());
-    match (wanted, final_configs.get(MIN_INSYNC_REPLICAS)) {
+    let set = final_configs.get(MIN_INSYNC_REPLICAS);
+    match (wanted, set.and_then(Option::as_ref)) {
         (Some(wanted), Some(set)) if wanted != set => vec![format!(
             "topic {target}: {MIN_INSYNC_REPLICAS} is {set} instead of {wanted}, because the target has no more replicas"
         )],
@@ -180,25 +233,14 @@ pub(super) fn notes(
     }
 }
 
+/// Whether the source keeps only the newest value of each key.
+pub(super) fn is_compacted(source: &TopicDescription) -> bool {
+    text(source, CLEANUP_POLICY).is_some_and(|policy| policy.contains("compact"))
+}
+
 /// Whether records of the source have append times.
 pub(super) fn has_append_time(source: &TopicDescription) -> bool {
     text(source, TIMESTAMP_TYPE) == Some("LogAppendTime")
-}
-
-/// Configs that a created topic had only while it was written to: names to be reset to the target's default.
-pub(super) fn resets(final_configs: &BTreeMap<String, String>) -> Vec<String> {
-    [
-        "compression.type",
-        MAX_MESSAGE_BYTES,
-        TIMESTAMP_AFTER,
-        TIMESTAMP_BEFORE,
-        TIMESTAMP_TYPE,
-        MIN_INSYNC_REPLICAS,
-    ]
-    .into_iter()
-    .filter(|name| !final_configs.contains_key(*name))
-    .map(str::to_owned)
-    .collect()
 }
 
 /// Tells the user what is held, and how it ends.
@@ -206,11 +248,16 @@ pub(super) fn held_warning(
     target: &str,
     name: &str,
     value: &str,
+    whose: TopicConfig,
     bootstrap_servers: &[String],
 ) -> String {
+    let (whose, change) = match whose {
+        TopicConfig::Source => ("source's", format!("--add-config {name}={value}")),
+        TopicConfig::Target => ("target's default", format!("--delete-config {name}")),
+    };
     format!(
-        "topic {target}: the source's {name}={value} would expire restored records and is not set; to end that: \
-         kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {target} --add-config {name}={value}",
+        "topic {target}: the {whose} {name}={value} would expire restored records and is not set; to end that: \
+         kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {target} {change}",
         bootstrap_servers.join(",")
     )
 }
@@ -235,9 +282,9 @@ pub(super) fn is_ours(target: &[ConfigEntry], created_with: &BTreeMap<String, St
 
 /// Bytes of the largest batch that an existing topic takes.
 pub(super) fn max_message_bytes(target: &[ConfigEntry]) -> u32 {
-    let value = |name| entry(target, name).and_then(|value| value.parse::<u32>().ok());
-    let message = value(MAX_MESSAGE_BYTES).unwrap_or(DEFAULT_MAX_MESSAGE_BYTES as u32);
-    message.min(value(SEGMENT_BYTES).unwrap_or(u32::MAX))
+    let number = |name| value(target, name).and_then(|value| value.parse::<u32>().ok());
+    let message = number(MAX_MESSAGE_BYTES).unwrap_or(DEFAULT_MAX_MESSAGE_BYTES as u32);
+    message.min(number(SEGMENT_BYTES).unwrap_or(u32::MAX))
 }
 
 /// Checks that an existing topic takes every record of the source and expires none.
@@ -252,16 +299,16 @@ pub(super) fn check_existing(
     now: Timestamp,
 ) -> Result<(), SpecError> {
     let refuse = |name: &str, expected: String| {
-        let found = entry(target, name).unwrap_or_default();
+        let found = value(target, name).unwrap_or_default();
         Err(SpecError::new(
             format!("target topic {topic}"),
             format!("{name} {expected}"),
             found,
         ))
     };
-    let int = |name| entry(target, name).and_then(|value| value.parse::<i64>().ok());
+    let int = |name| value(target, name).and_then(|value| value.parse::<i64>().ok());
     let now_ms = now.as_millisecond();
-    if entry(target, TIMESTAMP_TYPE) == Some("LogAppendTime") {
+    if value(target, TIMESTAMP_TYPE) == Some("LogAppendTime") {
         return refuse(
             TIMESTAMP_TYPE,
             "CreateTime (timestamps would be lost)".into(),
@@ -281,7 +328,7 @@ pub(super) fn check_existing(
             format!("of more than {behind} (the backup has such timestamps)"),
         );
     }
-    let policy = entry(target, CLEANUP_POLICY).unwrap_or("delete");
+    let policy = value(target, CLEANUP_POLICY).unwrap_or("delete");
     let source_policy = text(source, CLEANUP_POLICY).unwrap_or("delete");
     if policy.contains("compact") && !source_policy.contains("compact") {
         return refuse(
@@ -304,14 +351,12 @@ pub(super) fn check_existing(
             );
         }
     }
-    let needed = source_max_message_bytes(source);
-    if u64::from(max_message_bytes(target)) < needed {
-        return refuse(
-            MAX_MESSAGE_BYTES,
-            format!("and segment.bytes of at least {needed}, as the source has it"),
-        );
-    }
     Ok(())
+}
+
+/// Whether batches of the source may be larger than the target takes.
+pub(super) fn may_be_too_large(source: &TopicDescription, max_message_bytes: u32) -> bool {
+    u64::from(max_message_bytes) < source_max_message_bytes(source)
 }
 
 fn source_max_message_bytes(source: &TopicDescription) -> u64 {
@@ -327,12 +372,16 @@ fn number(source: &TopicDescription, name: &str) -> Option<i64> {
     text(source, name)?.parse().ok()
 }
 
-fn entry<'a>(target: &'a [ConfigEntry], name: &str) -> Option<&'a str> {
-    target
-        .iter()
-        .find(|entry| entry.name == name)?
-        .value
-        .as_deref()
+/// The effective value of a config.
+pub(super) fn value<'a>(target: &'a [ConfigEntry], name: &str) -> Option<&'a str> {
+    let found = target.iter().find(|entry| entry.name == name)?;
+    found.value.as_deref()
+}
+
+/// The value of a config that the topic itself has.
+pub(super) fn own_value<'a>(target: &'a [ConfigEntry], name: &str) -> Option<&'a str> {
+    let own = |entry: &&ConfigEntry| entry.name == name && entry.source == ConfigSource::Topic;
+    target.iter().find(own)?.value.as_deref()
 }
 
 #[cfg(test)]
@@ -382,6 +431,13 @@ mod tests {
         configs.iter().map(entry).collect()
     }
 
+    /// Values of the topic's own that are set.
+    fn own(finals: &Finals) -> Vec<(&str, &str)> {
+        let own = finals.set.iter();
+        own.filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)))
+            .collect()
+    }
+
     fn pairs(map: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
         map.iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
@@ -398,9 +454,15 @@ mod tests {
         ]);
         let finals = finals(&source, &history(1, 1), 3, now());
         assert_eq!(
-            pairs(&finals.set),
-            [("cleanup.policy", "compact"), ("compression.type", "zstd")]
+            own(&finals),
+            [
+                ("cleanup.policy", "compact"),
+                ("compression.type", "zstd"),
+                ("retention.bytes", "-1"),
+                ("retention.ms", "-1")
+            ]
         );
+        assert_eq!(finals.set["max.message.bytes"], None, "the default again");
         assert!(finals.held.is_empty());
     }
 
@@ -412,14 +474,15 @@ mod tests {
         ]);
         let young = finals(&source, &history(6, 1000), 3, now());
         assert!(young.held.is_empty());
-        assert_eq!(young.set["retention.ms"], "604800000");
-        assert_eq!(young.set["retention.bytes"], "1000");
+        assert_eq!(young.set["retention.ms"].as_deref(), Some("604800000"));
+        assert_eq!(young.set["retention.bytes"].as_deref(), Some("1000"));
         let old = finals(&source, &history(7, 1001), 3, now());
         assert_eq!(
             pairs(&old.held),
             [("retention.bytes", "1000"), ("retention.ms", "604800000")]
         );
-        assert_eq!(pairs(&old.set), [("cleanup.policy", "delete")]);
+        assert_eq!(own(&old), [("cleanup.policy", "delete")]);
+        assert!(!old.set.contains_key("retention.ms"), "it stays unlimited");
     }
 
     #[test]
@@ -432,22 +495,36 @@ mod tests {
     fn fewer_replicas_lower_min_insync_and_it_is_told() {
         let source = source(&[("min.insync.replicas", "2", 1)]);
         let finals = finals(&source, &history(0, 1), 1, now());
-        assert_eq!(finals.set["min.insync.replicas"], "1");
+        assert_eq!(finals.set["min.insync.replicas"].as_deref(), Some("1"));
         assert_eq!(notes("t", &source, &finals.set).len(), 1);
         assert_eq!(at_creation(&source, 1)["min.insync.replicas"], "1");
         assert_eq!(at_creation(&source, 3)["min.insync.replicas"], "2");
     }
 
     #[test]
-    fn what_was_only_for_loading_is_reset() {
-        let set = BTreeMap::from([("compression.type".to_owned(), "zstd".to_owned())]);
-        let resets = resets(&set);
-        assert!(resets.contains(&"max.message.bytes".to_owned()));
-        assert!(!resets.contains(&"compression.type".to_owned()));
-        assert!(
-            !resets.contains(&"retention.ms".to_owned()),
-            "held retention must stay unlimited"
-        );
+    fn defaults_of_the_target_are_given_unless_they_expire_records() {
+        let source = source(&[("retention.ms", "5", 1), ("segment.ms", "7", 1)]);
+        let defaults = |policy: &str, retention_ms: &str| {
+            HashMap::from([
+                ("cleanup.policy".to_owned(), policy.to_owned()),
+                ("retention.ms".to_owned(), retention_ms.to_owned()),
+                ("retention.bytes".to_owned(), "-1".to_owned()),
+            ])
+        };
+        let finals = |policy, ms, days| {
+            default_finals(&source, &defaults(policy, ms), &history(days, 1), 1, now())
+        };
+        let young = finals("delete", "604800000", 6);
+        assert!(young.held.is_empty() && own(&young).is_empty(), "{young:?}");
+        assert_eq!(young.set["retention.ms"], None);
+        assert_eq!(young.set["cleanup.policy"], None);
+        assert!(!young.set.contains_key("segment.ms"), "it was never set");
+        let old = finals("delete", "604800000", 7);
+        assert_eq!(pairs(&old.held), [("retention.ms", "604800000")]);
+        assert!(!old.set.contains_key("retention.ms"), "it stays unlimited");
+        assert!(finals("compact", "1", 7).held.is_empty());
+        let unseen = default_finals(&source, &HashMap::new(), &history(0, 1), 1, now());
+        assert_eq!(unseen.held.len(), 2, "{unseen:?}");
     }
 
     #[test]
@@ -467,13 +544,12 @@ mod tests {
             ("cleanup.policy", "compact"),
             ("retention.ms", "604800000"),
             ("retention.bytes", "9"),
-            ("segment.bytes", "1999999"),
         ] {
             let mut configs = vec![(bad, value)];
             configs.extend(good);
             let error = check_existing("t", &target(&configs), &source, &history(9, 10), now())
                 .unwrap_err();
-            assert!(error.found == value || bad == "segment.bytes", "{error}");
+            assert_eq!(error.found, value, "{error}");
         }
         let ahead = [
             ("message.timestamp.after.max.ms", "3600000"),
@@ -482,6 +558,25 @@ mod tests {
         ];
         assert!(check_existing("t", &target(&ahead), &source, &history(-1, 10), now()).is_err());
         assert!(check_existing("t", &target(&ahead), &source, &history(0, 10), now()).is_ok());
+    }
+
+    #[test]
+    fn the_smaller_of_batch_and_segment_limits_what_fits() {
+        let source = source(&[("max.message.bytes", "2000000", 5)]);
+        let takes = |configs: &[(&str, &str)]| max_message_bytes(&target(configs));
+        assert!(!may_be_too_large(
+            &source,
+            takes(&[("max.message.bytes", "2000000")])
+        ));
+        assert!(may_be_too_large(
+            &source,
+            takes(&[("max.message.bytes", "1999999")])
+        ));
+        let segment = [
+            ("max.message.bytes", "2000000"),
+            ("segment.bytes", "1999999"),
+        ];
+        assert!(may_be_too_large(&source, takes(&segment)));
     }
 
     #[test]

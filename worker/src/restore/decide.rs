@@ -1,172 +1,314 @@
 //! What is decided before the first record: `plan.json`.
 //!
 //! # Guarantees
-//! - Nothing is created in the target before the archive has everything that the restore needs.
+//! - Nothing is created, deleted or written in the target before the archive was found to have what the restore needs, and
+//!   every target topic to be usable.
+//! - A topic of which the archive has lost something is left out and named; the others do not suffer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use kafka_backup_shared::archive::FORMAT_VERSION;
-use kafka_backup_shared::archive::chain::{Link, OffsetRange, uncovered};
+use kafka_backup_shared::archive::chain::{OffsetRange, uncovered};
 use kafka_backup_shared::archive::layout::{ChainKey, TopicId};
 use kafka_backup_shared::archive::manifest::{PinnedPartition, TopicPart};
 use kafka_backup_shared::archive::restore::{
-    RestoreDecision, RestoredPartitionDecision, RestoredTopicDecision,
+    RestoreDecision, RestoredTopicDecision, SourcePartition, TargetPartition,
 };
-use kafka_backup_shared::plan::RestorePlan;
+use kafka_backup_shared::report::{Fault, error_chain};
+use kafka_backup_shared::spec::RestoreFrom;
 
-use super::batches::{Limits, Outgoings};
+use super::Work;
+use super::batches;
+use super::choice::{Choice, Limits, Provenance};
 use super::configs::{self, History};
 use super::error::RestoreError;
-use super::find::Found;
-use super::target::{self, Wanted};
+use super::find::Parts;
+use super::target::{Standing, Target, Wanted};
 use super::units::{Piece, Sizes, pieces};
-use crate::kafka::Client;
 use crate::store::Store;
 
 /// Segments that are read at once to count records.
 const READERS: usize = 2;
 
+/// What was decided, and what was learned on the way.
+pub(super) struct Decided {
+    pub(super) decision: RestoreDecision,
+    /// Keys of segments that were read in full and found whole.
+    pub(super) checked: HashSet<String>,
+    /// Offsets with records that a purge deletes, by target topic.
+    pub(super) purged: BTreeMap<String, u64>,
+}
+
 /// A topic as the archive has it.
 struct Source<'a> {
+    name: &'a str,
     part: &'a TopicPart,
-    target: &'a str,
     history: History,
-    /// Offsets and number of records of each partition.
-    partitions: Vec<(OffsetRange, u64)>,
+    partitions: Vec<(OffsetRange, Vec<Piece>)>,
 }
 
-/// Looks at archive and target, creates the target topics, and decides.
-pub(super) async fn decide(
-    plan: &RestorePlan,
-    found: &Found,
-    targets: &BTreeMap<String, String>,
-    parts: &BTreeMap<String, TopicPart>,
-    sizes: &Sizes,
-    store: &Store,
-    client: &Client,
-) -> Result<RestoreDecision, RestoreError> {
-    let start_time = Timestamp::now();
-    let mut sources = Vec::new();
-    for (topic, part) in parts {
-        let target = targets.get(topic).map_or(topic.as_str(), String::as_str);
-        sources.push(read_source(part, target, found, sizes, store).await?);
-    }
-    let wanted: Vec<Wanted<'_>> = sources
-        .iter()
-        .map(|source| Wanted {
-            target: Arc::from(source.target),
+impl Work<'_> {
+    /// Looks at archive and target, and decides; a dry run creates nothing, and so knows no ids and offsets of the target.
+    pub(super) async fn decide_anew(
+        &self,
+        parts: &Parts,
+        sizes: &Sizes,
+    ) -> Result<Decided, RestoreError> {
+        let request = &self.plan.request;
+        let target = Target {
+            request,
+            client: self.client,
+            now: Timestamp::now(),
+        };
+        let mut failed = parts.failed.clone();
+        let mut sources = Vec::new();
+        for (topic, part) in &parts.whole {
+            match source(self, topic, part, sizes) {
+                Ok(source) => sources.push(source),
+                Err(error) => leave_out(topic, error, &mut failed)?,
+            }
+        }
+        let wanted = sources.iter().map(|source| Wanted {
+            source: source.name,
+            target: Arc::from(request.target(source.name)),
             part: source.part,
             history: source.history,
-        })
-        .collect();
-    let ready = target::prepare(&wanted, client, start_time).await?;
-    let producer = client
-        .init_producer_id()
-        .await
-        .map_err(RestoreError::kafka("get a producer id"))?;
-    let mut topics = BTreeMap::new();
-    for (source, ready) in sources.iter().zip(ready) {
-        let description = &source.part.description;
-        let finals = match ready.created {
-            true => configs::finals(
-                description,
-                &source.history,
-                ready.replication_factor,
-                start_time,
-            ),
-            false => configs::Finals::default(),
+        });
+        let wanted: Vec<Wanted<'_>> = wanted.collect();
+        let standings = target.look(&wanted).await?;
+        let mut decided = Decided {
+            decision: RestoreDecision {
+                format_version: FORMAT_VERSION,
+                run: self.plan.run.clone(),
+                start_time: target.now,
+                backup_id: self.found.backup_id.clone(),
+                request: request.clone(),
+                provenance: self.provenance(),
+                target_cluster_id: self.client.cluster_id().to_owned(),
+                producer_id: -1,
+                producer_epoch: -1,
+                topics: BTreeMap::new(),
+                failed: BTreeMap::new(),
+            },
+            checked: HashSet::new(),
+            purged: BTreeMap::new(),
         };
-        let partitions = source
-            .part
-            .partitions
-            .iter()
-            .zip(&source.partitions)
-            .zip(ready.base_offsets);
-        let decided = RestoredTopicDecision {
-            source_topic_id: description.topic_id,
-            target: source.target.to_owned(),
-            target_topic_id: TopicId(ready.metadata.id.into_bytes()),
-            max_message_bytes: ready.max_message_bytes,
-            created: ready.created,
-            final_configs: finals.set,
-            held_configs: finals.held,
-            partitions: partitions
-                .map(
-                    |((pinned, (range, records)), base_offset)| RestoredPartitionDecision {
-                        partition: pinned.partition,
-                        base_offset,
-                        source: *range,
-                        records: *records,
-                        generation: pinned.generation.clone(),
-                        segments: pinned.segments.clone(),
-                    },
-                )
-                .collect(),
-        };
-        topics.insert(source.part.topic.clone(), decided);
+        let mut kept = Vec::new();
+        for ((source, wanted), standing) in sources.iter().zip(wanted).zip(standings) {
+            let drafting = self.draft(source, &standing, &mut decided.checked);
+            match drafting.await {
+                Ok(draft) => kept.push((wanted, standing, draft)),
+                Err(error) => leave_out(source.name, error, &mut failed)?,
+            }
+        }
+        if kept.is_empty() {
+            let topics = failed.len();
+            return Err(RestoreError::Incomplete { topics, failed });
+        }
+        decided.decision.failed = failed;
+        let defaults = target.default_configs(&kept[0].0.target).await?;
+        let (mut wanted, mut standings, mut drafts) = (Vec::new(), Vec::new(), Vec::new());
+        for (one, standing, draft) in kept {
+            if standing.filled() > 0 {
+                let name = one.target.to_string();
+                decided.purged.insert(name, standing.filled());
+            }
+            wanted.push(one);
+            standings.push(standing);
+            drafts.push(draft);
+        }
+        if self.plan.dry_run {
+            for ((wanted, standing), mut draft) in wanted.iter().zip(standings).zip(drafts) {
+                settle_configs(&mut draft, wanted, &standing, &target, &defaults);
+                decided.decision.topics.insert(wanted.source.into(), draft);
+            }
+            return Ok(decided);
+        }
+        let purge_key = self.found.layout.restore_purge(&self.plan.run.uid);
+        let ready = target
+            .prepare(&wanted, standings, &purge_key, self.store)
+            .await?;
+        for ((wanted, ready), mut draft) in wanted.iter().zip(ready).zip(drafts) {
+            settle_configs(&mut draft, wanted, &ready.standing, &target, &defaults);
+            draft.target_topic_id = TopicId(ready.metadata.id.into_bytes());
+            for partition in &mut draft.partitions {
+                let place = usize::try_from(partition.partition).unwrap_or(usize::MAX);
+                partition.base_offset = *ready.base_offsets.get(place).ok_or_else(|| {
+                    let (topic, number) = (&draft.target, partition.partition);
+                    RestoreError::Bug(format!("topic {topic} has no partition {number}"))
+                })?;
+            }
+            decided.decision.topics.insert(wanted.source.into(), draft);
+        }
+        let producer = self
+            .client
+            .init_producer_id()
+            .await
+            .map_err(RestoreError::kafka("get a producer id"))?;
+        decided.decision.producer_id = producer.id;
+        decided.decision.producer_epoch = producer.epoch;
+        Ok(decided)
     }
-    Ok(RestoreDecision {
-        format_version: FORMAT_VERSION,
-        run: plan.run.clone(),
-        start_time,
-        backup_id: found.backup_id.clone(),
-        target_cluster_id: client.cluster_id().to_owned(),
-        producer_id: producer.id,
-        producer_epoch: producer.epoch,
-        topics,
-    })
+
+    /// Name of the source for the headers of each record, where they get some.
+    fn provenance(&self) -> Option<String> {
+        let manifest = &self.found.manifest;
+        let asked = self.plan.request.include_original_offset_header;
+        let name = manifest.source_cluster_id.as_ref();
+        asked
+            .unwrap_or(manifest.include_offset_headers)
+            .then(|| name.unwrap_or(&manifest.cluster_id).clone())
+    }
+
+    /// What is restored of a topic, without ids and offsets of the target.
+    async fn draft(
+        &self,
+        source: &Source<'_>,
+        standing: &Standing,
+        checked: &mut HashSet<String>,
+    ) -> Result<RestoredTopicDecision, RestoreError> {
+        let (request, description) = (&self.plan.request, &source.part.description);
+        let assignment = &standing.assignment;
+        let choice = Choice {
+            limits: Limits::new(standing.max_message_bytes),
+            time: request.time,
+            by_key: assignment.by_key,
+            provenance: self.provenance().map(|cluster| Provenance {
+                cluster: cluster.into(),
+                topic: source.name.into(),
+            }),
+        };
+        let may_not_fit = configs::may_be_too_large(description, standing.max_message_bytes)
+            || (choice.looks_at_records() && !standing.created);
+        let mut sources = Vec::new();
+        let mut counts: BTreeMap<i32, u64> = assignment.written.keys().map(|to| (*to, 0)).collect();
+        for (pinned, (range, pieces)) in source.part.partitions.iter().zip(&source.partitions) {
+            let tally = tally(pieces, &choice, may_not_fit, self.store, checked).await?;
+            for (to, of) in &assignment.written {
+                let here = match assignment.by_key {
+                    Some(_) => tally
+                        .records
+                        .get(usize::try_from(*to).unwrap_or(usize::MAX)),
+                    None if of.contains(&pinned.partition) => tally.records.first(),
+                    None => None,
+                };
+                *counts.entry(*to).or_default() += here.copied().unwrap_or_default();
+            }
+            sources.push(SourcePartition {
+                partition: pinned.partition,
+                range: *range,
+                records: tally.records.iter().sum(),
+                bytes: tally.bytes,
+                generation: pinned.generation.clone(),
+                segments: pinned.segments.clone(),
+            });
+        }
+        let partitions = counts
+            .into_iter()
+            .map(|(partition, records)| TargetPartition {
+                partition,
+                base_offset: 0,
+                records,
+                sources: assignment.written[&partition].clone(),
+            });
+        Ok(RestoredTopicDecision {
+            source_topic_id: description.topic_id,
+            target: request.target(source.name).to_owned(),
+            target_topic_id: TopicId([0; 16]),
+            max_message_bytes: standing.max_message_bytes,
+            final_configs: None,
+            held_configs: BTreeMap::new(),
+            sources,
+            partitions: partitions.collect(),
+            by_key: assignment.by_key,
+        })
+    }
 }
 
-/// The offsets of a partition that are restored: what the source's log had at the run.
-pub(super) fn wanted_offsets(pinned: &PinnedPartition) -> OffsetRange {
+/// Notes that a topic cannot be restored.
+///
+/// # Errors
+/// The archive is not to blame.
+pub(super) fn leave_out(
+    topic: &str,
+    error: RestoreError,
+    failed: &mut BTreeMap<String, String>,
+) -> Result<(), RestoreError> {
+    if error.fault() != Fault::Corrupt {
+        return Err(error);
+    }
+    let reason = error_chain(&error);
+    tracing::error!(topic, reason, "the topic cannot be restored");
+    failed.insert(topic.to_owned(), reason);
+    Ok(())
+}
+
+fn settle_configs(
+    draft: &mut RestoredTopicDecision,
+    wanted: &Wanted<'_>,
+    standing: &Standing,
+    target: &Target<'_>,
+    defaults: &crate::kafka::EffectiveConfigs,
+) {
+    draft.max_message_bytes = standing.max_message_bytes;
+    if !standing.created {
+        return;
+    }
+    let finals = target.finals(wanted, defaults, standing.replication_factor);
+    draft.final_configs = Some(finals.set);
+    draft.held_configs = finals.held;
+}
+
+/// The offsets of a partition that are restored: what the source's log had at the run, or all that the archive has up to it.
+pub(super) fn wanted_offsets(pinned: &PinnedPartition, from: RestoreFrom) -> OffsetRange {
+    let oldest = pinned.segments.iter().map(|name| name.start).min();
+    let start = match from {
+        RestoreFrom::LogStart => pinned.log_start,
+        RestoreFrom::ArchiveStart => oldest.unwrap_or(pinned.log_start).min(pinned.log_start),
+    };
     OffsetRange {
-        start: pinned.log_start.min(pinned.end),
+        start: start.min(pinned.end),
         end: pinned.end,
     }
 }
 
-async fn read_source<'a>(
+fn source<'a>(
+    work: &Work<'_>,
+    name: &'a str,
     part: &'a TopicPart,
-    target: &'a str,
-    found: &Found,
     sizes: &Sizes,
-    store: &Store,
 ) -> Result<Source<'a>, RestoreError> {
-    let mut links: Vec<Link> = Vec::new();
-    let mut bytes = 0;
+    let layout = &work.found.layout;
     let mut partitions = Vec::new();
     for (index, pinned) in part.partitions.iter().enumerate() {
-        let object = found.layout.topic_part(&found.backup_id, &part.topic);
+        let object = || layout.topic_part(&work.found.backup_id, name);
         if usize::try_from(pinned.partition).ok() != Some(index) {
             let reason = format!("partition {} stands where {index} should", pinned.partition);
-            return Err(RestoreError::damaged(object, reason));
+            return Err(RestoreError::damaged(object(), reason));
         }
-        let range = wanted_offsets(pinned);
+        let range = wanted_offsets(pinned, work.plan.request.from);
         check_covered(pinned, range).map_err(|reason| {
-            let reason = format!(
-                "topic {} partition {}: {reason}",
-                part.topic, pinned.partition
-            );
-            RestoreError::damaged(object, reason)
+            let reason = format!("topic {name} partition {}: {reason}", pinned.partition);
+            RestoreError::damaged(object(), reason)
         })?;
         let key = ChainKey {
-            topic: part.topic.clone(),
+            topic: name.to_owned(),
             topic_id: part.description.topic_id,
             partition: pinned.partition,
             generation: pinned.generation.clone(),
         };
-        let pieces = pieces(&found.layout, &key, &pinned.segments, range, sizes)?;
-        links.extend(pieces.iter().map(|piece| piece.link));
-        bytes += pieces.iter().map(|piece| piece.size).sum::<u64>();
-        partitions.push((range, count(&pieces, store).await?));
+        let pieces = pieces(layout, &key, &pinned.segments, range, sizes)?;
+        partitions.push((range, pieces));
     }
+    let all = || partitions.iter().flat_map(|(_, pieces)| pieces);
+    let bytes = all().map(|piece| piece.size).sum();
     Ok(Source {
+        name,
         part,
-        target,
-        history: History::new(&links, bytes),
+        history: History::new(all().map(|piece| &piece.link), bytes),
         partitions,
     })
 }
@@ -188,25 +330,62 @@ fn check_covered(pinned: &PinnedPartition, range: OffsetRange) -> Result<(), Str
     Ok(())
 }
 
-/// Number of records that `pieces` restore; what a name does not tell is read.
-async fn count(pieces: &[Piece], store: &Store) -> Result<u64, RestoreError> {
-    let named: u64 = pieces.iter().filter_map(Piece::records).sum();
-    let cut = pieces.iter().filter(|piece| piece.records().is_none());
-    let counted = futures::stream::iter(cut)
+/// What pieces of a source partition add.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Records for each target partition among which they are dealt out; one number where they are not.
+    records: Vec<u64>,
+    /// Bytes, in proportion where not all records of a segment count.
+    bytes: u64,
+}
+
+/// Counts what `pieces` restore; what a name does not tell is read.
+async fn tally(
+    pieces: &[Piece],
+    choice: &Choice,
+    may_not_fit: bool,
+    store: &Store,
+    checked: &mut HashSet<String>,
+) -> Result<Tally, RestoreError> {
+    let mut tally = Tally {
+        records: vec![0; choice.by_key.unwrap_or(1) as usize],
+        bytes: 0,
+    };
+    let mut unknown = Vec::new();
+    for piece in pieces {
+        let fits = !may_not_fit || piece.size <= choice.limits.encode as u64;
+        match piece.records(choice) {
+            Some(0) => {}
+            Some(records) if fits => {
+                tally.records[0] += records;
+                tally.bytes += piece.size;
+            }
+            Some(_) | None => unknown.push(piece),
+        }
+    }
+    let mut counted = futures::stream::iter(unknown)
         .map(|piece| async move {
             let bytes = piece.read(store).await?;
-            let limits = Limits::new(u32::MAX);
-            Outgoings::new(bytes, piece.link.range, limits)
-                .map(|outgoing| outgoing.map(|outgoing| outgoing.records()))
-                .sum::<Result<u64, _>>()
-                .map_err(|source| RestoreError::Segment {
-                    key: piece.key.clone(),
-                    source,
-                })
+            let range = piece.link.range;
+            let counts = batches::count(&bytes, piece.partition, range, choice);
+            let counts = counts.map_err(|source| RestoreError::Segment {
+                key: piece.key.clone(),
+                source,
+            })?;
+            Ok::<_, RestoreError>((piece, counts))
         })
-        .buffer_unordered(READERS)
-        .try_fold(0, |sum, records| async move { Ok(sum + records) });
-    Ok(named + counted.await?)
+        .buffer_unordered(READERS);
+    while let Some((piece, counts)) = counted.try_next().await? {
+        let here: u64 = counts.iter().sum();
+        let share =
+            u128::from(piece.size) * u128::from(here) / u128::from(piece.link.name.records.max(1));
+        tally.bytes += u64::try_from(share).unwrap_or(piece.size).min(piece.size);
+        for (sum, count) in tally.records.iter_mut().zip(counts) {
+            *sum += count;
+        }
+        checked.insert(piece.key.clone());
+    }
+    Ok(tally)
 }
 
 #[cfg(test)]
@@ -234,12 +413,18 @@ mod tests {
             segments: vec![name(0, 10), name(20, 30)],
             gaps: vec![],
         };
-        let error = check_covered(&pinned, wanted_offsets(&pinned)).unwrap_err();
+        let error =
+            check_covered(&pinned, wanted_offsets(&pinned, RestoreFrom::LogStart)).unwrap_err();
         assert!(error.contains("10 to 20"), "{error}");
         pinned.gaps = vec![Gap {
             range: OffsetRange { start: 10, end: 20 },
             reason: GapReason::LogStartMoved,
         }];
-        assert_eq!(check_covered(&pinned, wanted_offsets(&pinned)), Ok(()));
+        assert_eq!(
+            check_covered(&pinned, wanted_offsets(&pinned, RestoreFrom::LogStart)),
+            Ok(())
+        );
+        let all = wanted_offsets(&pinned, RestoreFrom::ArchiveStart);
+        assert_eq!(all, OffsetRange { start: 0, end: 30 });
     }
 }

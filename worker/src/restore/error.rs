@@ -1,5 +1,7 @@
 //! Why a restore did not succeed.
 
+use std::collections::BTreeMap;
+
 use kafka_backup_shared::archive::FormatError;
 use kafka_backup_shared::plan::SpecError;
 use kafka_backup_shared::report::Fault;
@@ -37,6 +39,17 @@ pub enum RestoreError {
         /// Why.
         #[source]
         source: SegmentError,
+    },
+    /// What is left of the archive was restored.
+    #[error(
+        "{} of {topics} topics could not be restored, since the archive has lost something of them: {}",
+        failed.len(), named(failed)
+    )]
+    Incomplete {
+        /// Topics that were asked for.
+        topics: usize,
+        /// Those that failed, by source name, with the reason.
+        failed: BTreeMap<String, String>,
     },
     /// The target is not as this restore left it.
     #[error(
@@ -77,6 +90,20 @@ pub enum RestoreError {
     Bug(String),
 }
 
+/// Topics that a message names.
+const NAMED: usize = 5;
+
+fn named(failed: &BTreeMap<String, String>) -> String {
+    let named = failed.iter().take(NAMED);
+    let mut named: Vec<String> = named
+        .map(|(topic, reason)| format!("topic {topic}: {reason}"))
+        .collect();
+    if failed.len() > NAMED {
+        named.push(format!("and {} more", failed.len() - NAMED));
+    }
+    named.join("; ")
+}
+
 impl From<StoreError> for RestoreError {
     fn from(error: StoreError) -> Self {
         Self::Store(Box::new(error))
@@ -97,6 +124,11 @@ impl RestoreError {
         })
     }
 
+    /// A segment that the archive no longer has.
+    pub(super) fn lost(key: impl Into<String>) -> Self {
+        Self::damaged(key, "a backup pins it, and it is missing")
+    }
+
     /// What it means for the run.
     pub fn fault(&self) -> Fault {
         match self {
@@ -109,7 +141,7 @@ impl RestoreError {
                 | SegmentError::Records { .. }
                 | SegmentError::Trailing { .. } => Fault::Corrupt,
             },
-            Self::Format(_) | Self::Foreign { .. } => Fault::Corrupt,
+            Self::Format(_) | Self::Foreign { .. } | Self::Incomplete { .. } => Fault::Corrupt,
             Self::Stalled { .. } | Self::TakenOver => Fault::Unavailable,
             Self::Interrupted => Fault::Interrupted,
             Self::Bug(_) => Fault::Bug,

@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_backup_shared::archive::layout::{Layout, run_order, unescape};
 use kafka_backup_shared::archive::manifest::{Manifest, TopicPart, from_json, from_json_zst};
-use kafka_backup_shared::plan::{ArchiveName, RestorePlan, SpecError};
+use kafka_backup_shared::plan::{ArchiveName, RestoreRequest, SpecError};
+use kafka_backup_shared::report::{Fault, error_chain};
 use kafka_backup_shared::spec::MissingTopics;
 
 use super::error::RestoreError;
 use crate::store::Store;
-
-/// The id that means the newest complete run.
-pub(super) const LATEST: &str = "latest";
 
 /// Run ids that a message lists.
 const LISTED: usize = 10;
@@ -27,12 +25,12 @@ pub(super) struct Found {
     pub(super) manifest: Manifest,
 }
 
-/// The archives that `plan` may mean: the one it names, or all that the store has.
+/// The archives that `request` may mean: the one it names, or all that the store has.
 pub(super) async fn archives(
-    plan: &RestorePlan,
+    request: &RestoreRequest,
     store: &Store,
 ) -> Result<Vec<ArchiveName>, RestoreError> {
-    if let Some(archive) = &plan.archive {
+    if let Some(archive) = &request.archive {
         return Ok(vec![archive.clone()]);
     }
     let mut archives = Vec::new();
@@ -62,7 +60,7 @@ pub(super) async fn run(
     for archive in archives {
         let layout = Layout::new(archive);
         let found = match backup_id {
-            LATEST => latest(layout, store).await?,
+            RestoreRequest::LATEST => latest(layout, store).await?,
             id => by_id(layout, id, store).await?,
         };
         candidates.extend(found.map(|found| (archive, found)));
@@ -170,7 +168,7 @@ async fn unknown(
 /// # Errors
 /// [`SpecError`]: no topic, a missing one, a mapping that maps nothing, two sources for one target.
 pub(super) fn targets(
-    plan: &RestorePlan,
+    request: &RestoreRequest,
     found: &Found,
 ) -> Result<(BTreeMap<String, String>, Vec<String>), SpecError> {
     let manifest = &found.manifest;
@@ -193,7 +191,7 @@ pub(super) fn targets(
         }
     };
     let backup_id = &found.backup_id;
-    let selection = plan
+    let selection = request
         .topics
         .select(manifest.topics.keys().map(String::as_str))?;
     let mut warnings = Vec::new();
@@ -207,7 +205,7 @@ pub(super) fn targets(
             })
             .collect();
         let missing = missing.join(", ");
-        match plan.topics.missing {
+        match request.topics.missing {
             MissingTopics::Fail => {
                 return Err(SpecError::new(
                     "spec.topics",
@@ -229,15 +227,23 @@ pub(super) fn targets(
                 "names or globs that match a topic of backup {backup_id} ({})",
                 there()
             ),
-            plan.topics.include.join(", "),
+            request.topics.include.join(", "),
         ));
     }
     let chosen: BTreeSet<&String> = selection.topics.iter().collect();
-    for source in plan.topic_mapping.keys() {
+    let mapped = request
+        .topic_mapping
+        .keys()
+        .map(|topic| ("topicMapping", topic));
+    let moved = request
+        .partition_mapping
+        .keys()
+        .map(|topic| ("partitionMapping", topic));
+    for (field, source) in mapped.chain(moved) {
         // A mapping that maps nothing is a misspelt one, and its topic would be restored under the name it has.
         if !chosen.contains(source) && !selection.missing.contains(source) {
             return Err(SpecError::new(
-                format!("spec.topicMapping.{source}"),
+                format!("spec.{field}.{source}"),
                 format!("a topic that is restored from backup {backup_id}"),
                 format!("{source:?}"),
             ));
@@ -246,7 +252,7 @@ pub(super) fn targets(
     let mut targets = BTreeMap::new();
     let mut sources: BTreeMap<&str, &str> = BTreeMap::new();
     for source in &selection.topics {
-        let target = plan.topic_mapping.get(source).unwrap_or(source);
+        let target = request.target(source);
         if let Some(other) = sources.insert(target, source) {
             return Err(SpecError::new(
                 "spec.topicMapping",
@@ -254,41 +260,61 @@ pub(super) fn targets(
                 format!("{target:?} for both {other:?} and {source:?}"),
             ));
         }
-        targets.insert(source.clone(), target.clone());
+        targets.insert(source.clone(), target.to_owned());
     }
     Ok((targets, warnings))
 }
 
-/// The pinned segments of the chosen topics.
+/// The pinned segments of the chosen topics, and why those of others cannot be read.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// By topic.
+    pub(super) whole: BTreeMap<String, TopicPart>,
+    /// Topics of which the archive has lost something, with the reason.
+    pub(super) failed: BTreeMap<String, String>,
+}
+
+/// Reads the parts of `topics`.
+///
+/// # Errors
+/// The store does not answer; or an object is of a newer format.
 pub(super) async fn parts<'a>(
     found: &Found,
     topics: impl IntoIterator<Item = &'a String>,
     store: &Store,
-) -> Result<BTreeMap<String, TopicPart>, RestoreError> {
-    let mut parts = BTreeMap::new();
+) -> Result<Parts, RestoreError> {
+    let mut parts = Parts::default();
     for topic in topics {
-        let manifest_key = found.layout.manifest(&found.backup_id);
-        let Some(entry) = found.manifest.topics.get(topic) else {
-            return Err(RestoreError::damaged(
-                manifest_key,
-                format!("topic {topic} is missing"),
-            ));
-        };
-        let key = found.layout.topic_part(&entry.part, topic);
-        let Some(bytes) = store.get(&key).await? else {
-            return Err(RestoreError::damaged(key, "it is missing"));
-        };
-        let part: TopicPart = from_json_zst(&key, &bytes)?;
-        let same = part.topic == *topic
-            && part.description.topic_id == entry.topic_id
-            && part.partitions.len() == entry.partitions as usize;
-        if !same {
-            return Err(RestoreError::damaged(
-                key,
-                format!("it is not the part that {manifest_key} names"),
-            ));
+        match part(found, topic, store).await {
+            Ok(part) => {
+                parts.whole.insert(topic.clone(), part);
+            }
+            Err(error) if error.fault() == Fault::Corrupt => {
+                parts.failed.insert(topic.clone(), error_chain(&error));
+            }
+            Err(error) => return Err(error),
         }
-        parts.insert(topic.clone(), part);
     }
     Ok(parts)
+}
+
+async fn part(found: &Found, topic: &str, store: &Store) -> Result<TopicPart, RestoreError> {
+    let manifest_key = found.layout.manifest(&found.backup_id);
+    let Some(entry) = found.manifest.topics.get(topic) else {
+        let reason = format!("topic {topic} is missing");
+        return Err(RestoreError::damaged(manifest_key, reason));
+    };
+    let key = found.layout.topic_part(&entry.part, topic);
+    let Some(bytes) = store.get(&key).await? else {
+        return Err(RestoreError::lost(key));
+    };
+    let part: TopicPart = from_json_zst(&key, &bytes)?;
+    let same = part.topic == *topic
+        && part.description.topic_id == entry.topic_id
+        && part.partitions.len() == entry.partitions as usize;
+    if !same {
+        let reason = format!("it is not the part that {manifest_key} names");
+        return Err(RestoreError::damaged(key, reason));
+    }
+    Ok(part)
 }

@@ -3,32 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kafka_backup_shared::archive::manifest::TopicPart;
-use kafka_backup_shared::archive::restore::RestoreDecision;
+use jiff::Timestamp;
+use kafka_backup_shared::archive::FORMAT_VERSION;
+use kafka_backup_shared::archive::manifest::{Gap, TopicPart};
+use kafka_backup_shared::archive::restore::{Done, RestoreDecision, RestoredTopicDecision};
 use kafka_backup_shared::report::{TopicReport, error_chain};
 
 use super::configs;
-use super::decide::wanted_offsets;
 use super::error::RestoreError;
-use super::units::Unit;
 use crate::context::Completed;
 use crate::kafka::{Client, ConfigChange, ConfigOperation, KafkaError, ResponseError};
 
-/// Gives created topics their final configs; what the target does not take comes back as warnings.
+/// Gives created topics their final configs, but for those that were left out; what the target does not take comes back as warnings.
 pub(super) async fn apply_configs(
     decision: &RestoreDecision,
+    left_out: &BTreeMap<String, String>,
     client: &Client,
 ) -> Result<Vec<String>, RestoreError> {
     let mut warnings = Vec::new();
     let changes: Vec<(Arc<str>, Vec<ConfigChange>)> = decision
         .topics
-        .values()
-        .filter(|topic| topic.created)
-        .map(|topic| {
-            (
-                Arc::from(topic.target.as_str()),
-                changes(&topic.final_configs),
-            )
+        .iter()
+        .filter(|(source, _)| !left_out.contains_key(*source))
+        .filter_map(|(_, topic)| {
+            let finals = topic.final_configs.as_ref()?;
+            Some((Arc::from(topic.target.as_str()), changes(finals)))
         })
         .collect();
     if changes.is_empty() {
@@ -98,60 +97,92 @@ fn is_refusal(error: &KafkaError) -> bool {
     )
 }
 
-fn changes(final_configs: &BTreeMap<String, String>) -> Vec<ConfigChange> {
-    let set = final_configs.iter().map(|(name, value)| ConfigChange {
+fn changes(final_configs: &BTreeMap<String, Option<String>>) -> Vec<ConfigChange> {
+    let change = |(name, value): (&String, &Option<String>)| ConfigChange {
         name: name.clone(),
-        operation: ConfigOperation::Set(value.clone()),
-    });
-    let resets = configs::resets(final_configs)
-        .into_iter()
-        .map(|name| ConfigChange {
-            name,
-            operation: ConfigOperation::Delete,
-        });
-    set.chain(resets).collect()
+        operation: match value {
+            Some(value) => ConfigOperation::Set(value.clone()),
+            None => ConfigOperation::Delete,
+        },
+    };
+    final_configs.iter().map(change).collect()
+}
+
+/// A restore that was complete before this attempt.
+pub(super) fn repeated(done: &Done) -> Completed {
+    let mut warnings = done.warnings.clone();
+    warnings.push(format!(
+        "nothing was written: this restore was complete at {}; to restore again, use an object of another name",
+        done.completion_time
+    ));
+    Completed {
+        records: done.records,
+        bytes: done.bytes,
+        gaps: done.gaps,
+        retention_held: done.retention_held.clone(),
+        warnings,
+        topics: done.topics.clone(),
+        ..Completed::default()
+    }
+}
+
+/// `done.json` of a restore that completed at `now`.
+pub(super) fn done(completed: &Completed, now: Timestamp) -> Done {
+    Done {
+        format_version: FORMAT_VERSION,
+        completion_time: now,
+        records: completed.records,
+        bytes: completed.bytes,
+        gaps: completed.gaps,
+        warnings: completed.warnings.clone(),
+        topics: completed.topics.clone(),
+        retention_held: completed.retention_held.clone(),
+    }
 }
 
 /// What the restore did, as a function of what was decided.
 pub(super) fn completed(
     decision: &RestoreDecision,
     parts: &BTreeMap<String, TopicPart>,
-    units: &[Unit],
     bootstrap_servers: &[String],
 ) -> Completed {
     let mut completed = Completed::default();
-    let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
-    for unit in units {
-        let sizes = unit.pieces.iter().map(|piece| piece.size);
-        *bytes.entry(&unit.source).or_default() += sizes.sum::<u64>();
-    }
+    let whose = decision.request.topic_config;
     for (source, topic) in &decision.topics {
         let report = TopicReport {
             topic: topic.target.clone(),
             partitions: u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX),
-            records: topic
-                .partitions
-                .iter()
-                .map(|partition| partition.records)
-                .sum(),
-            bytes: bytes.get(source.as_str()).copied().unwrap_or_default(),
+            records: topic.partitions.iter().map(|p| p.records).sum(),
+            bytes: topic.sources.iter().map(|s| s.bytes).sum(),
         };
         completed.records += report.records;
         completed.bytes += report.bytes;
         completed.topics.push(report);
-        for (name, value) in &topic.held_configs {
-            let warning = configs::held_warning(&topic.target, name, value, bootstrap_servers);
-            completed.warnings.push(warning);
+        let held = topic.held_configs.iter().map(|(name, value)| {
+            configs::held_warning(&topic.target, name, value, whose, bootstrap_servers)
+        });
+        let held: Vec<String> = held.collect();
+        if let Some(first) = held.first() {
+            if completed.retention_held.is_nothing() {
+                completed.retention_held.example = first.clone();
+            }
+            completed.retention_held.topics += 1;
         }
+        completed.warnings.extend(held);
         let Some(part) = parts.get(source) else {
             continue;
         };
-        completed.warnings.extend(configs::notes(
-            &topic.target,
-            &part.description,
-            &topic.final_configs,
-        ));
-        let gaps = gaps(part);
+        if let Some(finals) = &topic.final_configs {
+            let notes = configs::notes(&topic.target, &part.description, finals);
+            completed.warnings.extend(notes);
+        }
+        if !decision.request.time.is_unbounded() && configs::is_compacted(&part.description) {
+            completed.warnings.push(format!(
+                "topic {}: its source is compacted; values that newer ones had replaced before the backup are not in it, whatever the time",
+                topic.target
+            ));
+        }
+        let gaps = gaps(part, topic);
         completed.gaps += gaps;
         if gaps > 0 {
             completed.warnings.push(format!(
@@ -164,13 +195,12 @@ pub(super) fn completed(
 }
 
 /// Gaps among the offsets that are restored.
-fn gaps(part: &TopicPart) -> u64 {
-    let gaps = part.partitions.iter().flat_map(|pinned| {
-        let wanted = wanted_offsets(pinned);
-        pinned
-            .gaps
-            .iter()
-            .filter(move |gap| gap.range.start < wanted.end && gap.range.end > wanted.start)
+fn gaps(part: &TopicPart, topic: &RestoredTopicDecision) -> u64 {
+    let gaps = part.partitions.iter().zip(&topic.sources);
+    let gaps = gaps.flat_map(|(pinned, source)| {
+        let wanted = source.range;
+        let within = move |gap: &&Gap| gap.range.start < wanted.end && gap.range.end > wanted.start;
+        pinned.gaps.iter().filter(within)
     });
     gaps.count() as u64
 }

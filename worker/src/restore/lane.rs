@@ -32,6 +32,9 @@ use crate::store::Created;
 /// Requests in flight on one connection.
 const REQUESTS: usize = 5;
 
+/// What a batch is taken for until it is known: the rate limit asks first.
+const USUAL_BATCH: usize = 64 << 10;
+
 /// For so long brokers may wait until all in-sync replicas have a batch.
 const PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -73,6 +76,8 @@ pub(super) struct Lane {
     storing: FuturesUnordered<Storing>,
     /// Where the next request begins to look for batches, so that all partitions get their turn.
     turn: usize,
+    /// When the rate limit permits more.
+    held_until: Option<Instant>,
 }
 
 impl Lane {
@@ -123,6 +128,7 @@ impl Lane {
             loading: FuturesUnordered::new(),
             storing: FuturesUnordered::new(),
             turn: 0,
+            held_until: None,
         };
         for ((number, unit, _), end) in units.into_iter().zip(ends) {
             match end {
@@ -174,7 +180,8 @@ impl Lane {
                 return Ok(());
             }
             let held = self.shared.lease.is_held();
-            if idle && self.loading.is_empty() && held {
+            let later = self.held_until;
+            if idle && self.loading.is_empty() && held && later.is_none() {
                 return Err(RestoreError::Bug(
                     "a partition waits for nothing".to_owned(),
                 ));
@@ -198,6 +205,7 @@ impl Lane {
                         slot.stream.loaded(loaded);
                     }
                 }
+                () = sleep_until(later.unwrap_or(wake)), if later.is_some() && !stopping => {}
                 // Nothing tells when the lease is ours again.
                 () = sleep(Duration::from_millis(500)), if !held && !stopping => {}
             }
@@ -247,6 +255,7 @@ impl Lane {
 
     /// Sends requests while there is room and something to send.
     fn send(&mut self) -> Result<(), RestoreError> {
+        self.held_until = None;
         while self.requests.len() < REQUESTS && self.shared.lease.is_held() {
             let (mut batches, mut bytes) = (Vec::new(), 0);
             for step in 0..self.slots.len() {
@@ -259,9 +268,17 @@ impl Lane {
                 if slot.left || !slot.stream.may_send() {
                     continue;
                 }
+                let taken = match self.shared.rate.try_take(USUAL_BATCH) {
+                    Ok(taken) => taken,
+                    Err(later) => {
+                        self.held_until = Some(later);
+                        break;
+                    }
+                };
                 let Some(ready) = slot.stream.next_batch()? else {
                     continue;
                 };
+                taken.settle(ready.outgoing.size(), ready.outgoing.records());
                 bytes += ready.outgoing.size();
                 let unit = slot.stream.unit();
                 let producer = self.shared.producer;
@@ -400,8 +417,7 @@ async fn next_answer(requests: &mut VecDeque<Request>) -> Result<ProduceAnswer, 
 fn store_map(shared: &Arc<Shared>, unit: &Arc<Unit>, mapped: Mapped, index: usize) -> Storing {
     let (shared, unit) = (shared.clone(), unit.clone());
     Box::pin(async move {
-        let name = unit.pieces[mapped.index].link.name;
-        let key = shared.map_key(&unit, &name);
+        let key = shared.map_key(&unit, &unit.pieces[mapped.index]);
         let content = Bytes::from(to_json(&mapped.piece));
         match shared.store.create(&key, content).await? {
             Created::New | Created::Same => Ok(index),

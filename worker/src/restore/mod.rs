@@ -1,24 +1,27 @@
 //! Restore: what a backup run captured, written into topics of a cluster, exactly once.
 //!
 //! ```text
-//! find    which run of which archive, which topics            -> Found, targets
-//! decide  archive whole? targets usable? create, count, plan  -> plan.json (create-only, before the first record)
-//! units   the partitions of a plan with their segments        -> Unit
-//! write   lanes (connections), streams (partitions)             -> records, offset map
-//! finish  the source's configs, warnings                      -> done.json, Completed
+//! find    which run of which archive, which topics              -> Found, targets, Parts
+//! decide  archive whole? targets usable (target, assign)? count, purge, create   -> plan.json (create-only, before the first record)
+//! units   the target partitions of a plan with their segments   -> Unit
+//! write   check segments; lanes (connections), streams (partitions), batches (choice)  -> records, offset map
+//! finish  configs of created topics, warnings                   -> done.json, Completed
 //! ```
 //!
 //! # Guarantees
-//! - Nothing is created or written in the target unless the archive has all that is needed and every target topic is missing
-//!   or empty and fit.
+//! - Nothing is created or written in the target unless every target topic is missing or fit. A topic of which the archive has
+//!   lost or damaged something is not begun; the others are restored, and the restore fails in the end and names it.
 //! - Every attempt after `plan.json` follows it; what was written by earlier ones is told by the target's log ends. A restore
 //!   that is done reports the same success again and touches nothing.
 //! - Interrupted is never success: the next attempt goes on.
+//! - A dry run reads what the real one reads before its first record, writes nothing anywhere, and counts the same.
 //!
 //! # Assumptions
 //! - Nobody else writes to the target topics meanwhile. Where somebody does, the restore stops (`DataCorrupt`).
 
+mod assign;
 mod batches;
+mod choice;
 mod configs;
 mod decide;
 mod error;
@@ -26,30 +29,31 @@ mod find;
 mod finish;
 mod lane;
 mod lease;
+mod purge;
 mod stream;
 mod target;
 mod units;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kafka_backup_shared::archive::FORMAT_VERSION;
 use kafka_backup_shared::archive::layout::Layout;
-use kafka_backup_shared::archive::manifest::{TopicPart, from_json, to_json};
+use kafka_backup_shared::archive::manifest::{from_json, to_json};
 use kafka_backup_shared::archive::restore::{Done, RestoreDecision};
 use kafka_backup_shared::plan::{ArchiveName, RestorePlan, SpecError};
-use kafka_backup_shared::report::HeldBack;
+use kafka_backup_shared::report::DryRun;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Completed, Context};
 use crate::kafka::{Client, ClientConfig, ProducerId};
 use crate::store::{Created, Store};
-use find::Found;
+use decide::Decided;
+use find::{Found, Parts};
 use lease::{Lease, Times};
-use units::{Unit, sizes, units};
+use units::{Sizes, Unit, sizes, units};
 
 pub use batches::SegmentError;
 pub use error::RestoreError;
@@ -67,18 +71,27 @@ pub async fn run(
     context: &Context,
 ) -> Result<Completed, RestoreError> {
     let cancel = &context.cancel;
-    interruptible(cancel, async { Ok(store.check().await?) }).await?;
-    let archives = interruptible(cancel, find::archives(plan, store)).await?;
+    let request = &plan.request;
+    interruptible(cancel, async {
+        match plan.dry_run {
+            true => Ok(store.check_readable().await?),
+            false => Ok(store.check().await?),
+        }
+    })
+    .await?;
+    let archives = interruptible(cancel, find::archives(request, store)).await?;
     let uid = &plan.run.uid;
-    let earlier = interruptible(cancel, earlier(&archives, uid, store)).await?;
-    if let Some(Earlier {
-        done: Some(done),
-        decision,
-        ..
-    }) = &earlier
-    {
-        check_followed(plan, decision, None)?;
-        return Ok(repeated(done));
+    // A dry run looks as if nothing had been done.
+    let earlier = match plan.dry_run {
+        true => None,
+        false => interruptible(cancel, earlier(&archives, uid, store)).await?,
+    };
+    if let Some(earlier) = &earlier {
+        let decision = &earlier.decision;
+        decision.request.check_same(request, &decision.backup_id)?;
+        if let Some(done) = &earlier.done {
+            return Ok(finish::repeated(done));
+        }
     }
     let found = match &earlier {
         Some(earlier) => {
@@ -89,9 +102,9 @@ pub async fn run(
             )
             .await?
         }
-        None => interruptible(cancel, find::run(&archives, &plan.backup_id, store)).await?,
+        None => interruptible(cancel, find::run(&archives, &request.backup_id, store)).await?,
     };
-    let (targets, mut warnings) = find::targets(plan, &found)?;
+    let (targets, mut warnings) = find::targets(request, &found)?;
     let parts = interruptible(cancel, find::parts(&found, targets.keys(), store)).await?;
     let client = interruptible(cancel, async {
         let config = ClientConfig::new(&plan.cluster, CLIENT_ID);
@@ -100,21 +113,25 @@ pub async fn run(
             .map_err(RestoreError::kafka("reach the target cluster"))
     })
     .await?;
-    let lease_key = found.layout.restore_lease(uid);
-    let lease = interruptible(cancel, Lease::acquire(store, &lease_key, Times::DEFAULT)).await?;
-    let lease = Arc::new(lease);
     let work = Work {
         plan,
         found: &found,
-        targets: &targets,
-        parts: &parts,
         store,
         client: &client,
     };
-    let worked = work.run(lease.clone(), context).await;
-    if let Some(lease) = Arc::into_inner(lease) {
-        lease.release().await;
-    }
+    let worked = match plan.dry_run {
+        true => interruptible(cancel, work.dry_run(&parts)).await,
+        false => {
+            let lease_key = found.layout.restore_lease(uid);
+            let acquiring = Lease::acquire(store, &lease_key, Times::DEFAULT);
+            let lease = Arc::new(interruptible(cancel, acquiring).await?);
+            let worked = work.run(&parts, lease.clone(), context).await;
+            if let Some(lease) = Arc::into_inner(lease) {
+                lease.release().await;
+            }
+            worked
+        }
+    };
     let mut completed = worked?;
     completed.warnings.append(&mut warnings);
     Ok(completed)
@@ -178,90 +195,47 @@ async fn done(layout: &Layout, uid: &str, store: &Store) -> Result<Option<Done>,
     Ok(Some(from_json(&key, &bytes)?))
 }
 
-/// A restore that was complete before this attempt.
-fn repeated(done: &Done) -> Completed {
-    let mut warnings = done.warnings.clone();
-    warnings.push(format!(
-        "nothing was written: this restore was complete at {}; to restore again, use an object of another name",
-        done.completion_time
-    ));
-    Completed {
-        records: done.records,
-        bytes: done.bytes,
-        gaps: done.gaps,
-        retention: None,
-        held_back: HeldBack::default(),
-        warnings,
-        topics: done.topics.clone(),
-    }
-}
-
-/// Checks that the earlier attempt decided what the object still says.
-fn check_followed(
-    plan: &RestorePlan,
-    decision: &RestoreDecision,
-    targets: Option<&BTreeMap<String, String>>,
-) -> Result<(), SpecError> {
-    let changed = |field: &str, decided: String, now: String| {
-        let expected =
-            format!("{decided}, as this restore has begun with (another one needs another name)");
-        Err(SpecError::new(field, expected, now))
-    };
-    if plan.backup_id != find::LATEST && plan.backup_id != decision.backup_id {
-        return changed(
-            "spec.backupId",
-            decision.backup_id.clone(),
-            plan.backup_id.clone(),
-        );
-    }
-    let decided: BTreeMap<String, String> = decision
-        .topics
-        .iter()
-        .map(|(source, topic)| (source.clone(), topic.target.clone()))
-        .collect();
-    match targets {
-        Some(targets) if *targets != decided => changed(
-            "spec.topics and spec.topicMapping",
-            format!("{decided:?}"),
-            format!("{targets:?}"),
-        ),
-        Some(_) | None => Ok(()),
-    }
-}
-
 /// What a restore works with once it knows what it is about.
 struct Work<'a> {
     plan: &'a RestorePlan,
     found: &'a Found,
-    targets: &'a BTreeMap<String, String>,
-    parts: &'a BTreeMap<String, TopicPart>,
     store: &'a Store,
     client: &'a Client,
 }
 
 impl Work<'_> {
-    async fn run(&self, lease: Arc<Lease>, context: &Context) -> Result<Completed, RestoreError> {
+    async fn run(
+        &self,
+        parts: &Parts,
+        lease: Arc<Lease>,
+        context: &Context,
+    ) -> Result<Completed, RestoreError> {
         let (layout, uid) = (&self.found.layout, &self.plan.run.uid);
-        let decided = interruptible(&context.cancel, async {
+        let begun = interruptible(&context.cancel, async {
             // Whoever held the lease before may have been quicker.
             if let Some(done) = done(layout, uid, self.store).await? {
-                return Ok(Decided::Done(done));
+                return Ok(Begun::Done(done));
             }
-            let ids = self
-                .parts
-                .iter()
-                .map(|(topic, part)| (topic, part.description.topic_id));
-            let sizes = sizes(layout, ids, self.store).await?;
-            let decision = self.decide(&sizes).await?;
-            let units = units(layout, &decision, &sizes)?;
-            Ok(Decided::Units(decision, units))
+            let sizes = self.sizes(parts).await?;
+            let decided = self.decide(parts, &sizes).await?;
+            let (units, failed) = self.units(&decided.decision, &sizes)?;
+            let (decision, checked) = (Box::new(decided.decision), decided.checked);
+            Ok(Begun::Units {
+                decision,
+                units,
+                checked,
+                failed,
+            })
         });
-        let (decision, units) = match decided.await? {
-            Decided::Done(done) => return Ok(repeated(&done)),
-            Decided::Units(decision, units) => (decision, units),
+        let (decision, units, checked, mut failed) = match begun.await? {
+            Begun::Done(done) => return Ok(finish::repeated(&done)),
+            Begun::Units {
+                decision,
+                units,
+                checked,
+                failed,
+            } => (decision, units, checked, failed),
         };
-        let servers = &self.plan.cluster.bootstrap_servers;
-        let mut completed = finish::completed(&decision, self.parts, &units, servers);
         let place = write::Place {
             layout,
             uid,
@@ -272,22 +246,22 @@ impl Work<'_> {
                 id: decision.producer_id,
                 epoch: decision.producer_epoch,
             },
+            rate_limit: self.plan.rate_limit,
         };
-        let append_time = write::write(units, place, context).await?;
+        let written = write::write(units, checked, place, context).await?;
+        failed.extend(written.failed);
         interruptible(&context.cancel, async {
-            let refused = finish::apply_configs(&decision, self.client).await?;
+            let servers = &self.plan.cluster.bootstrap_servers;
+            let mut completed = finish::completed(&decision, &parts.whole, servers);
+            let refused = finish::apply_configs(&decision, &failed, self.client).await?;
             completed.warnings.extend(refused);
-            let told = finish::append_time_warning(&decision, self.parts, &append_time);
+            let told = finish::append_time_warning(&decision, &parts.whole, &written.append_time);
             completed.warnings.extend(told);
-            let done = Done {
-                format_version: FORMAT_VERSION,
-                completion_time: Timestamp::now(),
-                records: completed.records,
-                bytes: completed.bytes,
-                gaps: completed.gaps,
-                warnings: completed.warnings.clone(),
-                topics: completed.topics.clone(),
-            };
+            if !failed.is_empty() {
+                let topics = decision.topics.len() + decision.failed.len();
+                return Err(RestoreError::Incomplete { topics, failed });
+            }
+            let done = finish::done(&completed, Timestamp::now());
             // One that is there already says the same with another time.
             self.store
                 .create(&layout.restore_done(uid), to_json(&done).into())
@@ -297,14 +271,75 @@ impl Work<'_> {
         .await
     }
 
+    async fn dry_run(&self, parts: &Parts) -> Result<Completed, RestoreError> {
+        let sizes = self.sizes(parts).await?;
+        let decided = self.decide_anew(parts, &sizes).await?;
+        let decision = &decided.decision;
+        if !decision.failed.is_empty() {
+            let topics = decision.topics.len() + decision.failed.len();
+            let failed = decision.failed.clone();
+            return Err(RestoreError::Incomplete { topics, failed });
+        }
+        let servers = &self.plan.cluster.bootstrap_servers;
+        let mut completed = finish::completed(decision, &parts.whole, servers);
+        completed.dry_run = Some(DryRun {
+            topics: completed.topics.len() as u64,
+            records: std::mem::take(&mut completed.records),
+            bytes: std::mem::take(&mut completed.bytes),
+        });
+        let purged = decided.purged.iter().map(|(topic, offsets)| {
+            format!("topic {topic}: {offsets} offsets with records would be deleted first")
+        });
+        completed.warnings.extend(purged);
+        Ok(completed)
+    }
+
+    async fn sizes(&self, parts: &Parts) -> Result<Sizes, RestoreError> {
+        let whole = parts.whole.iter();
+        let ids = whole.map(|(topic, part)| (topic, part.description.topic_id));
+        sizes(&self.found.layout, ids, self.store).await
+    }
+
+    /// The target partitions of a decision, and the topics of which nothing can be written, with the reason.
+    fn units(
+        &self,
+        decision: &RestoreDecision,
+        sizes: &Sizes,
+    ) -> Result<(Vec<Unit>, BTreeMap<String, String>), RestoreError> {
+        let (mut all, mut failed) = (Vec::new(), decision.failed.clone());
+        for (source, topic) in &decision.topics {
+            match units(&self.found.layout, decision, source, topic, sizes) {
+                Ok(mut units) => all.append(&mut units),
+                Err(error) => decide::leave_out(source, error, &mut failed)?,
+            }
+        }
+        Ok((all, failed))
+    }
+
     /// The decision of an earlier attempt, or a new one.
-    async fn decide(&self, sizes: &units::Sizes) -> Result<RestoreDecision, RestoreError> {
+    async fn decide(&self, parts: &Parts, sizes: &Sizes) -> Result<Decided, RestoreError> {
         let (layout, uid) = (&self.found.layout, &self.plan.run.uid);
-        let decision = match decision(layout, uid, self.store).await? {
-            Some(decision) => decision,
-            None => self.decide_anew(sizes).await?,
+        let followed = |decision| Decided {
+            decision,
+            checked: HashSet::new(),
+            purged: BTreeMap::new(),
         };
-        check_followed(self.plan, &decision, Some(self.targets))?;
+        let decided = match decision(layout, uid, self.store).await? {
+            Some(earlier) => followed(earlier),
+            None => {
+                let decided = self.decide_anew(parts, sizes).await?;
+                let key = layout.restore_plan(uid);
+                let content = to_json(&decided.decision).into();
+                match self.store.create(&key, content).await? {
+                    Created::New | Created::Same => decided,
+                    Created::Exists(other) => followed(from_json(&key, &other)?),
+                }
+            }
+        };
+        let decision = &decided.decision;
+        decision
+            .request
+            .check_same(&self.plan.request, &decision.backup_id)?;
         if decision.target_cluster_id != self.client.cluster_id() {
             let expected = format!(
                 "cluster {}, which this restore has begun to write to",
@@ -313,29 +348,19 @@ impl Work<'_> {
             let found = self.client.cluster_id();
             return Err(SpecError::new("spec.targetCluster", expected, found).into());
         }
-        Ok(decision)
-    }
-
-    async fn decide_anew(&self, sizes: &units::Sizes) -> Result<RestoreDecision, RestoreError> {
-        let Self {
-            plan,
-            found,
-            targets,
-            parts,
-            store,
-            client,
-        } = self;
-        let decision = decide::decide(plan, found, targets, parts, sizes, store, client).await?;
-        let key = found.layout.restore_plan(&plan.run.uid);
-        match store.create(&key, to_json(&decision).into()).await? {
-            Created::New | Created::Same => Ok(decision),
-            Created::Exists(other) => Ok(from_json(&key, &other)?),
-        }
+        Ok(decided)
     }
 }
 
 /// What there is to do.
-enum Decided {
+enum Begun {
     Done(Done),
-    Units(RestoreDecision, Vec<Unit>),
+    Units {
+        decision: Box<RestoreDecision>,
+        units: Vec<Unit>,
+        /// Keys of segments that were found whole.
+        checked: HashSet<String>,
+        /// Topics that cannot be restored, with the reason.
+        failed: BTreeMap<String, String>,
+    },
 }

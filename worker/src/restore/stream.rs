@@ -182,10 +182,11 @@ impl Stream {
     /// Passes over pieces that need not be read: without records, or in the target and mapped.
     fn pass_over(&mut self) {
         while let Some(piece) = self.unit.pieces.get(self.next_piece) {
-            let Some(records) = piece.records() else {
+            let Some(records) = piece.records(&self.unit.choice) else {
                 return;
             };
-            let done = self.walked + records <= self.begun_at && self.mapped.contains(&piece.key);
+            let stored = self.mapped.contains(&piece.key);
+            let done = self.walked + records <= self.begun_at && stored;
             if records > 0 && !done {
                 return;
             }
@@ -269,7 +270,7 @@ impl Stream {
         let piece = &self.unit.pieces[loaded.index];
         self.current = Some(Current {
             index: loaded.index,
-            outgoings: Outgoings::new(loaded.bytes, piece.link.range, self.unit.limits),
+            outgoings: self.unit.outgoings(piece, loaded.bytes),
             first: self.walked,
             map: OffsetPiece {
                 format_version: FORMAT_VERSION,
@@ -287,7 +288,10 @@ impl Stream {
         };
         let piece = &self.unit.pieces[current.index];
         let found = self.walked - current.first;
-        if let Some(expected) = piece.records().filter(|expected| *expected != found) {
+        if let Some(expected) = piece
+            .records(&self.unit.choice)
+            .filter(|expected| *expected != found)
+        {
             let reason = format!("expected {expected} records, as the name says, found {found}");
             return Err(RestoreError::damaged(&piece.key, reason));
         }
@@ -350,7 +354,8 @@ impl Stream {
                 .filter(|sent| sent.end <= self.acknowledged)?;
             let sent = self.sent.pop_front()?;
             let piece = &self.unit.pieces[sent.index];
-            if sent.map.runs.is_empty() || self.mapped.contains(&piece.key) {
+            let stored = self.mapped.contains(&piece.key) || !self.unit.has_offset_map();
+            if sent.map.runs.is_empty() || stored {
                 continue;
             }
             return Some(Mapped {

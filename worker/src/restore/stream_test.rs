@@ -1,11 +1,12 @@
 use super::*;
-use crate::restore::batches::Limits;
+use crate::restore::choice::{Choice, Limits};
 use kafka_backup_shared::archive::batch;
 use kafka_backup_shared::archive::chain::{Link, OffsetRange};
 use kafka_backup_shared::archive::codec::Codec;
 use kafka_backup_shared::archive::layout::SegmentName;
 use kafka_backup_shared::archive::record::{Record, encode};
 use kafka_backup_shared::report::Fault;
+use kafka_backup_shared::spec::TimeRange;
 
 const PER_BATCH: i64 = 3;
 const BATCHES: i64 = 4;
@@ -50,6 +51,7 @@ fn unit(count: i64) -> Arc<Unit> {
             crc32c: 0,
         };
         Piece {
+            partition: 0,
             link: Link { name, range },
             key: format!("segment-{segment}"),
             size: 1,
@@ -62,7 +64,12 @@ fn unit(count: i64) -> Arc<Unit> {
         partition: 0,
         base_offset: BASE,
         records: (count * PER_SEGMENT) as u64,
-        limits: Limits::new(1 << 20),
+        choice: Arc::new(Choice {
+            limits: Limits::new(1 << 20),
+            time: TimeRange::default(),
+            by_key: None,
+            provenance: None,
+        }),
         pieces: (0..count).map(piece).collect(),
     })
 }

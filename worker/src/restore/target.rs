@@ -1,18 +1,25 @@
-//! Target topics: looked at, created, waited for.
+//! Target topics: looked at, then emptied or created, and waited for.
+//!
+//! # Guarantees
+//! - [`look`] changes nothing. What it lets pass, [`prepare`] can only find otherwise if somebody else was there in between.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use kafka_backup_shared::archive::manifest::TopicPart;
-use kafka_backup_shared::plan::SpecError;
+use kafka_backup_shared::plan::{RestoreRequest, SpecError};
+use kafka_backup_shared::spec::{IfTopicNotEmpty, TopicConfig};
 
-use super::configs::{self, History};
+use super::assign::{Assignment, assign};
+use super::configs::{self, Finals, History};
 use super::error::RestoreError;
+use super::purge::{self, Filled};
 use crate::kafka::{
-    Admin, Client, ConfigEntry, LedPartition, NewTopic, OffsetSpec, ResponseError, TopicFilter,
-    TopicMetadata,
+    AclOperation, Admin, Client, ConfigEntry, EffectiveConfigs, KafkaError, LedPartition, NewTopic,
+    OffsetSpec, ResponseError, Subject, TopicFilter, TopicMetadata,
 };
+use crate::store::Store;
 
 /// A controller takes some milliseconds for each partition.
 const TOPICS_PER_REQUEST: usize = 100;
@@ -20,6 +27,8 @@ const TOPICS_PER_REQUEST: usize = 100;
 /// What a source topic needs of its target.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted<'a> {
+    /// Name of the source topic.
+    pub(super) source: &'a str,
     /// Name of the target topic.
     pub(super) target: Arc<str>,
     /// What the source is.
@@ -28,102 +37,397 @@ pub(super) struct Wanted<'a> {
     pub(super) history: History,
 }
 
+/// What a target topic is before anything is changed.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    /// Where the source's partitions go.
+    pub(super) assignment: Assignment,
+    /// Largest batch that it takes, or will take.
+    pub(super) max_message_bytes: u32,
+    /// Number of replicas that it has, or will have.
+    pub(super) replication_factor: i32,
+    /// Whether this restore makes it, or has made it.
+    pub(super) created: bool,
+    /// The topic, where it is there.
+    existing: Option<Existing>,
+}
+
+impl Standing {
+    /// Offsets that a purge would free.
+    pub(super) fn filled(&self) -> u64 {
+        let existing = self.existing.as_ref();
+        existing.map_or(0, |existing| existing.filled)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Existing {
+    metadata: TopicMetadata,
+    partitions: Vec<LedPartition>,
+    configs: Vec<ConfigEntry>,
+    /// Offsets between log starts and log ends.
+    filled: u64,
+    ends: Vec<i64>,
+}
+
 /// A target topic that is ready to be written to.
 #[derive(Clone, Debug)]
 pub(super) struct Ready {
-    /// The topic with its leaders.
+    /// What it is.
+    pub(super) standing: Standing,
+    /// The topic.
     pub(super) metadata: TopicMetadata,
-    /// Whether this restore made it.
-    pub(super) created: bool,
-    /// Number of replicas.
-    pub(super) replication_factor: i32,
-    /// Largest batch that it takes.
-    pub(super) max_message_bytes: u32,
     /// Log ends of its partitions.
     pub(super) base_offsets: Vec<i64>,
 }
 
-/// Checks all target topics, then creates those that are missing; nothing is created when one cannot be used.
-///
-/// # Errors
-/// [`SpecError`] names the topic, what was expected and what was found.
-pub(super) async fn prepare(
-    wanted: &[Wanted<'_>],
-    client: &Client,
-    now: Timestamp,
-) -> Result<Vec<Ready>, RestoreError> {
-    let missing = check(wanted, client, now).await?;
-    create(&missing, client).await?;
-    let names: Vec<Arc<str>> = wanted.iter().map(|w| w.target.clone()).collect();
-    let metadata = client
-        .topics_with_leaders(&names)
-        .await
-        .map_err(RestoreError::kafka("find the leaders of the target topics"))?;
-    let mut metadata: HashMap<Arc<str>, TopicMetadata> = metadata
-        .into_iter()
-        .map(|topic| (topic.name.clone(), topic))
-        .collect();
-    // What was created meanwhile, and by whom, is judged like everything that exists.
-    let mut existing = Vec::new();
-    for wanted in wanted {
-        let Some(topic) = metadata.remove(&wanted.target) else {
-            return Err(RestoreError::Bug(format!(
-                "no metadata for topic {}",
-                wanted.target
-            )));
-        };
-        existing.push((wanted, topic));
+/// Where target topics are, and how they are wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) request: &'a RestoreRequest,
+    pub(super) client: &'a Client,
+    pub(super) now: Timestamp,
+}
+
+impl Target<'_> {
+    /// Checks all target topics: those that are there must fit, those that are not must be permitted.
+    ///
+    /// # Errors
+    /// [`SpecError`] names the topic, what was expected and what was found.
+    pub(super) async fn look(&self, wanted: &[Wanted<'_>]) -> Result<Vec<Standing>, RestoreError> {
+        let names: Vec<Arc<str>> = wanted.iter().map(|w| w.target.clone()).collect();
+        let found = self
+            .client
+            .topics(&TopicFilter::Named(names))
+            .await
+            .map_err(RestoreError::kafka("look for the target topics"))?;
+        let mut found: HashMap<Arc<str>, TopicMetadata> = found
+            .into_iter()
+            .map(|topic| (topic.name.clone(), topic))
+            .collect();
+        let there =
+            |topic: &TopicMetadata| topic.error != Some(ResponseError::UnknownTopicOrPartition);
+        let existing: Vec<(&Wanted<'_>, TopicMetadata)> = wanted
+            .iter()
+            .filter_map(|wanted| Some((wanted, found.remove(&wanted.target).filter(there)?)))
+            .collect();
+        let existing = self.check_existing(existing).await?;
+        let mut existing: HashMap<Arc<str>, Standing> = existing.into_iter().collect();
+        let mut standings = Vec::new();
+        let mut new = Vec::new();
+        for wanted in wanted {
+            let standing = match existing.remove(&wanted.target) {
+                Some(standing) => standing,
+                None => {
+                    let standing = self.standing_of_new(wanted)?;
+                    new.push(new_topic(wanted, &standing));
+                    standing
+                }
+            };
+            standings.push(standing);
+        }
+        let failed = RestoreError::kafka("create the target topics (nothing was created yet)");
+        for new in new.chunks(TOPICS_PER_REQUEST) {
+            let results = self.client.validate_topics(new).await.map_err(&failed)?;
+            for result in results {
+                result.map_err(&failed)?;
+            }
+        }
+        Ok(standings)
     }
-    let checked = check_existing(&existing, client, now).await?;
-    let ready = existing
-        .into_iter()
-        .zip(checked)
-        .map(|((wanted, metadata), checked)| {
-            let replication_factor = replication_factor(&metadata);
-            let created_with = configs::at_creation(&wanted.part.description, replication_factor);
-            Ready {
-                created: configs::is_ours(&checked.configs, &created_with),
-                replication_factor,
-                max_message_bytes: configs::max_message_bytes(&checked.configs),
-                base_offsets: checked.ends,
-                metadata,
-            }
-        });
-    Ok(ready.collect())
-}
 
-fn replication_factor(topic: &TopicMetadata) -> i32 {
-    let replicas = topic.partitions.first().map_or(1, |p| p.replicas.len());
-    i32::try_from(replicas).unwrap_or(i32::MAX)
-}
-
-/// Checks the topics that exist; those that do not are given back.
-async fn check<'a, 'b>(
-    wanted: &'a [Wanted<'b>],
-    client: &Client,
-    now: Timestamp,
-) -> Result<Vec<&'a Wanted<'b>>, RestoreError> {
-    let names: Vec<Arc<str>> = wanted.iter().map(|w| w.target.clone()).collect();
-    let found = client
-        .topics(&TopicFilter::Named(names))
-        .await
-        .map_err(RestoreError::kafka("look for the target topics"))?;
-    let mut found: HashMap<Arc<str>, TopicMetadata> = found
-        .into_iter()
-        .map(|topic| (topic.name.clone(), topic))
-        .collect();
-    let mut missing = Vec::new();
-    let mut existing = Vec::new();
-    for wanted in wanted {
-        match found.remove(&wanted.target) {
-            Some(topic) if topic.error != Some(ResponseError::UnknownTopicOrPartition) => {
-                existing.push((wanted, topic));
+    /// Empties and creates what was looked at, and tells where writing begins. `purge_key` is where a purge makes its notes.
+    pub(super) async fn prepare(
+        &self,
+        wanted: &[Wanted<'_>],
+        standings: Vec<Standing>,
+        purge_key: &str,
+        store: &Store,
+    ) -> Result<Vec<Ready>, RestoreError> {
+        if self.request.if_topic_not_empty == IfTopicNotEmpty::Purge {
+            let filled = standings.iter().filter_map(|standing| {
+                let existing = standing.existing.as_ref().filter(|e| e.filled > 0)?;
+                Some(Filled {
+                    topic: existing.metadata.name.clone(),
+                    configs: existing.configs.clone(),
+                    partitions: existing.partitions.clone(),
+                })
+            });
+            let filled: Vec<Filled> = filled.collect();
+            purge::purge(&filled, purge_key, store, self.client).await?;
+        }
+        let missing = wanted.iter().zip(&standings);
+        let missing = missing.filter(|(_, standing)| standing.existing.is_none());
+        let missing: Vec<NewTopic> = missing.map(|(w, s)| new_topic(w, s)).collect();
+        self.create(&missing).await?;
+        // Whatever happened meanwhile, and by whom, is judged like everything that exists.
+        let names: Vec<Arc<str>> = wanted.iter().map(|w| w.target.clone()).collect();
+        let found = self
+            .client
+            .topics_with_leaders(&names)
+            .await
+            .map_err(RestoreError::kafka("find the leaders of the target topics"))?;
+        let mut found: HashMap<Arc<str>, TopicMetadata> = found
+            .into_iter()
+            .map(|topic| (topic.name.clone(), topic))
+            .collect();
+        let mut existing = Vec::new();
+        for wanted in wanted {
+            let topic = found.remove(&wanted.target).ok_or_else(|| {
+                RestoreError::Bug(format!("no metadata for topic {}", wanted.target))
+            })?;
+            existing.push((wanted, topic));
+        }
+        let checked = self.check_existing(existing).await?;
+        let mut ready = Vec::new();
+        for ((topic, now), before) in checked.into_iter().zip(standings) {
+            let appended = before.existing.is_some()
+                && self.request.if_topic_not_empty == IfTopicNotEmpty::Append;
+            if now.filled() > 0 && !appended {
+                return Err(SpecError::new(
+                    format!("target topic {topic}"),
+                    "a topic that nobody else writes to",
+                    format!(
+                        "{} offsets with records a moment after it was found or made empty",
+                        now.filled()
+                    ),
+                )
+                .into());
             }
-            Some(_) | None => missing.push(wanted),
+            let existing = now
+                .existing
+                .clone()
+                .ok_or_else(|| RestoreError::Bug(format!("topic {topic} is there and is not")))?;
+            ready.push(Ready {
+                standing: now,
+                metadata: existing.metadata,
+                base_offsets: existing.ends,
+            });
+        }
+        Ok(ready)
+    }
+
+    /// What the target cluster gives a topic that says nothing itself.
+    pub(super) async fn default_configs(
+        &self,
+        like: &Arc<str>,
+    ) -> Result<EffectiveConfigs, RestoreError> {
+        if self.request.topic_config == TopicConfig::Source {
+            return Ok(EffectiveConfigs::new());
+        }
+        let failed = RestoreError::kafka("read the target's defaults for topics");
+        // One that does not exist: asked about one that does, the cluster only says so.
+        let probe = NewTopic {
+            name: Arc::from(format!(
+                "{}-{}",
+                &like[..like.len().min(200)],
+                uuid::Uuid::new_v4()
+            )),
+            partitions: 1,
+            replication_factor: 1,
+            configs: Vec::new(),
+        };
+        let mut answers = self
+            .client
+            .validate_topics(&[probe])
+            .await
+            .map_err(&failed)?;
+        answers
+            .pop()
+            .transpose()
+            .map_err(&failed)
+            .map(Option::unwrap_or_default)
+    }
+
+    /// What is to become of a created topic's configs.
+    pub(super) fn finals(
+        &self,
+        wanted: &Wanted<'_>,
+        defaults: &EffectiveConfigs,
+        replication_factor: i32,
+    ) -> Finals {
+        let (source, history) = (&wanted.part.description, &wanted.history);
+        match self.request.topic_config {
+            TopicConfig::Source => configs::finals(source, history, replication_factor, self.now),
+            TopicConfig::Target => {
+                configs::default_finals(source, defaults, history, replication_factor, self.now)
+            }
         }
     }
-    check_existing(&existing, client, now).await?;
-    Ok(missing)
+
+    fn assign(&self, wanted: &Wanted<'_>, existing: Option<i32>) -> Result<Assignment, SpecError> {
+        let sources = i32::try_from(wanted.part.partitions.len()).unwrap_or(i32::MAX);
+        assign(
+            wanted.source,
+            sources,
+            &wanted.target,
+            existing,
+            self.request,
+        )
+    }
+
+    fn standing_of_new(&self, wanted: &Wanted<'_>) -> Result<Standing, SpecError> {
+        if !self.request.create_topics {
+            return Err(SpecError::new(
+                format!("target topic {}", wanted.target),
+                "a topic that exists, since spec.createTopics is false",
+                "none",
+            ));
+        }
+        let brokers = i32::try_from(self.client.brokers().len())
+            .unwrap_or(i32::MAX)
+            .max(1);
+        let source = &wanted.part.description;
+        let asked = self.request.default_replication_factor.map(i32::from);
+        let replication_factor = match asked {
+            Some(asked) if asked > brokers => {
+                return Err(SpecError::new(
+                    "spec.defaultReplicationFactor",
+                    format!("at most {brokers}, as many as the target has brokers"),
+                    asked.to_string(),
+                ));
+            }
+            Some(asked) => asked,
+            None => i32::from(source.replication_factor).clamp(1, brokers),
+        };
+        let configs = configs::at_creation(source, replication_factor);
+        let max_message_bytes = configs.get(configs::MAX_MESSAGE_BYTES);
+        Ok(Standing {
+            assignment: self.assign(wanted, None)?,
+            max_message_bytes: max_message_bytes
+                .and_then(|bytes| bytes.parse().ok())
+                .unwrap_or(u32::MAX),
+            replication_factor,
+            created: true,
+            existing: None,
+        })
+    }
+
+    /// Checks that existing topics may be written to, fit, and keep what is written; in the order given.
+    async fn check_existing(
+        &self,
+        topics: Vec<(&Wanted<'_>, TopicMetadata)>,
+    ) -> Result<Vec<(Arc<str>, Standing)>, RestoreError> {
+        let names: Vec<Arc<str>> = topics.iter().map(|(w, _)| w.target.clone()).collect();
+        let mut led = Vec::new();
+        for (_, topic) in &topics {
+            let partitions = topic
+                .led_partitions()
+                .map_err(RestoreError::kafka("find the leaders of the target topics"))?;
+            self.check_permitted(topic)?;
+            led.push(partitions);
+        }
+        let configs = configs_of(&names, self.client).await?;
+        let all: Vec<LedPartition> = led.iter().flatten().cloned().collect();
+        let mut starts = offsets(&all, OffsetSpec::Earliest, self.client)
+            .await?
+            .into_iter();
+        let mut ends = offsets(&all, OffsetSpec::LogEnd, self.client)
+            .await?
+            .into_iter();
+        let mut checked = Vec::new();
+        for (((wanted, metadata), partitions), configs) in topics.into_iter().zip(led).zip(configs)
+        {
+            let starts: Vec<i64> = starts.by_ref().take(partitions.len()).collect();
+            let ends: Vec<i64> = ends.by_ref().take(partitions.len()).collect();
+            let count = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
+            let assignment = self.assign(wanted, Some(count))?;
+            let full = partitions.iter().zip(starts.iter().zip(&ends));
+            let mut full = full.filter(|(_, (start, end))| start != end);
+            if let Some((partition, (start, end))) = full.next()
+                && self.request.if_topic_not_empty == IfTopicNotEmpty::Refuse
+            {
+                return Err(SpecError::new(
+                    format!("target topic {}", partition.topic),
+                    "a topic that is empty or does not exist (spec.topicMapping gives it another name, spec.ifTopicNotEmpty: \
+                     Append puts the restored records behind those that are there, Purge deletes those first)",
+                    format!("offsets {start} to {end} in partition {}", partition.partition),
+                )
+                .into());
+            }
+            let source = &wanted.part.description;
+            configs::check_existing(&wanted.target, &configs, source, &wanted.history, self.now)?;
+            let replicas = metadata.partitions.first().map_or(1, |p| p.replicas.len());
+            let replication_factor = i32::try_from(replicas).unwrap_or(i32::MAX);
+            let created_with = configs::at_creation(source, replication_factor);
+            let filled = starts
+                .iter()
+                .zip(&ends)
+                .map(|(start, end)| (end - start).unsigned_abs());
+            let standing = Standing {
+                assignment,
+                max_message_bytes: configs::max_message_bytes(&configs),
+                replication_factor,
+                created: configs::is_ours(&configs, &created_with),
+                existing: Some(Existing {
+                    metadata,
+                    partitions,
+                    configs,
+                    filled: filled.sum(),
+                    ends,
+                }),
+            };
+            checked.push((wanted.target.clone(), standing));
+        }
+        Ok(checked)
+    }
+
+    /// Checks what the principal may do, as far as brokers tell it beforehand (KIP-430).
+    fn check_permitted(&self, topic: &TopicMetadata) -> Result<(), RestoreError> {
+        let mut needed = vec![AclOperation::Write];
+        if self.request.if_topic_not_empty == IfTopicNotEmpty::Purge {
+            needed.extend([AclOperation::Delete, AclOperation::AlterConfigs]);
+        }
+        let Some(lacking) = needed
+            .into_iter()
+            .find(|operation| !topic.permits(*operation))
+        else {
+            return Ok(());
+        };
+        Err(RestoreError::Kafka {
+            step: "write to the target topics (nothing was written yet)",
+            source: KafkaError::Answered {
+                api: kafka_protocol::messages::ApiKey::Metadata,
+                subject: Subject::Topic(topic.name.clone()),
+                code: ResponseError::TopicAuthorizationFailed,
+                message: Some(format!("the operation {lacking:?} is not permitted")),
+            },
+        })
+    }
+
+    async fn create(&self, new: &[NewTopic]) -> Result<(), RestoreError> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let failed = RestoreError::kafka("create the target topics");
+        let admin = Admin::new(self.client.config()).map_err(&failed)?;
+        for new in new.chunks(TOPICS_PER_REQUEST) {
+            let results = admin.create_topics(new).await.map_err(&failed)?;
+            for (topic, result) in new.iter().zip(results) {
+                match result {
+                    Ok(()) => {
+                        let replicas = topic.replication_factor;
+                        tracing::info!(topic = %topic.name, partitions = topic.partitions, replicas, "topic created");
+                    }
+                    // By an attempt whose answer was lost, or by somebody else: it is looked at before it is used.
+                    Err(error) if error.code() == Some(ResponseError::TopicAlreadyExists) => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn new_topic(wanted: &Wanted<'_>, standing: &Standing) -> NewTopic {
+    let configs: BTreeMap<String, String> =
+        configs::at_creation(&wanted.part.description, standing.replication_factor);
+    NewTopic {
+        name: wanted.target.clone(),
+        partitions: standing.assignment.partitions,
+        replication_factor: standing.replication_factor,
+        configs: configs.into_iter().collect(),
+    }
 }
 
 async fn configs_of(
@@ -141,66 +445,6 @@ async fn configs_of(
         .collect()
 }
 
-/// An existing topic that may be written to.
-struct Checked {
-    configs: Vec<ConfigEntry>,
-    /// Log ends of its partitions.
-    ends: Vec<i64>,
-}
-
-/// Checks that existing topics are empty, fit, and keep what is written.
-async fn check_existing(
-    topics: &[(&Wanted<'_>, TopicMetadata)],
-    client: &Client,
-    now: Timestamp,
-) -> Result<Vec<Checked>, RestoreError> {
-    let names: Vec<Arc<str>> = topics
-        .iter()
-        .map(|(wanted, _)| wanted.target.clone())
-        .collect();
-    let configs = configs_of(&names, client).await?;
-    let mut led = Vec::new();
-    for (wanted, topic) in topics {
-        let partitions = topic
-            .led_partitions()
-            .map_err(RestoreError::kafka("find the leaders of the target topics"))?;
-        let expected = wanted.part.partitions.len();
-        if partitions.len() != expected {
-            return Err(SpecError::new(
-                format!("target topic {}", wanted.target),
-                format!("{expected} partitions, as the source has"),
-                partitions.len().to_string(),
-            )
-            .into());
-        }
-        led.extend(partitions);
-    }
-    let starts = offsets(&led, OffsetSpec::Earliest, client).await?;
-    let ends = offsets(&led, OffsetSpec::LogEnd, client).await?;
-    let full = led
-        .iter()
-        .zip(starts.iter().zip(&ends))
-        .find(|(_, (start, end))| start != end);
-    if let Some((partition, (start, end))) = full {
-        return Err(SpecError::new(
-            format!("target topic {}", partition.topic),
-            "a topic that is empty or does not exist (records are restored only into what nobody else writes to; \
-             delete the topic, or map to another name by spec.topicMapping)",
-            format!("offsets {start} to {end} in partition {}", partition.partition),
-        )
-        .into());
-    }
-    let mut ends = ends.into_iter();
-    let mut checked = Vec::new();
-    for ((wanted, topic), configs) in topics.iter().zip(configs) {
-        let source = &wanted.part.description;
-        configs::check_existing(&wanted.target, &configs, source, &wanted.history, now)?;
-        let ends = ends.by_ref().take(topic.partitions.len()).collect();
-        checked.push(Checked { configs, ends });
-    }
-    Ok(checked)
-}
-
 /// An offset of each partition.
 pub(super) async fn offsets(
     partitions: &[LedPartition],
@@ -213,45 +457,4 @@ pub(super) async fn offsets(
         .into_iter()
         .map(|listed| listed.map(|l| l.offset).map_err(&failed))
         .collect()
-}
-
-async fn create(missing: &[&Wanted<'_>], client: &Client) -> Result<(), RestoreError> {
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let failed = RestoreError::kafka("create the target topics");
-    let brokers = i32::try_from(client.brokers().len())
-        .unwrap_or(i32::MAX)
-        .max(1);
-    let new: Vec<NewTopic> = missing
-        .iter()
-        .map(|wanted| {
-            let source = &wanted.part.description;
-            let replication_factor = i32::from(source.replication_factor).clamp(1, brokers);
-            let configs: BTreeMap<String, String> =
-                configs::at_creation(source, replication_factor);
-            NewTopic {
-                name: wanted.target.clone(),
-                partitions: i32::try_from(wanted.part.partitions.len()).unwrap_or(i32::MAX),
-                replication_factor,
-                configs: configs.into_iter().collect(),
-            }
-        })
-        .collect();
-    let admin = Admin::new(client.config()).map_err(&failed)?;
-    for new in new.chunks(TOPICS_PER_REQUEST) {
-        let results = admin.create_topics(new).await.map_err(&failed)?;
-        for (topic, result) in new.iter().zip(results) {
-            match result {
-                Ok(()) => {
-                    let replicas = topic.replication_factor;
-                    tracing::info!(topic = %topic.name, partitions = topic.partitions, replicas, "topic created");
-                }
-                // By an attempt whose answer was lost, or by somebody else: it is looked at before it is used.
-                Err(error) if error.code() == Some(ResponseError::TopicAlreadyExists) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! A partition to be restored: which segments, which offsets of them, and where they go.
+//! A target partition and what it is made of: which segments, which offsets of them, in which order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,16 +6,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kafka_backup_shared::archive::chain::{Link, OffsetRange, chain};
 use kafka_backup_shared::archive::layout::{ChainKey, Layout, SegmentName, TopicId};
-use kafka_backup_shared::archive::restore::{RestoreDecision, RestoredPartitionDecision};
+use kafka_backup_shared::archive::restore::{
+    RestoreDecision, RestoredTopicDecision, SourcePartition,
+};
 use uuid::Uuid;
 
-use super::batches::Limits;
+use super::batches::Outgoings;
+use super::choice::{Choice, Limits, Provenance, Section};
 use super::error::RestoreError;
 use crate::store::Store;
 
 /// A pinned segment and the offsets of it that are restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
+    /// The source partition.
+    pub(super) partition: i32,
     /// The segment with the offsets that count.
     pub(super) link: Link,
     /// Its key.
@@ -25,14 +30,23 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// Records, where the name alone tells: all of the segment counts.
-    pub(super) fn records(&self) -> Option<u64> {
+    /// Records that `choice` takes of it, where the name alone tells.
+    pub(super) fn records(&self, choice: &Choice) -> Option<u64> {
         let name = &self.link.name;
+        let time = &choice.time;
+        if name.records == 0
+            || time
+                .start_ms
+                .is_some_and(|start| name.max_timestamp < start)
+        {
+            return Some(0);
+        }
         let whole = OffsetRange {
             start: name.start,
             end: name.end,
         };
-        (self.link.range == whole || name.records == 0).then_some(name.records)
+        let in_time = time.start_ms.is_none() && time.contains(name.max_timestamp);
+        (self.link.range == whole && in_time && choice.by_key.is_none()).then_some(name.records)
     }
 
     /// Reads the object and checks it against its name.
@@ -41,10 +55,7 @@ impl Piece {
     /// It is gone, or its CRC is not the name's.
     pub(super) async fn read(&self, store: &Store) -> Result<Bytes, RestoreError> {
         let Some(bytes) = store.get(&self.key).await? else {
-            return Err(RestoreError::damaged(
-                &self.key,
-                "a backup pins it, and it is missing",
-            ));
+            return Err(RestoreError::lost(&self.key));
         };
         let found = crc32c::crc32c(&bytes);
         if found != self.link.name.crc32c {
@@ -56,7 +67,7 @@ impl Piece {
     }
 }
 
-/// A partition to be restored.
+/// A target partition to be written.
 #[derive(Clone, Debug)]
 pub(super) struct Unit {
     /// The source topic.
@@ -65,16 +76,50 @@ pub(super) struct Unit {
     pub(super) target: Arc<str>,
     /// Id of the target topic.
     pub(super) target_id: Uuid,
-    /// The partition, the same on both sides.
+    /// The target partition.
     pub(super) partition: i32,
     /// Offset in the target of the first record.
     pub(super) base_offset: i64,
     /// Records that will be there.
     pub(super) records: u64,
-    /// How large a batch may become.
-    pub(super) limits: Limits,
-    /// What it is made of, sorted by start.
+    /// Which records of the pieces are meant, and how they are sent.
+    pub(super) choice: Arc<Choice>,
+    /// What it is made of: source partitions one after another, each sorted by start.
     pub(super) pieces: Vec<Piece>,
+}
+
+impl Unit {
+    /// What is sent for a piece whose object holds `bytes`.
+    pub(super) fn outgoings(&self, piece: &Piece, bytes: Bytes) -> Outgoings {
+        let section = Section {
+            source: piece.partition,
+            range: piece.link.range,
+            target: self.partition,
+        };
+        Outgoings::new(bytes, section, self.choice.clone())
+    }
+
+    /// Whether source offsets can be told from what is written: not where keys decide about the place.
+    pub(super) fn has_offset_map(&self) -> bool {
+        self.choice.by_key.is_none()
+    }
+}
+
+/// How records of `source` are chosen and sent, as `decision` says.
+pub(super) fn choice(
+    decision: &RestoreDecision,
+    source: &str,
+    topic: &RestoredTopicDecision,
+) -> Choice {
+    Choice {
+        limits: Limits::new(topic.max_message_bytes),
+        time: decision.request.time,
+        by_key: topic.by_key,
+        provenance: decision.provenance.as_deref().map(|cluster| Provenance {
+            cluster: Arc::from(cluster),
+            topic: Arc::from(source),
+        }),
+    }
 }
 
 /// Sizes of the segments that an archive has, by key.
@@ -115,50 +160,61 @@ pub(super) fn pieces(
         }
         let key = layout.segment(chain_key, &link.name);
         let Some(size) = sizes.get(&key).copied() else {
-            return Err(RestoreError::damaged(
-                key,
-                "a backup pins it, and it is missing",
-            ));
+            return Err(RestoreError::lost(key));
         };
-        pieces.push(Piece { link, key, size });
+        pieces.push(Piece {
+            partition: chain_key.partition,
+            link,
+            key,
+            size,
+        });
     }
     Ok(pieces)
 }
 
-/// The partitions of a decision.
+/// The target partitions of a topic of a decision.
+///
+/// # Errors
+/// The archive has lost a segment since.
 pub(super) fn units(
     layout: &Layout,
     decision: &RestoreDecision,
+    source: &str,
+    topic: &RestoredTopicDecision,
     sizes: &Sizes,
 ) -> Result<Vec<Unit>, RestoreError> {
-    let mut units = Vec::new();
-    for (source, topic) in &decision.topics {
-        let (name, target): (Arc<str>, Arc<str>) =
-            (Arc::from(source.as_str()), Arc::from(topic.target.as_str()));
-        for partition in &topic.partitions {
-            let chain_key = chain_key(source, topic.source_topic_id, partition);
-            units.push(Unit {
-                source: name.clone(),
-                target: target.clone(),
-                target_id: Uuid::from_bytes(topic.target_topic_id.0),
-                partition: partition.partition,
-                base_offset: partition.base_offset,
-                records: partition.records,
-                limits: Limits::new(topic.max_message_bytes),
-                pieces: pieces(
-                    layout,
-                    &chain_key,
-                    &partition.segments,
-                    partition.source,
-                    sizes,
-                )?,
-            });
-        }
+    let (name, target): (Arc<str>, Arc<str>) =
+        (Arc::from(source), Arc::from(topic.target.as_str()));
+    let choice = Arc::new(choice(decision, source, topic));
+    let mut of_source = HashMap::new();
+    for partition in &topic.sources {
+        let chain_key = chain_key(source, topic.source_topic_id, partition);
+        let (segments, range) = (&partition.segments, partition.range);
+        let pieces = pieces(layout, &chain_key, segments, range, sizes)?;
+        of_source.insert(partition.partition, pieces);
     }
-    Ok(units)
+    let units = topic.partitions.iter().map(|partition| {
+        let pieces = partition
+            .sources
+            .iter()
+            .filter_map(|source| of_source.get(source))
+            .flatten();
+        Unit {
+            source: name.clone(),
+            target: target.clone(),
+            target_id: Uuid::from_bytes(topic.target_topic_id.0),
+            partition: partition.partition,
+            base_offset: partition.base_offset,
+            records: partition.records,
+            choice: choice.clone(),
+            pieces: pieces.cloned().collect(),
+        }
+    });
+    Ok(units.collect())
 }
 
-fn chain_key(source: &str, id: TopicId, partition: &RestoredPartitionDecision) -> ChainKey {
+/// Where the segments of a source partition are.
+pub(super) fn chain_key(source: &str, id: TopicId, partition: &SourcePartition) -> ChainKey {
     ChainKey {
         topic: source.to_owned(),
         topic_id: id,
@@ -171,6 +227,7 @@ fn chain_key(source: &str, id: TopicId, partition: &RestoredPartitionDecision) -
 mod tests {
     use super::*;
     use kafka_backup_shared::plan::ArchiveName;
+    use kafka_backup_shared::spec::TimeRange;
 
     fn name(start: i64, end: i64) -> SegmentName {
         SegmentName {
@@ -185,6 +242,12 @@ mod tests {
 
     #[test]
     fn only_a_segment_that_counts_whole_is_counted_by_its_name() {
+        let all = Choice {
+            limits: Limits::new(1 << 20),
+            time: TimeRange::default(),
+            by_key: None,
+            provenance: None,
+        };
         let layout = Layout::new(&ArchiveName {
             namespace: "n".into(),
             name: "a".into(),
@@ -203,9 +266,28 @@ mod tests {
         let wanted = OffsetRange { start: 3, end: 20 };
         let found = pieces(&layout, &chain_key, &segments, wanted, &sizes).unwrap();
         assert_eq!(
-            found.iter().map(Piece::records).collect::<Vec<_>>(),
+            found.iter().map(|p| p.records(&all)).collect::<Vec<_>>(),
             [None, Some(7)]
         );
+        let of = |start_ms, end_ms| Choice {
+            time: TimeRange { start_ms, end_ms },
+            ..all.clone()
+        };
+        for (choice, records) in [
+            (of(None, Some(1)), Some(7)),
+            (of(None, Some(0)), None),
+            (of(Some(1), None), None),
+            (of(Some(2), None), Some(0)),
+            (
+                Choice {
+                    by_key: Some(2),
+                    ..all.clone()
+                },
+                None,
+            ),
+        ] {
+            assert_eq!(found[1].records(&choice), records, "{choice:?}");
+        }
         let missing = pieces(&layout, &chain_key, &segments, wanted, &Sizes::new()).unwrap_err();
         assert!(
             missing.to_string().contains("00000000000000000000"),

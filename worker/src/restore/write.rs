@@ -7,6 +7,8 @@
 //! - An answer with another base offset than the planned one, and a log end that is not the planned one at the end, stop the
 //!   restore with nothing more written.
 //! - Nothing is sent while the lease is not held.
+//! - Of a topic in which nothing stands yet, nothing is sent before each of its segments was read and found whole. Where one is
+//!   not, the topic is left out, and the others are written.
 //!
 //! # Assumptions
 //! - The target is ours alone: nobody else appends to it.
@@ -17,21 +19,25 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kafka_backup_shared::archive::layout::{Layout, SegmentName};
+use futures::{StreamExt, TryStreamExt};
+use kafka_backup_shared::archive::layout::Layout;
 use kafka_backup_shared::plan::SpecError;
 use kafka_backup_shared::report::{Fault, error_chain};
+use kafka_backup_shared::spec::RateLimit;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::decide::leave_out;
 use super::error::RestoreError;
 use super::lane::{Lane, done_of};
 use super::lease::Lease;
 use super::target;
-use super::units::Unit;
+use super::units::{Piece, Unit};
 use crate::context::{Context, Progress};
 use crate::kafka::{Client, KafkaError, LedPartition, OffsetSpec, ProducerId, TopicMetadata};
+use crate::rate::Rate;
 use crate::store::Store;
 
 /// Without an acknowledgement for so long the restore gives up, and the next attempt goes on.
@@ -44,6 +50,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Connections per leader. A broker takes the next request of a connection only when the one before is answered, by all
 /// in-sync replicas: one connection would leave it waiting for its followers.
 const LANES: usize = 4;
+
+/// Segments of a topic that are checked at once.
+const CHECKERS: usize = 4;
 
 const MIB: usize = 1 << 20;
 
@@ -81,6 +90,7 @@ pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) lease: Arc<Lease>,
     pub(super) producer: ProducerId,
+    pub(super) rate: Arc<Rate>,
     pub(super) budget: Budget,
     pub(super) stop: CancellationToken,
     pub(super) progress: Arc<Progress>,
@@ -92,14 +102,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn map_key(&self, unit: &Unit, name: &SegmentName) -> String {
-        self.layout.restore_offsets(
-            &self.uid,
-            &unit.source,
-            unit.partition,
-            name.start,
-            name.end,
-        )
+    pub(super) fn map_key(&self, unit: &Unit, piece: &Piece) -> String {
+        map_key(&self.layout, &self.uid, unit, piece)
     }
 
     pub(super) fn saw_append_time(&self, source: &str) {
@@ -111,6 +115,11 @@ impl Shared {
             topics.insert(source.to_owned());
         }
     }
+}
+
+fn map_key(layout: &Layout, uid: &str, unit: &Unit, piece: &Piece) -> String {
+    let name = &piece.link.name;
+    layout.restore_offsets(uid, &unit.source, piece.partition, name.start, name.end)
 }
 
 /// What became of a unit in a lane.
@@ -151,6 +160,17 @@ pub(super) struct Place<'a> {
     pub(super) lease: Arc<Lease>,
     /// The restore's producer.
     pub(super) producer: ProducerId,
+    /// How fast it may go.
+    pub(super) rate_limit: Option<RateLimit>,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// Source topics whose append times became create times.
+    pub(super) append_time: BTreeSet<String>,
+    /// Source topics that were left out, since the archive is damaged there, with the reason.
+    pub(super) failed: BTreeMap<String, String>,
 }
 
 /// A unit that is not complete.
@@ -164,17 +184,33 @@ struct Open {
     reason: String,
 }
 
-/// Writes all units; gives the source topics whose append times became create times.
+impl Open {
+    fn new(unit: &Arc<Unit>) -> Self {
+        let now = Instant::now();
+        Self {
+            unit: unit.clone(),
+            in_lane: false,
+            acknowledged: 0,
+            progressed: now,
+            pause: SETTLE,
+            due: now,
+            reason: String::new(),
+        }
+    }
+}
+
+/// Writes all units. `checked` are keys of segments that were found whole.
 ///
 /// # Errors
 /// [`RestoreError::Interrupted`] when the context was cancelled; else what went wrong, the most severe first.
 pub(super) async fn write(
     units: Vec<Unit>,
+    checked: HashSet<String>,
     place: Place<'_>,
     context: &Context,
-) -> Result<BTreeSet<String>, RestoreError> {
+) -> Result<Written, RestoreError> {
     let units: Vec<Arc<Unit>> = units.into_iter().map(Arc::new).collect();
-    begin_progress(&units, place.client, context).await?;
+    let begun = begin_progress(&units, place.client, context).await?;
     let mapped = mapped_segments(&units, &place).await?;
     let stop = context.cancel.child_token();
     let shared = Arc::new(Shared {
@@ -182,6 +218,7 @@ pub(super) async fn write(
         client: place.client.clone(),
         lease: place.lease.clone(),
         producer: place.producer,
+        rate: Arc::new(Rate::new(place.rate_limit)),
         budget: Budget::new(context.memory_budget),
         stop: stop.clone(),
         progress: context.progress.clone(),
@@ -190,12 +227,16 @@ pub(super) async fn write(
         uid: place.uid.to_owned(),
         append_time: Mutex::default(),
     });
-    let mut lanes = JoinSet::new();
-    let outcome = coordinate(&units, &shared, &mut lanes).await;
+    let checks = checks(&units, &begun, &checked);
+    let mut tasks = JoinSet::new();
+    let outcome = coordinate(&units, checks, &shared, &mut tasks).await;
     // Whatever ended it, nothing is left running: answers that are due are waited for.
     stop.cancel();
-    let mut failure = outcome.err();
-    while let Some(ended) = lanes.join_next().await {
+    let (failed, mut failure) = match outcome {
+        Ok(failed) => (failed, None),
+        Err(error) => (BTreeMap::new(), Some(error)),
+    };
+    while let Some(ended) = tasks.join_next().await {
         let error = flatten(ended).err();
         failure = most_severe(failure, error);
     }
@@ -205,16 +246,84 @@ pub(super) async fn write(
     if context.cancel.is_cancelled() {
         return Err(RestoreError::Interrupted);
     }
-    check_ends(&units, place.client).await?;
+    let whole = units
+        .iter()
+        .filter(|unit| !failed.contains_key(&*unit.source));
+    let whole: Vec<Arc<Unit>> = whole.cloned().collect();
+    check_ends(&whole, place.client).await?;
     let append_time = shared
         .append_time
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    Ok(append_time.clone())
+    Ok(Written {
+        append_time: append_time.clone(),
+        failed,
+    })
+}
+
+/// Segments of a topic that are read before anything of it is written.
+struct Check {
+    topic: Arc<str>,
+    pieces: Vec<Piece>,
+}
+
+/// What is to be checked: topics in which nothing stands (`begun`: records by unit), and of them what nobody has read yet.
+fn checks(units: &[Arc<Unit>], begun: &[u64], checked: &HashSet<String>) -> Vec<Check> {
+    let mut topics: BTreeMap<Arc<str>, (u64, BTreeMap<&str, &Piece>)> = BTreeMap::new();
+    for (unit, done) in units.iter().zip(begun) {
+        let (begun, pieces) = topics.entry(unit.source.clone()).or_default();
+        *begun += done;
+        for piece in &unit.pieces {
+            let needed = piece.records(&unit.choice) != Some(0) && !checked.contains(&piece.key);
+            if needed {
+                pieces.insert(&piece.key, piece);
+            }
+        }
+    }
+    topics
+        .into_iter()
+        .filter(|(_, (begun, pieces))| *begun == 0 && !pieces.is_empty())
+        .map(|(topic, (_, pieces))| Check {
+            topic,
+            pieces: pieces.into_values().cloned().collect(),
+        })
+        .collect()
+}
+
+/// Reads every segment, topic by topic, and tells of each topic whether it is whole.
+async fn check(
+    checks: Vec<Check>,
+    shared: Arc<Shared>,
+    found: mpsc::UnboundedSender<(Arc<str>, Result<(), RestoreError>)>,
+) -> Result<(), RestoreError> {
+    for check in checks {
+        let result = futures::stream::iter(check.pieces)
+            .map(|piece| {
+                let shared = shared.clone();
+                async move {
+                    let cost = shared.budget.cost(piece.size);
+                    // It is closed by nobody.
+                    let _memory = shared.budget.memory.acquire_many(cost).await.ok();
+                    piece.read(&shared.store).await?;
+                    shared.progress.add_checked(piece.size);
+                    Ok::<_, RestoreError>(())
+                }
+            })
+            .buffer_unordered(CHECKERS)
+            .try_collect::<()>();
+        let result = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return Ok(()),
+            result = result => result,
+        };
+        // The receiver is gone only when the whole restore has failed.
+        found.send((check.topic, result)).ok();
+    }
+    Ok(())
 }
 
 fn flatten(ended: Result<Result<(), RestoreError>, JoinError>) -> Result<(), RestoreError> {
-    ended.unwrap_or_else(|error| Err(RestoreError::Bug(format!("a lane ended: {error}"))))
+    ended.unwrap_or_else(|error| Err(RestoreError::Bug(format!("a task ended: {error}"))))
 }
 
 fn most_severe(a: Option<RestoreError>, b: Option<RestoreError>) -> Option<RestoreError> {
@@ -225,26 +334,35 @@ fn most_severe(a: Option<RestoreError>, b: Option<RestoreError>) -> Option<Resto
     }
 }
 
-/// Starts lanes and takes back what they could not finish, until all is complete or something is final.
+/// Starts lanes and takes back what they could not finish, until all is complete or something is final. Topics in `checks` wait
+/// until they were found whole; those that were not are given back with the reason.
 async fn coordinate(
     units: &[Arc<Unit>],
+    checks: Vec<Check>,
     shared: &Arc<Shared>,
-    lanes: &mut JoinSet<Result<(), RestoreError>>,
-) -> Result<(), RestoreError> {
+    tasks: &mut JoinSet<Result<(), RestoreError>>,
+) -> Result<BTreeMap<String, String>, RestoreError> {
     let (sender, mut outcomes) = mpsc::unbounded_channel();
-    let now = Instant::now();
-    let open = |unit: &Arc<Unit>| Open {
-        unit: unit.clone(),
-        in_lane: false,
-        acknowledged: 0,
-        progressed: now,
-        pause: SETTLE,
-        due: now,
-        reason: String::new(),
-    };
-    let mut open: BTreeMap<usize, Open> = units.iter().map(open).enumerate().collect();
-    while !open.is_empty() {
-        start_lanes(&mut open, shared, lanes, &sender).await?;
+    let (finder, mut found) = mpsc::unbounded_channel();
+    let mut failed = BTreeMap::new();
+    let mut waiting: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
+    for check in &checks {
+        let bytes = check.pieces.iter().map(|piece| piece.size);
+        shared.progress.plan_check(bytes.sum());
+        waiting.insert(check.topic.clone(), Vec::new());
+    }
+    let mut open = BTreeMap::new();
+    for (number, unit) in units.iter().enumerate() {
+        match waiting.get_mut(&unit.source) {
+            Some(waiting) => waiting.push(number),
+            None => drop(open.insert(number, Open::new(unit))),
+        }
+    }
+    if !checks.is_empty() {
+        tasks.spawn(check(checks, shared.clone(), finder));
+    }
+    while !(open.is_empty() && waiting.is_empty()) {
+        start_lanes(&mut open, shared, tasks, &sender).await?;
         let due = open
             .values()
             .filter(|open| !open.in_lane)
@@ -252,16 +370,26 @@ async fn coordinate(
             .min();
         tokio::select! {
             biased;
-            () = shared.stop.cancelled() => return Ok(()),
+            () = shared.stop.cancelled() => return Ok(failed),
             () = shared.lease.lost().cancelled() => {
                 return Err(RestoreError::TakenOver);
             }
             Some((number, outcome)) = outcomes.recv() => settle(&mut open, number, outcome)?,
-            Some(ended) = lanes.join_next() => flatten(ended)?,
-            () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
+            Some((topic, whole)) = found.recv() => {
+                let numbers = waiting.remove(&topic).unwrap_or_default();
+                match whole {
+                    Ok(()) => {
+                        tracing::debug!(%topic, "all segments are whole");
+                        open.extend(numbers.into_iter().map(|number| (number, Open::new(&units[number]))));
+                    }
+                    Err(error) => leave_out(&topic, error, &mut failed)?,
+                }
+            }
+            Some(ended) = tasks.join_next() => flatten(ended)?,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
     }
-    Ok(())
+    Ok(failed)
 }
 
 fn settle(
@@ -308,7 +436,7 @@ fn settle(
 async fn start_lanes(
     open: &mut BTreeMap<usize, Open>,
     shared: &Arc<Shared>,
-    lanes: &mut JoinSet<Result<(), RestoreError>>,
+    tasks: &mut JoinSet<Result<(), RestoreError>>,
     sender: &mpsc::UnboundedSender<(usize, Outcome)>,
 ) -> Result<(), RestoreError> {
     let now = Instant::now();
@@ -364,7 +492,7 @@ async fn start_lanes(
             dealt[index % LANES].push(unit);
         }
         for units in dealt {
-            lanes.spawn(Lane::run(shared.clone(), leader, units, sender.clone()));
+            tasks.spawn(Lane::run(shared.clone(), leader, units, sender.clone()));
         }
     }
     Ok(())
@@ -414,12 +542,12 @@ async fn leaders(units: &[Arc<Unit>], client: &Client) -> Result<Vec<LedPartitio
     Ok(led)
 }
 
-/// Tells the progress how much there is to do, and what an earlier attempt did.
+/// Tells the progress how much there is to do, and what an earlier attempt did; gives the latter by unit.
 async fn begin_progress(
     units: &[Arc<Unit>],
     client: &Client,
     context: &Context,
-) -> Result<(), RestoreError> {
+) -> Result<Vec<u64>, RestoreError> {
     let looking = async {
         let led = leaders(units, client).await?;
         target::offsets(&led, OffsetSpec::LogEnd, client).await
@@ -429,11 +557,13 @@ async fn begin_progress(
         () = context.cancel.cancelled() => return Err(RestoreError::Interrupted),
         ends = looking => ends?,
     };
-    let (mut planned, mut done) = (0, 0);
-    for (unit, end) in units.iter().zip(ends) {
-        planned += unit.records;
-        done += done_of(unit, end)?;
-    }
+    let begun: Vec<u64> = units
+        .iter()
+        .zip(ends)
+        .map(|(unit, end)| done_of(unit, end))
+        .collect::<Result<_, _>>()?;
+    let planned = units.iter().map(|unit| unit.records).sum();
+    let done = begun.iter().sum();
     context.progress.plan(planned, done);
     context.progress.add(done, 0, 0);
     tracing::info!(
@@ -442,7 +572,7 @@ async fn begin_progress(
         partitions = units.len(),
         "writing records"
     );
-    Ok(())
+    Ok(begun)
 }
 
 /// Keys of segments whose offset map is stored.
@@ -460,17 +590,8 @@ async fn mapped_segments(
     let pieces = units
         .iter()
         .flat_map(|unit| unit.pieces.iter().map(move |piece| (unit, piece)));
-    let mapped = pieces.filter(|(unit, piece)| {
-        let name = &piece.link.name;
-        let layout = place.layout;
-        stored.contains(&layout.restore_offsets(
-            place.uid,
-            &unit.source,
-            unit.partition,
-            name.start,
-            name.end,
-        ))
-    });
+    let mapped = pieces
+        .filter(|(unit, piece)| stored.contains(&map_key(place.layout, place.uid, unit, piece)));
     Ok(mapped.map(|(_, piece)| piece.key.clone()).collect())
 }
 

@@ -265,7 +265,7 @@ async fn restores(
 
 fn pinned_by(plan: &RestoreDecision) -> BTreeMap<ChainKey, Vec<SegmentName>> {
     let partitions = plan.topics.iter().flat_map(|(name, topic)| {
-        topic.partitions.iter().map(|partition| {
+        topic.sources.iter().map(|partition| {
             let chain = ChainKey {
                 topic: name.clone(),
                 topic_id: topic.source_topic_id,

@@ -183,6 +183,7 @@ pub fn plan(run: &str, topics: &[&str]) -> BackupPlan {
         compression: Compression::Source,
         compression_level: None,
         rate_limit: None,
+        include_offset_headers: false,
     }
 }
 

@@ -20,7 +20,9 @@ use kafka_backup_shared::archive::layout::{ChainKey, Layout, SegmentName, TopicI
 use kafka_backup_shared::archive::manifest::*;
 use kafka_backup_shared::archive::record::{self, Record};
 use kafka_backup_shared::archive::restore::OffsetPiece;
-use kafka_backup_shared::plan::{ArchiveName, IsolationLevel, RestorePlan, RunRef, Topics};
+use kafka_backup_shared::plan::{
+    ArchiveName, IsolationLevel, RestorePlan, RestoreRequest, RunRef, Topics,
+};
 use kafka_backup_shared::spec::*;
 use kafka_backup_worker::context::{Completed, Context, Progress};
 use kafka_backup_worker::kafka::{self, *};
@@ -282,6 +284,7 @@ impl Archive {
             source_cluster_id: None,
             groups: None,
             held_back: Default::default(),
+            include_offset_headers: false,
         };
         let key = self.layout.manifest(RUN);
         self.store
@@ -299,8 +302,8 @@ impl Archive {
                 uid: test.to_string(),
                 ..RunRef::example()
             },
-            backup_id: RUN.into(),
-            archive: None,
+            rate_limit: None,
+            dry_run: false,
             storage: Storage {
                 storage_type: StorageType::Pvc,
                 s3: None,
@@ -312,16 +315,21 @@ impl Archive {
                 }),
             },
             cluster: cluster(),
-            topics: Topics {
-                include: vec!["*".into()],
-                exclude: vec![],
-                missing: MissingTopics::Fail,
+            request: RestoreRequest {
+                topic_mapping: self
+                    .topics
+                    .keys()
+                    .map(|t| (t.clone(), format!("restored-{t}-{test}")))
+                    .collect(),
+                ..RestoreRequest::new(
+                    RUN,
+                    Topics {
+                        include: vec!["*".into()],
+                        exclude: vec![],
+                        missing: MissingTopics::Fail,
+                    },
+                )
             },
-            topic_mapping: self
-                .topics
-                .keys()
-                .map(|t| (t.clone(), format!("restored-{t}-{test}")))
-                .collect(),
         }
     }
 
@@ -337,7 +345,7 @@ impl Archive {
     pub async fn assert_restored(&self, plan: &RestorePlan) {
         let client = client().await;
         for ((topic, partition), seen) in &self.seen {
-            let target = &plan.topic_mapping[topic];
+            let target = &plan.request.topic_mapping[topic];
             let found = read(&client, target, *partition).await;
             assert_eq!(found.len(), seen.len(), "records of {topic} {partition}");
             for (index, (found, seen)) in found.iter().zip(seen).enumerate() {

@@ -1,0 +1,519 @@
+//! The plan of a KafkaRestore.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    ArchiveName, Plan, RunRef, SpecError, Topics, check_cluster, check_rate_limit, check_topics,
+    is_topic_name, run_ref,
+};
+use crate::crd::KafkaRestore;
+use crate::selector::is_internal;
+use crate::spec::{
+    IfTopicNotEmpty, KafkaCluster, Pitr, RateLimit, Repartition, RestoreFrom, Storage, TimeRange,
+    TopicConfig,
+};
+
+/// Write what a run captured into topics.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestorePlan {
+    /// Whose run it is.
+    pub run: RunRef,
+    /// Where the archive is kept.
+    pub storage: Storage,
+    /// The cluster to write to.
+    pub cluster: KafkaCluster,
+    /// What is restored, and how.
+    pub request: RestoreRequest,
+    /// How fast it may go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    /// Nothing is written.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What is restored, and how: all that later attempts of a restore must have in common with the first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreRequest {
+    /// Run id of the backup, or `latest`.
+    pub backup_id: String,
+    /// Which archive is read; found by the run id where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveName>,
+    /// Which topics of the backup.
+    pub topics: Topics,
+    /// Source topic to target topic; others keep their name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub topic_mapping: BTreeMap<String, String>,
+    /// By source topic, partitions that get another number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub partition_mapping: BTreeMap<String, Vec<PartitionMove>>,
+    /// What happens when partitions do not fit.
+    #[serde(default)]
+    pub repartition: Repartition,
+    /// Where it begins.
+    #[serde(default)]
+    pub from: RestoreFrom,
+    /// Which timestamps.
+    #[serde(default, skip_serializing_if = "TimeRange::is_unbounded")]
+    pub time: TimeRange,
+    /// Whether records get headers that tell where they come from; `None`: as the backup says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include_original_offset_header: Option<bool>,
+    /// Whether missing target topics are created.
+    pub create_topics: bool,
+    /// Replicas of created topics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_replication_factor: Option<i16>,
+    /// Whose configs created topics get.
+    #[serde(default)]
+    pub topic_config: TopicConfig,
+    /// What happens to target topics with records.
+    #[serde(default)]
+    pub if_topic_not_empty: IfTopicNotEmpty,
+}
+
+/// A partition that gets another number in the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PartitionMove {
+    /// In the source.
+    pub source: i32,
+    /// In the target.
+    pub target: i32,
+}
+
+impl RestoreRequest {
+    /// The run that means the newest complete one.
+    pub const LATEST: &str = "latest";
+
+    /// A request for `topics` of a run, everything else as a spec that says nothing more.
+    pub fn new(backup_id: impl Into<String>, topics: Topics) -> Self {
+        Self {
+            backup_id: backup_id.into(),
+            archive: None,
+            topics,
+            topic_mapping: BTreeMap::new(),
+            partition_mapping: BTreeMap::new(),
+            repartition: Repartition::default(),
+            from: RestoreFrom::default(),
+            time: TimeRange::default(),
+            include_original_offset_header: None,
+            create_topics: true,
+            default_replication_factor: None,
+            topic_config: TopicConfig::default(),
+            if_topic_not_empty: IfTopicNotEmpty::default(),
+        }
+    }
+
+    /// Name of the target topic of `source`.
+    pub fn target<'a>(&'a self, source: &'a str) -> &'a str {
+        self.topic_mapping
+            .get(source)
+            .map_or(source, String::as_str)
+    }
+
+    /// Checks that a later attempt asks for the same as `self`, the first one, which read run `backup_id`.
+    ///
+    /// # Errors
+    /// The first field that differs.
+    pub fn check_same(&self, later: &Self, backup_id: &str) -> Result<(), SpecError> {
+        let fields = |request: &Self| match serde_json::to_value(request) {
+            Ok(Value::Object(fields)) => fields,
+            Ok(_) | Err(_) => unreachable!("a request is a struct with string keys"),
+        };
+        let (decided, mut now) = (fields(self), fields(later));
+        if later.backup_id == backup_id {
+            // Whoever knows by now which run it is may say so.
+            now.insert("backupId".into(), decided["backupId"].clone());
+        }
+        let names: BTreeSet<&String> = decided.keys().chain(now.keys()).collect();
+        let differs = names
+            .into_iter()
+            .find(|name| decided.get(*name) != now.get(*name));
+        let Some(field) = differs else {
+            return Ok(());
+        };
+        let said = |fields: &serde_json::Map<String, Value>| match fields.get(field) {
+            Some(value) => value.to_string(),
+            None => "nothing".to_owned(),
+        };
+        Err(SpecError::new(
+            format!("spec.{field}"),
+            format!(
+                "{}, as this restore has begun with (another one needs another name)",
+                said(&decided)
+            ),
+            said(&now),
+        ))
+    }
+}
+
+/// The plan of a KafkaRestore.
+///
+/// # Errors
+/// [`SpecError`] names the field that cannot be obeyed.
+pub fn restore(object: &KafkaRestore, run: &str) -> Result<Plan, SpecError> {
+    let spec = &object.spec;
+    check_cluster("spec.targetCluster", &spec.target_cluster)?;
+    check_topics(&spec.topics, &spec.exclude_topics)?;
+    spec.storage.check()?;
+    check_mapping(&spec.topic_mapping)?;
+    if let Some(limit) = &spec.rate_limit {
+        check_rate_limit(limit)?;
+    }
+    let partition_mapping = partition_mapping(&spec.partition_mapping)?;
+    if !partition_mapping.is_empty() && spec.repartition == Repartition::ByKey {
+        return Err(SpecError::new(
+            "spec.partitionMapping",
+            "none beside repartition ByKey, which says itself where records go",
+            "both",
+        ));
+    }
+    if !spec.create_topics && spec.default_replication_factor.is_some() {
+        return Err(SpecError::new(
+            "spec.defaultReplicationFactor",
+            "none where createTopics is false",
+            "both",
+        ));
+    }
+    let archive = spec.archive.as_deref().map(parse_archive).transpose()?;
+    Ok(Plan::Restore(RestorePlan {
+        run: run_ref("KafkaRestore", object, run),
+        storage: spec.storage.clone(),
+        cluster: spec.target_cluster.clone(),
+        request: RestoreRequest {
+            backup_id: spec.backup_id.clone(),
+            archive,
+            topics: Topics {
+                include: spec.topics.clone(),
+                exclude: spec.exclude_topics.clone(),
+                missing: spec.missing_topics,
+            },
+            topic_mapping: spec.topic_mapping.clone(),
+            partition_mapping,
+            repartition: spec.repartition,
+            from: spec.from,
+            time: spec
+                .pitr
+                .as_ref()
+                .map_or(Ok(TimeRange::default()), time_range)?,
+            include_original_offset_header: spec.include_original_offset_header,
+            create_topics: spec.create_topics,
+            default_replication_factor: spec.default_replication_factor,
+            topic_config: spec.topic_config,
+            if_topic_not_empty: spec.if_topic_not_empty,
+        },
+        rate_limit: spec.rate_limit,
+        dry_run: spec.dry_run,
+    }))
+}
+
+fn parse_archive(text: &str) -> Result<ArchiveName, SpecError> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(ArchiveName {
+            namespace: namespace.into(),
+            name: name.into(),
+        }),
+        Some(_) | None => Err(SpecError::new(
+            "spec.archive",
+            "<namespace>/<name> of a KafkaBackup",
+            format!("{text:?}"),
+        )),
+    }
+}
+
+fn check_mapping(mapping: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    let mut targets = BTreeSet::new();
+    for (source, target) in mapping {
+        let field = format!("spec.topicMapping.{source}");
+        if !is_topic_name(target) || is_internal(target) {
+            return Err(SpecError::new(
+                field,
+                "a topic name: 1 to 249 of a-z A-Z 0-9 . _ -, not beginning with __",
+                format!("{target:?}"),
+            ));
+        }
+        if !targets.insert(target) {
+            return Err(SpecError::new(
+                field,
+                "a target topic that no other source topic is mapped to",
+                format!("{target:?}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The largest number that a partition may get: brokers are not asked for more partitions by a slip of a key.
+const PARTITION_MAX: i32 = 99_999;
+
+fn partition_mapping(
+    mapping: &BTreeMap<String, BTreeMap<String, i32>>,
+) -> Result<BTreeMap<String, Vec<PartitionMove>>, SpecError> {
+    let mut moves = BTreeMap::new();
+    for (topic, partitions) in mapping {
+        let mut of_topic = Vec::new();
+        let mut taken = BTreeSet::new();
+        for (source, target) in partitions {
+            let field = || format!("spec.partitionMapping.{topic}.{source}");
+            let number = source
+                .parse()
+                .ok()
+                .filter(|number: &i32| *number >= 0 && number.to_string() == *source);
+            let Some(number) = number else {
+                return Err(SpecError::new(
+                    format!("spec.partitionMapping.{topic}"),
+                    "numbers of source partitions as keys",
+                    format!("{source:?}"),
+                ));
+            };
+            if !(0..=PARTITION_MAX).contains(target) {
+                let expected = format!("a partition from 0 to {PARTITION_MAX}");
+                return Err(SpecError::new(field(), expected, target.to_string()));
+            }
+            if !taken.insert(*target) {
+                let expected = "a target partition that no other source partition is mapped to";
+                return Err(SpecError::new(field(), expected, target.to_string()));
+            }
+            of_topic.push(PartitionMove {
+                source: number,
+                target: *target,
+            });
+        }
+        of_topic.sort();
+        if !of_topic.is_empty() {
+            moves.insert(topic.clone(), of_topic);
+        }
+    }
+    Ok(moves)
+}
+
+/// Record timestamps are whole milliseconds: the range is that of the milliseconds that lie within the bounds.
+fn time_range(pitr: &Pitr) -> Result<TimeRange, SpecError> {
+    if !pitr.enabled {
+        return Ok(TimeRange::default());
+    }
+    let end = bound(
+        "timestamp",
+        pitr.timestamp.as_ref(),
+        pitr.timestamp_millis,
+        Timestamp::as_millisecond,
+    )?;
+    let start = bound(
+        "startTimestamp",
+        pitr.start_timestamp.as_ref(),
+        pitr.start_timestamp_millis,
+        |time| time.as_millisecond() + i64::from(time.subsec_nanosecond() % 1_000_000 > 0),
+    )?;
+    let range = TimeRange {
+        start_ms: start,
+        end_ms: end,
+    };
+    if range.is_unbounded() {
+        return Err(SpecError::new(
+            "spec.pitr",
+            "timestamp, timestampMillis, startTimestamp or startTimestampMillis",
+            "none of them",
+        ));
+    }
+    match (start, end) {
+        (Some(start), Some(end)) if start > end => Err(SpecError::new(
+            "spec.pitr",
+            "a start that is not after the end",
+            range.to_string(),
+        )),
+        _ => Ok(range),
+    }
+}
+
+fn bound(
+    name: &str,
+    text: Option<&String>,
+    millis: Option<i64>,
+    to_ms: impl Fn(Timestamp) -> i64,
+) -> Result<Option<i64>, SpecError> {
+    let field = format!("spec.pitr.{name}");
+    match (text, millis) {
+        (Some(_), Some(_)) => Err(SpecError::new(
+            field,
+            format!("{name} or {name}Millis"),
+            "both",
+        )),
+        (None, Some(ms)) if ms < 0 => Err(SpecError::new(
+            format!("{field}Millis"),
+            "milliseconds since 1970",
+            ms.to_string(),
+        )),
+        (None, millis) => Ok(millis),
+        (Some(text), None) => {
+            let parsed: Result<Timestamp, _> = text.parse();
+            let parsed = parsed.ok().map(to_ms).filter(|ms| *ms >= 0);
+            let expected = "a time since 1970, as in 2026-01-02T03:04:05Z";
+            parsed
+                .map(Some)
+                .ok_or_else(|| SpecError::new(field, expected, format!("{text:?}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(fields: &Value) -> KafkaRestore {
+        let mut object = json!({
+            "apiVersion": "kafka-backup.dev/v1alpha1", "kind": "KafkaRestore",
+            "metadata": {"name": "back", "namespace": "shop", "uid": "u"},
+            "spec": {
+                "backupId": "latest", "topics": ["*"],
+                "targetCluster": {"bootstrapServers": ["kafka:9092"]},
+                "storage": {"storageType": "s3", "s3": {"bucket": "backups"}},
+            }
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            object["spec"][name] = value.clone();
+        }
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn request(fields: &Value) -> Result<RestoreRequest, SpecError> {
+        let plan = restore(&object(fields), "back-1")?;
+        let read: Plan = serde_json::from_str(&plan.to_json()?).unwrap();
+        assert_eq!(read, plan, "it survives the way to the worker");
+        match plan {
+            Plan::Restore(plan) => Ok(plan.request),
+            Plan::Backup(_) => unreachable!("it is a KafkaRestore"),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_obeyed_is_named() {
+        for (fields, field) in [
+            (
+                json!({"topicMapping": {"a": "x", "b": "x"}}),
+                "spec.topicMapping.b",
+            ),
+            (json!({"topicMapping": {"a": "a b"}}), "spec.topicMapping.a"),
+            (
+                json!({"partitionMapping": {"a": {"x": 1}}}),
+                "spec.partitionMapping.a",
+            ),
+            (
+                json!({"partitionMapping": {"a": {"01": 1}}}),
+                "spec.partitionMapping.a",
+            ),
+            (
+                json!({"partitionMapping": {"a": {"-1": 1}}}),
+                "spec.partitionMapping.a",
+            ),
+            (
+                json!({"partitionMapping": {"a": {"0": -1}}}),
+                "spec.partitionMapping.a.0",
+            ),
+            (
+                json!({"partitionMapping": {"a": {"0": 2, "1": 2}}}),
+                "spec.partitionMapping.a.1",
+            ),
+            (
+                json!({"partitionMapping": {"a": {"0": 2}}, "repartition": "ByKey"}),
+                "spec.partitionMapping",
+            ),
+            (
+                json!({"createTopics": false, "defaultReplicationFactor": 2}),
+                "spec.defaultReplicationFactor",
+            ),
+            (json!({"rateLimit": {}}), "spec.rateLimit"),
+            (json!({"pitr": {}}), "spec.pitr"),
+            (
+                json!({"pitr": {"timestamp": "yesterday"}}),
+                "spec.pitr.timestamp",
+            ),
+            (
+                json!({"pitr": {"timestamp": "1969-12-31T00:00:00Z"}}),
+                "spec.pitr.timestamp",
+            ),
+            (
+                json!({"pitr": {"timestamp": "2026-01-01T00:00:00Z", "timestampMillis": 5}}),
+                "spec.pitr.timestamp",
+            ),
+            (
+                json!({"pitr": {"startTimestampMillis": -1}}),
+                "spec.pitr.startTimestampMillis",
+            ),
+            (
+                json!({"pitr": {"startTimestampMillis": 6, "timestampMillis": 5}}),
+                "spec.pitr",
+            ),
+            (json!({"archive": "orders"}), "spec.archive"),
+        ] {
+            assert_eq!(request(&fields).unwrap_err().field, field, "{fields}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_the_milliseconds_within() {
+        let time = |fields: Value| request(&json!({"pitr": fields})).unwrap().time;
+        let range = |start_ms, end_ms| TimeRange { start_ms, end_ms };
+        assert_eq!(
+            time(
+                json!({"timestamp": "1970-01-01T00:00:01.0009Z", "startTimestamp": "1970-01-01T00:00:00.5001Z"})
+            ),
+            range(Some(501), Some(1000))
+        );
+        assert_eq!(
+            time(json!({"timestamp": "1970-01-01T01:00:00+01:00"})),
+            range(None, Some(0))
+        );
+        assert_eq!(
+            time(json!({"startTimestampMillis": 7, "timestampMillis": 7})),
+            range(Some(7), Some(7))
+        );
+        assert_eq!(
+            time(json!({"enabled": false, "timestampMillis": 7})),
+            range(None, None)
+        );
+        let only = range(Some(0), Some(7));
+        assert_eq!(
+            [-1, 0, 7, 8].map(|ms| only.contains(ms)),
+            [false, true, true, false]
+        );
+        assert!(
+            range(None, Some(0)).contains(-1),
+            "no timestamp is older than any bound"
+        );
+    }
+
+    #[test]
+    fn partitions_are_moved_by_number() {
+        let request = request(&json!({"partitionMapping": {"a": {"10": 0, "2": 1}, "b": {}}}));
+        let moves = [(2, 1), (10, 0)].map(|(source, target)| PartitionMove { source, target });
+        assert_eq!(
+            request.unwrap().partition_mapping,
+            BTreeMap::from([("a".to_owned(), moves.to_vec())])
+        );
+    }
+
+    #[test]
+    fn a_later_attempt_asks_for_the_same() {
+        let first = request(&json!({})).unwrap();
+        assert_eq!(first.check_same(&first, "orders-1"), Ok(()));
+        let named = request(&json!({"backupId": "orders-1"})).unwrap();
+        assert_eq!(first.check_same(&named, "orders-1"), Ok(()));
+        for (fields, field) in [
+            (json!({"backupId": "orders-2"}), "spec.backupId"),
+            (json!({"pitr": {"timestampMillis": 5}}), "spec.time"),
+            (json!({"topicMapping": {"a": "b"}}), "spec.topicMapping"),
+            (json!({"ifTopicNotEmpty": "Append"}), "spec.ifTopicNotEmpty"),
+        ] {
+            let error = first.check_same(&request(&fields).unwrap(), "orders-1");
+            assert_eq!(error.unwrap_err().field, field, "{fields}");
+        }
+    }
+}
