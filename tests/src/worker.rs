@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::lab::{Doing, Lab, LabError, net, wait_for};
+use crate::lab::{Doing, Lab, LabError, net, process, store, wait_for};
 
 /// What a worker may take to end by itself.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -102,6 +102,23 @@ impl Worker {
         };
         Ok((status, said))
     }
+}
+
+/// The report of a worker that must succeed; it knows the keys of the lab's S3 server.
+///
+/// # Errors
+/// It did not, with what it said.
+pub fn report(lab: &Lab, args: &[&str]) -> Result<Value, LabError> {
+    let program = lab.target().join("release/kafka-backup-worker");
+    let mut command = net::command(lab, program)?;
+    command
+        .args(["--output", "json"])
+        .args(args)
+        .env("AWS_ACCESS_KEY_ID", store::ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY);
+    let said = process::run(&mut command)?;
+    serde_json::from_str(&said)
+        .map_err(|error| LabError::State(format!("the worker's report {said:?}: {error}")))
 }
 
 /// Whether a report says that the run succeeded.

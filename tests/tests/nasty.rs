@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use kafka_backup_tests::lab::kafka::{SOURCE, TARGET};
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Reading};
-use kafka_backup_tests::lab::{Lab, net, process, store};
-use kafka_backup_tests::worker::stored_segments;
-use serde_json::Value;
+use kafka_backup_tests::lab::{Lab, store};
+use kafka_backup_tests::worker::{report as report_of, stored_segments};
 
 const COMMITTED: Reading = Reading {
     committed_only: true,
@@ -24,7 +23,7 @@ fn nasty_topics_come_back_as_they_were() {
     let backup = |name: &str, more: &[&str]| {
         let mut args = vec!["backup", "--name", name, "--bootstrap-servers", &source];
         args.extend(["--topics", "nasty.*"].iter().chain(more));
-        worker(&lab, &args)
+        report_of(&lab, &args).unwrap()
     };
 
     // The archive holds what a consumer sees, at the same offsets, in segments that Kafka's own tool reads.
@@ -111,7 +110,7 @@ fn nasty_topics_come_back_as_they_were() {
     restore.extend(["--backup-id", "latest", "--bootstrap-servers", &target]);
     restore.extend(["--topics", "*"].iter().chain(&s3));
     restore.extend(mapping.iter().flat_map(|it| ["--topic-mapping", it]));
-    worker(&lab, &restore);
+    report_of(&lab, &restore).unwrap();
     let reading = Reading {
         append_time_as_create: true,
         ..COMMITTED
@@ -119,18 +118,6 @@ fn nasty_topics_come_back_as_they_were() {
     tools::compare(&lab, &source, &target, &pairs, reading)
         .unwrap()
         .assert_equal();
-}
-
-/// The worker's report of a call that must succeed.
-fn worker(lab: &Lab, args: &[&str]) -> Value {
-    let program = lab.target().join("release/kafka-backup-worker");
-    let mut command = net::command(lab, program).unwrap();
-    command
-        .args(["--output", "json"])
-        .args(args)
-        .env("AWS_ACCESS_KEY_ID", store::ACCESS_KEY)
-        .env("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY);
-    serde_json::from_str(&process::run(&mut command).unwrap()).unwrap()
 }
 
 /// Where no earlier test has stored anything.

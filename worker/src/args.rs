@@ -257,6 +257,9 @@ pub struct RestoreArgs {
     /// Read everything, write nothing, and tell what would be written.
     #[arg(long)]
     pub dry_run: bool,
+    /// Seconds without a sign of life after which another worker may take this restore over [default: 60].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=3600))]
+    pub lease_secs: Option<u64>,
     #[command(flatten)]
     pub storage: StorageArgs,
     #[command(flatten)]

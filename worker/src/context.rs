@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kafka_backup_shared::report::{DryRun, HeldBack, RetentionHeld, RetentionReport, TopicReport};
 use tokio_util::sync::CancellationToken;
@@ -9,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 /// Default of the memory budget that fetch buffers and open segments share: with what the program takes beside it, the process
 /// stays below 64 MiB (`cargo lab bench data`).
 pub const DEFAULT_MEMORY_BUDGET: usize = 40 << 20;
+
+/// Default of [`Context::lease`].
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 
 /// What a run works with.
 #[derive(Clone, Debug)]
@@ -19,6 +23,8 @@ pub struct Context {
     pub cancel: CancellationToken,
     /// Bytes that fetch buffers and open segments may hold together.
     pub memory_budget: usize,
+    /// After so long without a sign of life another worker may take over a restore.
+    pub lease: Duration,
 }
 
 /// What of a run is durable so far, over all its attempts.

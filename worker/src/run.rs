@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::args::{At, EngineArgs};
-use crate::context::{Completed, Context, Progress};
+use crate::context::{Completed, Context, DEFAULT_LEASE, Progress};
 use crate::log::Format;
 use crate::outcome::{Attempt, Failure};
 use crate::push::{Limits, Push};
@@ -41,6 +41,8 @@ pub struct Settings {
     pub at: At,
     /// Bytes that fetch buffers and open segments share.
     pub memory_budget: usize,
+    /// After so long without a sign of life another worker may take over a restore.
+    pub lease: Duration,
     /// URL of the controller.
     pub push_url: Option<String>,
     /// Token of the push.
@@ -74,6 +76,7 @@ impl Settings {
             places,
             at,
             memory_budget: args.memory_budget.0,
+            lease: DEFAULT_LEASE,
             push_url: args.push_url.clone(),
             push_token_file: args.push_token_file.clone().or(token),
             job_uid: std::env::var(pod::JOB_UID_ENV)
@@ -95,6 +98,7 @@ pub async fn run(plan: &Plan, settings: Settings) -> Report {
         progress: Arc::new(Progress::default()),
         cancel: CancellationToken::new(),
         memory_budget: settings.memory_budget,
+        lease: settings.lease,
     };
     let attempt = Attempt {
         run: plan.run().clone(),

@@ -70,33 +70,22 @@ pub async fn execute(cli: Cli) -> u8 {
                 Some(path) => input::read_plan(path),
                 None => plan_of_file(&args),
             };
-            make(
-                plan,
-                &args.engine,
-                args.secrets.places(args.volume_dir.as_ref(), at),
-                &speaker,
-            )
-            .await
+            let places = args.secrets.places(args.volume_dir.as_ref(), at);
+            make(plan, settings(&args.engine, places, &speaker), &speaker).await
         }
         Command::Backup(args) => {
             let plan = plan_of_flags(&flags::backup(&args), &args.engine);
-            make(
-                plan,
-                &args.engine,
-                args.secrets.places(args.storage.folder.as_ref(), at),
-                &speaker,
-            )
-            .await
+            let places = args.secrets.places(args.storage.folder.as_ref(), at);
+            make(plan, settings(&args.engine, places, &speaker), &speaker).await
         }
         Command::Restore(args) => {
             let plan = plan_of_flags(&flags::restore(&args), &args.engine);
-            make(
-                plan,
-                &args.engine,
-                args.secrets.places(args.storage.folder.as_ref(), at),
-                &speaker,
-            )
-            .await
+            let places = args.secrets.places(args.storage.folder.as_ref(), at);
+            let mut settings = settings(&args.engine, places, &speaker);
+            if let Some(seconds) = args.lease_secs {
+                settings.lease = Duration::from_secs(seconds);
+            }
+            make(plan, settings, &speaker).await
         }
         Command::List(args) => list(&args, &speaker).await,
         Command::Describe(args) => describe(&args, &speaker).await,
@@ -171,19 +160,21 @@ fn run_id(object: &Object, engine: &EngineArgs) -> String {
         .unwrap_or_else(|| plan::run_id(&object.name(), Timestamp::now()))
 }
 
-async fn make(
-    plan: Result<Plan, InputError>,
-    engine: &EngineArgs,
-    places: Places,
-    speaker: &Speaker,
-) -> Result<u8, Failure> {
-    let settings = Settings::new(
+fn settings(engine: &EngineArgs, places: Places, speaker: &Speaker) -> Settings {
+    Settings::new(
         engine,
         places,
         speaker.at,
         speaker.format,
         speaker.bars.clone(),
-    );
+    )
+}
+
+async fn make(
+    plan: Result<Plan, InputError>,
+    settings: Settings,
+    speaker: &Speaker,
+) -> Result<u8, Failure> {
     let plan = match plan
         .and_then(|plan| input::check_places(plan.storage(), &settings.places).map(|()| plan))
     {

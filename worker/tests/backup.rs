@@ -339,6 +339,7 @@ async fn a_batch_above_fetch_size_and_budget_is_captured() {
     .await;
     let context = kafka_backup_worker::context::Context {
         memory_budget: 1 << 20,
+        lease: kafka_backup_worker::context::DEFAULT_LEASE,
         ..context()
     };
     let completed = backup::run(

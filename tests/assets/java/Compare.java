@@ -27,6 +27,7 @@ import org.apache.kafka.common.record.TimestampType;
  * <pre>
  * --source BOOTSTRAP (--target BOOTSTRAP | --archive FOLDER --run ID) --map SOURCE=TARGET...
  * [--isolation read_uncommitted|read_committed] [--append-time-as-create] [--json]
+ * [--from-ms MS] [--until-ms MS] [--move SOURCE=TARGET]... [--by-key] [--provenance CLUSTER] [--times N]     see View
  * </pre>
  */
 public final class Compare {
@@ -45,10 +46,12 @@ public final class Compare {
     private final Side source;
     private final Side target;
     private final boolean appendTimeAsCreate;
+    private final View view;
 
-    private Compare(Side source, Side target, boolean appendTimeAsCreate) {
+    private Compare(Side source, Side target, boolean appendTimeAsCreate, View view) {
         this.source = source;
         this.target = target;
+        this.view = view;
         this.appendTimeAsCreate = appendTimeAsCreate;
     }
 
@@ -57,7 +60,8 @@ public final class Compare {
     }
 
     static int run(String[] args, PrintStream out) throws Exception {
-        Args options = new Args(args, 0, Set.of("source", "target", "archive", "run", "map", "isolation"), Set.of("append-time-as-create", "json"));
+        Args options = new Args(args, 0, Set.of("source", "target", "archive", "run", "map", "isolation", "from-ms", "until-ms", "move", "provenance", "times"),
+            Set.of("append-time-as-create", "json", "by-key"));
         String isolation = options.text("isolation", "read_uncommitted");
         if (options.all("map").isEmpty()) {
             throw new IllegalArgumentException("option --map SOURCE=TARGET is missing");
@@ -65,7 +69,7 @@ public final class Compare {
         List<Map<String, Object>> topics = new ArrayList<>();
         try (Side source = new Cluster("source", options.text("source"), isolation);
             Side target = options.has("archive") ? new Archive(Path.of(options.text("archive")), options.text("run")) : new Cluster("target", options.text("target"), isolation)) {
-            Compare compare = new Compare(source, target, options.has("append-time-as-create"));
+            Compare compare = new Compare(source, target, options.has("append-time-as-create"), View.of(options));
             for (Map.Entry<String, String> pair : options.pairs("map").entrySet()) {
                 topics.add(compare.topic(pair.getKey(), pair.getValue()));
             }
@@ -93,14 +97,15 @@ public final class Compare {
         int sourcePartitions = sourceRanges.size();
         int targetPartitions = targetRanges.size();
         List<String> differences = new ArrayList<>();
-        if (sourcePartitions != targetPartitions) {
-            differences.add("partitions: source has " + sourcePartitions + ", target has " + targetPartitions);
+        int expectedPartitions = view.partitions(sourcePartitions, targetPartitions);
+        if (expectedPartitions != targetPartitions) {
+            differences.add("partitions: expected " + expectedPartitions + ", target has " + targetPartitions);
         }
         long records = 0;
         long targetRecords = 0;
         long bytes = 0;
-        for (int partition = 0; partition < Math.max(sourcePartitions, targetPartitions); partition++) {
-            Side.Reading left = partition < sourcePartitions ? source.read(sourceRanges.get(partition)) : Side.Reading.empty();
+        for (int partition = 0; partition < Math.max(expectedPartitions, targetPartitions); partition++) {
+            View.Records left = view.records(source, sourceRanges, partition, expectedPartitions);
             Side.Reading right = partition < targetPartitions ? target.read(targetRanges.get(partition)) : Side.Reading.empty();
             boolean differs = false;
             for (long index = 0; ; index++) {

@@ -8,7 +8,9 @@ mod compare;
 mod leaders;
 mod nasty;
 
-pub use compare::{ComparedTopic, Comparison, Reading, compare, compare_with_archive};
+pub use compare::{
+    ComparedTopic, Comparison, Reading, View, compare, compare_view, compare_with_archive,
+};
 pub use leaders::{Replicas, create_with_replicas, move_replicas, replicas};
 pub use nasty::{nasty, seeded};
 
@@ -34,6 +36,7 @@ const SOURCES: &[(&str, &str)] = &[
         include_str!("../../assets/java/Compare.java"),
     ),
     ("Side.java", include_str!("../../assets/java/Side.java")),
+    ("View.java", include_str!("../../assets/java/View.java")),
     (
         "Cluster.java",
         include_str!("../../assets/java/Cluster.java"),

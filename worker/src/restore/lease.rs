@@ -37,12 +37,14 @@ pub(super) struct Times {
 }
 
 impl Times {
-    /// What workers use.
-    pub(super) const DEFAULT: Self = Self {
-        duration: Duration::from_secs(60),
-        renew: Duration::from_secs(10),
-        stop: Duration::from_secs(30),
-    };
+    /// Those of a lease that runs out after `duration`.
+    pub(super) fn of(duration: Duration) -> Self {
+        Self {
+            duration,
+            renew: duration / 6,
+            stop: duration / 2,
+        }
+    }
 }
 
 /// How often another one's lease is looked at.

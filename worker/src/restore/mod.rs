@@ -123,7 +123,7 @@ pub async fn run(
         true => interruptible(cancel, work.dry_run(&parts)).await,
         false => {
             let lease_key = found.layout.restore_lease(uid);
-            let acquiring = Lease::acquire(store, &lease_key, Times::DEFAULT);
+            let acquiring = Lease::acquire(store, &lease_key, Times::of(context.lease));
             let lease = Arc::new(interruptible(cancel, acquiring).await?);
             let worked = work.run(&parts, lease.clone(), context).await;
             if let Some(lease) = Arc::into_inner(lease) {

@@ -192,6 +192,7 @@ pub fn context() -> Context {
         progress: Progress::default().into(),
         cancel: CancellationToken::new(),
         memory_budget: 8 << 20,
+        lease: kafka_backup_worker::context::DEFAULT_LEASE,
     }
 }
 

@@ -157,6 +157,8 @@ pub struct Archive {
     pub layout: Layout,
     pub name: ArchiveName,
     pub seen: Seen,
+    /// The same with what the source had deleted before the run.
+    pub whole: Seen,
     topics: BTreeMap<String, ManifestTopic>,
 }
 
@@ -175,6 +177,7 @@ impl Archive {
             layout,
             name,
             seen: Seen::new(),
+            whole: Seen::new(),
             topics: BTreeMap::new(),
         }
     }
@@ -213,6 +216,8 @@ impl Archive {
                 let key = self.layout.segment(&chain, &name);
                 self.store.create(&key, object.into()).await.unwrap();
                 names.push(name);
+                let whole = self.whole.entry((topic.to_owned(), number)).or_default();
+                whole.extend(held.iter().cloned());
                 seen.extend(held.into_iter().filter(|r| r.offset >= partition.log_start));
             }
             records += seen.len() as u64;
@@ -414,6 +419,7 @@ pub fn context() -> Context {
         progress: Arc::new(Progress::default()),
         cancel: CancellationToken::new(),
         memory_budget: 48 << 20,
+        lease: kafka_backup_worker::context::DEFAULT_LEASE,
     }
 }
 
@@ -435,13 +441,12 @@ pub async fn metadata(client: &Client, topic: &str) -> TopicMetadata {
 pub async fn read(client: &Client, topic: &str, partition: i32) -> Vec<Record> {
     let metadata = metadata(client, topic).await;
     let led = metadata.led_partitions().unwrap()[partition as usize].clone();
-    let latest = OffsetSpec::Latest(kafka::IsolationLevel::ReadUncommitted);
-    let end = client
-        .list_offsets(std::slice::from_ref(&led), latest)
-        .await
-        .remove(0)
-        .unwrap()
-        .offset;
+    let listed = async |spec| {
+        let listed = client.list_offsets(std::slice::from_ref(&led), spec);
+        listed.await.remove(0).unwrap().offset
+    };
+    let end = listed(OffsetSpec::Latest(kafka::IsolationLevel::ReadUncommitted)).await;
+    let start = listed(OffsetSpec::Earliest).await;
     let connection = client.open(led.leader).await.unwrap();
     let options = FetchOptions {
         max_wait: Duration::from_millis(500),
@@ -449,7 +454,7 @@ pub async fn read(client: &Client, topic: &str, partition: i32) -> Vec<Record> {
         max_bytes: 16 << 20,
         isolation: kafka::IsolationLevel::ReadUncommitted,
     };
-    let (mut records, mut offset) = (Vec::new(), 0);
+    let (mut records, mut offset) = (Vec::new(), start);
     while offset < end {
         let from = FetchPartition {
             topic_id: metadata.id,

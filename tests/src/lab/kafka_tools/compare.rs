@@ -17,6 +17,23 @@ pub struct Reading {
     pub append_time_as_create: bool,
 }
 
+/// What a restore chose, moved or changed, so that a target is not to have just what the source has.
+#[derive(Debug, Clone, Default)]
+pub struct View<'a> {
+    /// Only timestamps from here on.
+    pub from_ms: Option<i64>,
+    /// Only timestamps up to here.
+    pub until_ms: Option<i64>,
+    /// Source partitions with another number in the target.
+    pub moves: &'a [(i32, i32)],
+    /// Records are dealt out by their keys among the partitions that the target has.
+    pub by_key: bool,
+    /// Name of the source in the headers that each record has got.
+    pub provenance: Option<&'a str>,
+    /// The records stand so many times one after another; 0 is once.
+    pub times: u32,
+}
+
 /// What [`compare`] found.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Comparison {
@@ -49,8 +66,39 @@ pub fn compare(
     topics: &[(&str, &str)],
     reading: Reading,
 ) -> Result<Comparison, LabError> {
-    let target = ["--target".to_owned(), target.to_owned()];
-    run(lab, source, &target, topics, reading)
+    compare_view(lab, source, target, topics, reading, &View::default())
+}
+
+/// The same where the target is to have something else.
+pub fn compare_view(
+    lab: &Lab,
+    source: &str,
+    target: &str,
+    topics: &[(&str, &str)],
+    reading: Reading,
+    view: &View<'_>,
+) -> Result<Comparison, LabError> {
+    let mut args = vec!["--target".to_owned(), target.to_owned()];
+    let bounds = [("--from-ms", view.from_ms), ("--until-ms", view.until_ms)];
+    for (name, bound) in bounds {
+        args.extend(
+            bound
+                .map(|ms| [name.to_owned(), ms.to_string()])
+                .into_iter()
+                .flatten(),
+        );
+    }
+    for (from, to) in view.moves {
+        args.extend(["--move".to_owned(), format!("{from}={to}")]);
+    }
+    if view.by_key {
+        args.push("--by-key".to_owned());
+    }
+    if let Some(cluster) = view.provenance {
+        args.extend(["--provenance", cluster].map(str::to_owned));
+    }
+    args.extend(["--times".to_owned(), view.times.max(1).to_string()]);
+    run(lab, source, &args, topics, reading)
 }
 
 /// Compares topics of a cluster with what the complete run `run` pinned in an archive, offsets included. `archive` is the folder in
