@@ -4,6 +4,7 @@ pub mod bench;
 pub mod demo;
 pub mod lab;
 pub mod operator;
+pub mod restore_soak;
 pub mod soak;
 pub mod suite;
 pub mod worker;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use kafka_backup_tests::lab::kafka::Cluster;
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce, Reading};
 use kafka_backup_tests::lab::{Lab, wait_for};
-use kafka_backup_tests::soak;
 use kafka_backup_tests::worker::{Worker, is_success, objects};
+use kafka_backup_tests::{restore_soak, soak};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -18,7 +18,8 @@ const THREE: Cluster<'_> = Cluster {
     name: "three",
     port: 9392,
     // A broker that died is noticed soon.
-    extra: "broker.session.timeout.ms=4000\nbroker.heartbeat.interval.ms=500",
+    // So is a producer of old records: it is forgotten.
+    extra: "broker.session.timeout.ms=4000\nbroker.heartbeat.interval.ms=500\nproducer.id.expiration.check.interval.ms=1000",
 };
 
 /// One test at a time, each with all brokers up.
@@ -231,5 +232,13 @@ fn killed_workers_lose_and_double_nothing_on_three_brokers() {
     let (lab, _, _guard) = three();
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let tally = soak::run(&lab, &THREE, seed.unwrap().as_nanos() as u64, 4).unwrap();
+    assert_eq!(tally.rounds, 4);
+}
+
+#[test]
+fn killed_restores_lose_and_double_nothing_on_three_brokers() {
+    let (lab, _, _guard) = three();
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let tally = restore_soak::run(&lab, &THREE, seed.unwrap().as_nanos() as u64, 4).unwrap();
     assert_eq!(tally.rounds, 4);
 }

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use kafka_backup_tests::lab::Lab;
-use kafka_backup_tests::lab::kafka::SOURCE;
-use kafka_backup_tests::soak;
+use kafka_backup_tests::lab::kafka::{Cluster, SOURCE};
+use kafka_backup_tests::{restore_soak, soak};
 
 /// Another one each time: what is found is found again by the seed that is printed.
 fn seed() -> u64 {
@@ -17,4 +17,22 @@ fn killed_workers_lose_and_double_nothing() {
     let tally = soak::run(&lab, &SOURCE, seed(), 8).unwrap();
     assert_eq!(tally.rounds, 8);
     assert!(tally.killed > 0, "{tally:?}");
+}
+
+#[test]
+fn killed_restores_lose_and_double_nothing() {
+    let lab = Lab::open().unwrap();
+    let cluster = Cluster {
+        name: "forgetful",
+        port: 9692,
+        extra: restore_soak::FORGETFUL,
+    };
+    cluster.up(&lab, 1).unwrap();
+    let tally = restore_soak::run(&lab, &cluster, seed(), 8).unwrap();
+    assert_eq!(tally.rounds, 8);
+    assert!(
+        tally.killed + tally.replaced + tally.brokers > 0,
+        "{tally:?}"
+    );
+    cluster.down(&lab).unwrap();
 }

@@ -5,7 +5,7 @@ use kafka_backup_tests::demo::{self, Demo};
 use kafka_backup_tests::lab::components::{self, Options};
 use kafka_backup_tests::lab::given::Flags;
 use kafka_backup_tests::lab::{Doing, Lab, LabError, images, kafka, kubernetes, net};
-use kafka_backup_tests::{bench, soak, suite};
+use kafka_backup_tests::{bench, restore_soak, soak, suite};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -65,8 +65,12 @@ enum Verb {
         /// Only test programs whose path contains this, such as `faults` or `shared/`
         filter: Option<String>,
     },
-    /// Back up with workers that are killed, stopped, paused and replaced at random points, and compare what is left
+    /// Back up, and then restore, with workers that are killed, stopped, paused and replaced at random points while (in restores)
+    /// brokers die, and compare what is left
     Soak {
+        /// Only backups, or only restores
+        #[arg(long, value_enum)]
+        only: Option<Soaked>,
         #[arg(long, default_value_t = 1000)]
         rounds: u64,
         /// Decides what happens when; printed at the start
@@ -112,6 +116,13 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What a soak plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Soaked {
+    Backups,
+    Restores,
 }
 
 fn brokers(text: &str) -> Result<u16, String> {
@@ -195,6 +206,7 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             }
         }
         Verb::Soak {
+            only,
             rounds,
             seed,
             brokers,
@@ -204,10 +216,15 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             let cluster = kafka::Cluster {
                 name: "soak",
                 port: 9592,
-                extra: "",
+                extra: restore_soak::FORGETFUL,
             };
             cluster.up(&lab, brokers)?;
-            soak::run(&lab, &cluster, seed, rounds)?;
+            if only != Some(Soaked::Restores) {
+                soak::run(&lab, &cluster, seed, rounds)?;
+            }
+            if only != Some(Soaked::Backups) {
+                restore_soak::run(&lab, &cluster, seed, rounds)?;
+            }
             cluster.down(&lab)?;
         }
         Verb::Bench(Bench::Data {
