@@ -26,7 +26,7 @@ const THIRD: &str = "20260103-000000";
 
 /// The archive's folder as a store that refuses to write objects whose key contains `part`.
 fn refusing(archive: &Archive, part: &'static str) -> Store {
-    let folder = LocalFileSystem::new_with_prefix(archive.folder.path()).unwrap();
+    let folder = LocalFileSystem::new_with_prefix(archive.folder()).unwrap();
     let faulty = FaultyStore::new(Arc::new(folder))
         .only(part)
         .with_puts(&[Fault::Denied; 50]);
@@ -215,11 +215,10 @@ async fn what_a_complete_run_pinned_of_a_compacted_topic_stays_pinned() {
 /// Copies the segments that are not there; how many.
 fn copy_segments(from: &Archive, to: &Archive) -> usize {
     let mut copied = 0;
-    for (path, content) in files(from.folder.path()) {
+    for (path, content) in files(from.folder()) {
         let target = to
-            .folder
-            .path()
-            .join(path.strip_prefix(from.folder.path()).unwrap());
+            .folder()
+            .join(path.strip_prefix(from.folder()).unwrap());
         if path.extension().is_some_and(|e| e == "log") && !target.exists() {
             fs::create_dir_all(target.parent().unwrap()).unwrap();
             fs::write(target, content).unwrap();
@@ -246,7 +245,7 @@ async fn a_hole_that_the_log_start_has_entered_is_a_gap_and_the_rest_is_fetched(
     segments.sort();
     assert!(segments.len() >= 5);
     let lost = segments[segments.len() / 2].clone();
-    fs::remove_file(archive.folder.path().join(&lost)).unwrap();
+    fs::remove_file(archive.folder().join(&lost)).unwrap();
     let (_, hole) = archive.layout.parse_segment(&lost).unwrap();
     // Inside a batch of 20.
     let log_start = hole.start + 27;
@@ -354,7 +353,7 @@ async fn what_cannot_be_read_stops_the_run_and_stays_as_it_is() {
         (layout.manifest(&first_run), &plan(FIRST, &[&topic])),
     ];
     for (key, plan) in cases {
-        let path = archive.folder.path().join(&key);
+        let path = archive.folder().join(&key);
         let good = fs::read(&path).unwrap();
         let newer = |json: &[u8]| {
             let text = std::str::from_utf8(json).unwrap();
@@ -374,7 +373,7 @@ async fn what_cannot_be_read_stops_the_run_and_stays_as_it_is() {
             (Vec::new(), "damaged"),
         ] {
             fs::write(&path, bad).unwrap();
-            let before = files(archive.folder.path());
+            let before = files(archive.folder());
             let error = run(plan, &archive.store).await.unwrap_err();
             assert_eq!(error.fault(), report::Fault::Corrupt, "{key}");
             let message = error_chain(&error);
@@ -383,7 +382,7 @@ async fn what_cannot_be_read_stops_the_run_and_stays_as_it_is() {
                 "{key}: {message}"
             );
             assert!(
-                files(archive.folder.path()) == before,
+                files(archive.folder()) == before,
                 "{key}: something was written"
             );
         }
