@@ -251,6 +251,22 @@ fn pin(topic: &TopicState, partition: &BeginPartition) -> Result<PinnedPartition
             ),
         ));
     }
+    let gone = topic.lost_from_archive(partition);
+    let within = |hole: &OffsetRange, link: &Link| {
+        link.range.start < hole.end && hole.start < link.range.end
+    };
+    if let Some(link) = gone
+        .iter()
+        .find(|link| missing.iter().any(|hole| within(hole, link)))
+    {
+        return Err(TopicFailure::new(
+            Fault::Corrupt,
+            format!(
+                "partition {}: the archive lacks the segment {}, which the source no longer has",
+                partition.partition, link.name
+            ),
+        ));
+    }
     let older = older_gaps(topic, partition, &links);
     let gaps = older.into_iter().chain(missing).map(|range| Gap {
         range,
