@@ -179,6 +179,7 @@ impl Archive {
                 topics: BTreeMap::new(),
                 missing_topics: vec![],
                 failed: BTreeMap::new(),
+                final_faults: BTreeMap::new(),
             };
             archive.write(&keys.begin(run), &to_json(&begin));
         }

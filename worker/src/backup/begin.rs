@@ -143,6 +143,11 @@ async fn decide(
         base: base.map(|base| base.run.clone()),
         topics,
         missing_topics: selection.missing,
+        final_faults: failed
+            .iter()
+            .filter(|(_, failure)| !failure.fault.is_retried())
+            .map(|(topic, failure)| (topic.clone(), failure.fault))
+            .collect(),
         failed: failed
             .into_iter()
             .map(|(topic, failure)| (topic, failure.message))

@@ -118,6 +118,7 @@ fn begin(run: &str) -> Begin {
         )]),
         missing_topics: vec![],
         failed: BTreeMap::new(),
+        final_faults: BTreeMap::new(),
         source_cluster_id: None,
         groups: None,
     }
