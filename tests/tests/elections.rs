@@ -12,7 +12,7 @@ use kafka_backup_tests::lab::{Lab, wait_for};
 use kafka_backup_tests::worker::{Worker, is_success, objects};
 use kafka_backup_tests::{restore_soak, soak};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const THREE: Cluster<'_> = Cluster {
     name: "three",
@@ -96,6 +96,33 @@ impl<'a> Place<'a> {
         let (status, report) = self.start(run).end().unwrap();
         assert!(status.success() && is_success(&report), "{status} {report}");
         report
+    }
+
+    /// Keeps one run: marks what may go, or deletes it where `prune` had marked it before, as if that were days ago.
+    fn prune(&self) -> Value {
+        let archive = self.folder.path().join("default/three");
+        for list in objects(&archive).unwrap() {
+            let path = archive.join(&list);
+            if path
+                .parent()
+                .is_some_and(|parent| parent.ends_with("trash"))
+            {
+                let mut marked: Value =
+                    serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+                marked["created"] = "2026-01-01T00:00:00Z".into();
+                std::fs::write(&path, marked.to_string()).unwrap();
+            }
+        }
+        self.look(&["prune", "--backups", "1"])
+    }
+
+    /// What a verb that succeeds says of the archive.
+    fn look(&self, verb: &[&str]) -> Value {
+        let folder = self.folder.path().to_str().unwrap();
+        let args = [verb, &["--folder", folder, "--output", "json"]].concat();
+        let (status, said) = Worker::start(self.lab, &args).unwrap().end().unwrap();
+        assert!(status.success(), "{status} {said}");
+        said
     }
 
     /// Holds the worker up as soon as so many more segments are there.
@@ -225,6 +252,60 @@ fn what_an_election_truncated_is_taken_from_the_new_leader() {
     between.back_up(third);
     between.assert_equal(third, 700);
     THREE.start_broker(&lab, 2).unwrap();
+}
+
+#[test]
+fn an_end_that_went_back_keeps_its_new_history_under_retention() {
+    let (lab, bootstrap, _guard) = three();
+    let config = [
+        ("min.insync.replicas", "1"),
+        ("unclean.leader.election.enable", "true"),
+    ];
+    let place = Place::new(&lab, &bootstrap, "back", &["1:2"], &config);
+    let (first, second, third) = (
+        "three-20260101-000000",
+        "three-20260102-000000",
+        "three-20260103-000000",
+    );
+    // Broker 2 has 300 records, broker 1 has more.
+    place.produce(1, 0, 300);
+    THREE.stop_broker(&lab, 2).unwrap();
+    place.produce(1, 300, 3000);
+    place.back_up(first);
+    place.assert_equal(first, 3300);
+
+    // Broker 2 leads with the 300, which is all that there is when the next run begins.
+    THREE.kill_broker(&lab, 1).unwrap();
+    THREE.start_broker(&lab, 2).unwrap();
+    place.wait_for_leader(2);
+    let report = place.back_up(second);
+    assert_eq!(report["records"], 0, "{report}");
+    place.assert_equal(second, 300);
+    place.prune();
+    assert_eq!(place.prune()["deleted"]["runs"], json!([first]));
+    place.assert_equal(second, 300);
+
+    // Other records take the offsets of the lost ones, and retention is at work while they are captured.
+    place.produce(1, 100_000, 12_000);
+    let mut worker = place.start(third);
+    place.pause_after(20, &mut worker);
+    place.prune();
+    place.prune();
+    worker.signal(Signal::SIGCONT).unwrap();
+    let (status, report) = worker.end().unwrap();
+    assert!(status.success() && is_success(&report), "{status} {report}");
+    assert_eq!(report["records"], 12_000);
+    place.assert_equal(third, 12_300);
+
+    // What was truncated goes in the end, and nothing else.
+    let before = stored(place.folder.path());
+    place.prune();
+    place.prune();
+    assert!(stored(place.folder.path()) < before);
+    place.assert_equal(third, 12_300);
+    let verified = place.look(&["verify", "all"]);
+    assert_eq!(verified["problems"], json!([]));
+    THREE.start_broker(&lab, 1).unwrap();
 }
 
 #[test]

@@ -281,7 +281,7 @@ pub struct ListArgs {
 /// `describe`.
 #[derive(Debug, Args)]
 pub struct DescribeArgs {
-    /// Run id.
+    /// Run id, or `latest` for the newest complete run.
     #[arg(value_name = "RUN")]
     pub run: String,
     /// The archive, where several hold that run.

@@ -1,6 +1,6 @@
 //! The worker: moves the data of one run between Kafka and an object store.
 //!
-//! Imports go one way: `main -> verbs -> {run, verify, retention} -> {inspect, backup, restore} -> {kafka, store} -> shared`.
+//! Imports go one way: `main -> verbs -> {run, verify, retention} -> {inspect, backup, restore} -> {kafka, runs} -> store -> shared`.
 
 pub mod args;
 pub mod backup;
@@ -18,6 +18,7 @@ pub mod rate;
 pub mod restore;
 pub mod retention;
 pub mod run;
+mod runs;
 pub mod signal;
 pub mod store;
 pub mod summary;

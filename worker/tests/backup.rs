@@ -402,7 +402,7 @@ async fn records_deleted_before_their_capture_are_a_gap() {
     // In the middle of a run: its begin.json is there, then the records go.
     fill(&topic, 1, 100, 100).await;
     let refusing = FaultyStore::new(Arc::new(
-        LocalFileSystem::new_with_prefix(archive.folder.path()).unwrap(),
+        LocalFileSystem::new_with_prefix(archive.folder()).unwrap(),
     ))
     .only("/topics/")
     .with_puts(&[Fault::Denied; 9]);
@@ -431,7 +431,7 @@ async fn a_topic_that_was_made_anew_fails_by_name_and_alone() {
     }
     let plan = plan("20260101-000000", &[&stays, &goes]);
     let refusing = FaultyStore::new(Arc::new(
-        LocalFileSystem::new_with_prefix(archive.folder.path()).unwrap(),
+        LocalFileSystem::new_with_prefix(archive.folder()).unwrap(),
     ))
     .only("/topics/")
     .with_puts(&[Fault::Denied; 9]);

@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod backup_support;
+#[path = "store_calls/nth_call.rs"]
+mod nth_call;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
@@ -28,7 +29,7 @@ use kafka_backup_shared::spec::MissingTopics;
 use kafka_backup_worker::inspect;
 use kafka_backup_worker::retention::{self, Done, RetentionError, Scope};
 use kafka_backup_worker::store::Store;
-use object_store::local::LocalFileSystem;
+use nth_call::{CallFault, NthCall};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -39,6 +40,9 @@ const FIRST: &str = "20260101-000000";
 const SECOND: &str = "20260102-000000";
 const THIRD: &str = "20260103-000000";
 const FOURTH: &str = "20260104-000000";
+const FIFTH: &str = "20260105-000000";
+
+const TRASH: &str = "default/orders/trash/";
 
 fn keep(backups: u32) -> Retention {
     Retention {
@@ -76,20 +80,17 @@ async fn restorable(store: &Store) -> Vec<String> {
     complete.map(|entry| entry.run.clone()).collect()
 }
 
-/// Every file of the archive, marks and the store's own left out.
-fn files(folder: &FilePath) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    let mut folders = vec![folder.join("default")];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if !path.is_dir() {
-                found.insert(path.strip_prefix(folder).unwrap().to_owned());
-            } else if path.file_name().unwrap() != "trash" {
-                folders.push(path);
-            }
-        }
-    }
+/// Every object of the archive, marks left out.
+async fn objects(archive: &Archive) -> BTreeSet<String> {
+    let mut found = archive.keys().await;
+    found.retain(|key| !key.starts_with(TRASH));
+    found
+}
+
+/// The lists of marks.
+async fn marks(archive: &Archive) -> BTreeSet<String> {
+    let mut found = archive.keys().await;
+    found.retain(|key| key.starts_with(TRASH));
     found
 }
 
@@ -101,8 +102,7 @@ struct History {
 }
 
 impl History {
-    async fn new() -> Self {
-        let archive = Archive::new();
+    async fn new(archive: Archive) -> Self {
         let (moving, idle) = (name("moving"), name("idle"));
         create_topic(&moving, 2, &[]).await;
         create_topic(&idle, 1, &[]).await;
@@ -124,21 +124,6 @@ impl History {
         run(&plan, &self.archive.store).await.unwrap().records
     }
 
-    fn folder(&self) -> &FilePath {
-        self.archive.folder.path()
-    }
-
-    /// A copy of the archive's files.
-    fn copy(&self) -> Archive {
-        let copy = Archive::new();
-        for file in files(self.folder()) {
-            let to = copy.folder.path().join(&file);
-            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-            std::fs::copy(self.folder().join(&file), to).unwrap();
-        }
-        copy
-    }
-
     /// What a run has, read record by record.
     async fn counts(&self, archive: &Archive, id: &str) -> [usize; 3] {
         let manifest = archive.manifest(id).await;
@@ -150,11 +135,40 @@ impl History {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_expired_goes_a_day_after_it_was_marked_and_what_is_kept_stays_whole() {
-    let history = History::new().await;
+/// The claims that hold in every kind of place.
+macro_rules! everywhere {
+    ($($claim:ident),* $(,)?) => {
+        mod in_a_folder {$(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $claim() {
+                super::$claim(super::Archive::new()).await;
+            }
+        )*}
+
+        mod in_s3 {$(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $claim() {
+                super::$claim(super::Archive::in_s3()).await;
+            }
+        )*}
+    };
+}
+
+everywhere!(
+    what_is_expired_goes_a_day_after_it_was_marked_and_what_is_kept_stays_whole,
+    a_new_generation_frees_the_segments_of_the_old_one,
+    a_run_under_way_keeps_its_base_and_what_it_has_stored,
+    two_retentions_at_once_end_as_one,
+    small_segments_become_one_and_every_record_stays,
+    a_run_and_a_retention_may_meet_at_any_call_of_either,
+);
+
+async fn what_is_expired_goes_a_day_after_it_was_marked_and_what_is_kept_stays_whole(
+    archive: Archive,
+) {
+    let history = History::new(archive).await;
     let store = &history.archive.store;
-    let before = files(history.folder());
+    let before = objects(&history.archive).await;
     let records = history.archive.manifest(THIRD).await;
     let records = history.archive.records(&records, &history.moving, 0).await;
 
@@ -172,7 +186,7 @@ async fn what_is_expired_goes_a_day_after_it_was_marked_and_what_is_kept_stays_w
             "{hours} hours later"
         );
     }
-    assert_eq!(files(history.folder()), before);
+    assert_eq!(objects(&history.archive).await, before);
 
     let done = later(store, &keep(1), 25).await.unwrap();
     assert_eq!(
@@ -180,23 +194,18 @@ async fn what_is_expired_goes_a_day_after_it_was_marked_and_what_is_kept_stays_w
         ["orders-20260101-000000", "orders-20260102-000000"]
     );
     assert_eq!(restorable(store).await, ["orders-20260103-000000"]);
-    let gone: Vec<PathBuf> = before
-        .difference(&files(history.folder()))
+    let gone: Vec<String> = before
+        .difference(&objects(&history.archive).await)
         .cloned()
         .collect();
-    let first = PathBuf::from("default/orders/runs/orders-20260101-000000");
-    assert!(
-        gone.contains(&first.join("manifest.json")) && gone.contains(&first.join("begin.json"))
-    );
+    let first = "default/orders/runs/orders-20260101-000000";
+    for file in ["manifest.json", "begin.json"] {
+        assert!(gone.contains(&format!("{first}/{file}")), "{gone:?}");
+    }
     // the third run still points to the idle topic's part of the first
-    let part = first.join(format!("topics/{}/part.json.zst", history.idle));
-    assert!(!gone.contains(&part) && history.folder().join(&part).exists());
-    assert_eq!(
-        std::fs::read_dir(history.folder().join("default/orders/trash"))
-            .unwrap()
-            .count(),
-        0
-    );
+    let part = format!("{first}/topics/{}/part.json.zst", history.idle);
+    assert!(objects(&history.archive).await.contains(&part));
+    assert_eq!(marks(&history.archive).await, BTreeSet::new());
 
     let kept = history.archive.manifest(THIRD).await;
     assert_eq!(
@@ -217,19 +226,18 @@ async fn what_is_expired_goes_a_day_after_it_was_marked_and_what_is_kept_stays_w
 
     // when the idle topic moves, nothing needs the first run's part any more
     fill(&history.idle, 1, 1, 100).await;
-    history.run("20260105-000000").await;
+    history.run(FIFTH).await;
     later(store, &keep(1), 50).await.unwrap();
     later(store, &keep(1), 75).await.unwrap();
-    assert!(!history.folder().join(&part).exists());
+    assert!(!objects(&history.archive).await.contains(&part));
     assert_eq!(
-        history.counts(&history.archive, "20260105-000000").await,
+        history.counts(&history.archive, FIFTH).await,
         [160, 160, 31]
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_generation_frees_the_segments_of_the_old_one() {
-    let history = History::new().await;
+async fn a_new_generation_frees_the_segments_of_the_old_one(archive: Archive) {
+    let history = History::new(archive).await;
     let store = &history.archive.store;
     let old = history.archive.segments().await;
     let again = kafka_backup_shared::plan::BackupPlan {
@@ -242,10 +250,10 @@ async fn a_new_generation_frees_the_segments_of_the_old_one() {
         dry_run: true,
         ..keep(1)
     };
-    let before = files(history.folder());
+    let before = objects(&history.archive).await;
     let told = later(store, &dry, 0).await.unwrap();
-    assert_eq!(files(history.folder()), before);
-    assert!(!history.folder().join("default/orders/trash").exists());
+    assert_eq!(objects(&history.archive).await, before);
+    assert_eq!(marks(&history.archive).await, BTreeSet::new());
 
     let marked = later(store, &keep(1), 0).await.unwrap();
     assert_eq!(
@@ -253,7 +261,7 @@ async fn a_new_generation_frees_the_segments_of_the_old_one() {
         (&marked.marked_keys, &marked.report.marked)
     );
     let told = later(store, &dry, 25).await.unwrap();
-    assert_eq!(files(history.folder()), before);
+    assert_eq!(objects(&history.archive).await, before);
     let deleted = later(store, &keep(1), 25).await.unwrap();
     assert_eq!(
         (&told.deleted_keys, &told.report.deleted),
@@ -274,48 +282,46 @@ async fn a_new_generation_frees_the_segments_of_the_old_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn marks_of_what_stays_after_all_come_to_nothing() {
-    let history = History::new().await;
+    let history = History::new(Archive::new()).await;
     let store = &history.archive.store;
-    let before = files(history.folder());
+    let before = objects(&history.archive).await;
     later(store, &keep(1), 0).await.unwrap();
     let done = later(store, &keep(3), 25).await.unwrap();
     assert_eq!(done.deleted_keys, [""; 0]);
-    assert_eq!(files(history.folder()), before);
+    assert_eq!(objects(&history.archive).await, before);
     // the old marks are gone: it takes two looks again
     assert_eq!(
         later(store, &keep(1), 50).await.unwrap().deleted_keys,
         [""; 0]
     );
-    assert_eq!(files(history.folder()), before);
+    assert_eq!(objects(&history.archive).await, before);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_under_way_keeps_its_base_and_what_it_has_stored() {
-    let history = History::new().await;
+async fn a_run_under_way_keeps_its_base_and_what_it_has_stored(archive: Archive) {
+    let history = History::new(archive).await;
     let store = &history.archive.store;
     // The fourth run has stored all and not committed, then the fifth overtakes it.
     fill(&history.moving, 2, 50, 100).await;
     history.run(FOURTH).await;
-    let folder = history
-        .folder()
-        .join("default/orders/runs/orders-20260104-000000");
+    let folder = "default/orders/runs/orders-20260104-000000";
     for file in [
         "manifest.json".to_owned(),
         format!("topics/{}/part.json.zst", history.moving),
     ] {
-        std::fs::remove_file(folder.join(file)).unwrap();
+        history.archive.remove(&format!("{folder}/{file}")).await;
     }
     fill(&history.moving, 2, 50, 100).await;
-    history.run("20260105-000000").await;
+    history.run(FIFTH).await;
     for hours in [0, 25, 50, 167] {
         later(store, &keep(1), hours).await.unwrap();
     }
     let ids = ["orders-20260103-000000", "orders-20260105-000000"];
     assert_eq!(restorable(store).await, ids);
 
-    let stored = files(history.folder());
+    let stored = objects(&history.archive).await;
     assert_eq!(history.run(FOURTH).await, 100);
-    let new: Vec<PathBuf> = files(history.folder())
+    let new: Vec<String> = objects(&history.archive)
+        .await
         .difference(&stored)
         .cloned()
         .collect();
@@ -328,12 +334,11 @@ async fn a_run_under_way_keeps_its_base_and_what_it_has_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_given_up_goes_after_a_week() {
-    let history = History::new().await;
+    let history = History::new(Archive::new()).await;
     let store = &history.archive.store;
-    let folder = history
-        .folder()
-        .join("default/orders/runs/orders-20260102-000000");
-    std::fs::remove_file(folder.join("manifest.json")).unwrap();
+    let folder = "default/orders/runs/orders-20260102-000000";
+    let manifest = format!("{folder}/manifest.json");
+    history.archive.remove(&manifest).await;
     for hours in [0, 25, 7 * 24 - 1] {
         assert_eq!(
             later(store, &keep(9), hours)
@@ -348,7 +353,8 @@ async fn a_run_that_was_given_up_goes_after_a_week() {
     let done = later(store, &keep(9), 7 * 24 + 1).await.unwrap();
     assert_eq!(done.report.marked.runs, ["orders-20260102-000000"]);
     later(store, &keep(9), 8 * 24 + 2).await.unwrap();
-    assert!(!folder.join("begin.json").exists());
+    let begin = format!("{folder}/begin.json");
+    assert!(!objects(&history.archive).await.contains(&begin));
     assert_eq!(
         history.counts(&history.archive, THIRD).await,
         [150, 150, 30]
@@ -417,7 +423,7 @@ async fn begin_restore(history: &History) -> (Layout, &'static str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_under_way_keeps_the_run_that_it_reads() {
-    let history = History::new().await;
+    let history = History::new(Archive::new()).await;
     let store = &history.archive.store;
     let (layout, uid) = begin_restore(&history).await;
     for hours in [0, 25, 167] {
@@ -451,7 +457,7 @@ async fn a_restore_under_way_keeps_the_run_that_it_reads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_in_full_is_left_alone() {
-    let history = History::new().await;
+    let history = History::new(Archive::new()).await;
     later(&history.archive.store, &keep(1), 0).await.unwrap();
     let third = "default/orders/runs/orders-20260103-000000";
     let first = "default/orders/runs/orders-20260101-000000";
@@ -466,35 +472,22 @@ async fn what_cannot_be_read_in_full_is_left_alone() {
         ("default/orders/restores/u/plan.json".into(), "no JSON"),
     ];
     for (file, content) in broken {
-        let copy = history.copy();
-        let trash = history.folder().join("default/orders/trash");
-        std::fs::create_dir_all(copy.folder.path().join("default/orders/trash")).unwrap();
-        for list in std::fs::read_dir(trash).unwrap() {
-            let list = list.unwrap();
-            let to = copy
-                .folder
-                .path()
-                .join("default/orders/trash")
-                .join(list.file_name());
-            std::fs::copy(list.path(), to).unwrap();
-        }
-        let path = copy.folder.path().join(file.replace("begin.json.new/", ""));
+        let copy = history.archive.copy().await;
         if file.contains("begin.json.new") {
-            std::fs::remove_file(path.with_file_name("manifest.json")).unwrap();
+            copy.remove(&format!("{first}/manifest.json")).await;
         }
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, content).unwrap();
-        let before = files(copy.folder.path());
+        let key = file.replace("begin.json.new/", "");
+        copy.write(&key, content).await;
+        let before = objects(&copy).await;
         let error = later(&copy.store, &keep(1), 25).await.unwrap_err();
         assert_eq!(error.fault(), Fault::Corrupt, "{file}: {error}");
-        assert_eq!(files(copy.folder.path()), before, "{file}");
+        assert_eq!(objects(&copy).await, before, "{file}");
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_retentions_at_once_end_as_one() {
-    let history = History::new().await;
-    let (one, two) = (history.copy(), history.copy());
+async fn two_retentions_at_once_end_as_one(archive: Archive) {
+    let history = History::new(archive).await;
+    let (one, two) = (history.archive.copy().await, history.archive.copy().await);
     for hours in [0, 25] {
         later(&one.store, &keep(1), hours).await.unwrap();
         let policy = keep(1);
@@ -506,24 +499,24 @@ async fn two_retentions_at_once_end_as_one() {
         assert!(a.is_ok() || b.is_ok(), "{a:?} {b:?}");
     }
     later(&two.store, &keep(1), 26).await.unwrap();
-    assert_eq!(files(one.folder.path()), files(two.folder.path()));
+    assert_eq!(objects(&one).await, objects(&two).await);
     assert_eq!(history.counts(&two, THIRD).await, [150, 150, 30]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retention_that_was_killed_at_any_step_is_finished_by_the_next() {
-    let history = History::new().await;
-    let done = history.copy();
+    let history = History::new(Archive::new()).await;
+    let done = history.archive.copy().await;
     for hours in [0, 25] {
         later(&done.store, &keep(1), hours).await.unwrap();
     }
-    let expected = files(done.folder.path());
+    let expected = objects(&done).await;
     let mut steps = 0;
     loop {
-        let copy = history.copy();
+        let copy = history.archive.copy().await;
         let mut killed = false;
         for hours in [0, 25] {
-            let dying = copy.dying(steps);
+            let dying = dying(&copy, steps);
             killed |= later(&dying, &keep(1), hours).await.is_err();
             for run in restorable(&copy.store).await {
                 // whoever has a manifest finds its records
@@ -539,7 +532,7 @@ async fn a_retention_that_was_killed_at_any_step_is_finished_by_the_next() {
             later(&copy.store, &keep(1), hours).await.unwrap();
         }
         assert_eq!(
-            files(copy.folder.path()),
+            objects(&copy).await,
             expected,
             "killed after {steps} writes"
         );
@@ -552,9 +545,7 @@ async fn a_retention_that_was_killed_at_any_step_is_finished_by_the_next() {
     assert!(steps > 5, "{steps}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn small_segments_become_one_and_every_record_stays() {
-    let archive = Archive::new();
+async fn small_segments_become_one_and_every_record_stays(archive: Archive) {
     let topic = name("small");
     create_topic(&topic, 1, &[]).await;
     let ids: Vec<String> = (0..17)
@@ -602,7 +593,7 @@ async fn small_segments_become_one_and_every_record_stays() {
             .to_owned()
             + "."
     );
-    std::fs::write(archive.folder.path().join(&forged), vec![0; bytes.len()]).unwrap();
+    archive.write(&forged, vec![0; bytes.len()]).await;
 
     fill(&topic, 1, 7, 50).await;
     let completed = run(&plan(&ids[16], &[&topic]), &archive.store)
@@ -647,10 +638,9 @@ async fn a_damaged_segment_is_not_merged() {
         .unwrap();
     }
     let key = archive.segments().await.into_keys().nth(5).unwrap();
-    let path = archive.folder.path().join(&key);
-    let mut bytes = std::fs::read(&path).unwrap();
+    let mut bytes = archive.read(&key).await.to_vec();
     bytes[70] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
+    archive.write(&key, bytes).await;
     let done = later(&archive.store, &keep(16), 0).await.unwrap();
     assert_eq!(done.report.merged, 0);
     assert!(
@@ -661,18 +651,165 @@ async fn a_damaged_segment_is_not_merged() {
     assert_eq!(archive.segments().await.len(), 16);
 }
 
-impl Archive {
-    /// The same folder by a worker that is killed after so many writes and deletions.
-    fn dying(&self, writes: isize) -> Store {
-        let inner = LocalFileSystem::new_with_prefix(self.folder.path()).unwrap();
-        let dying = DyingStore {
-            inner: Arc::new(inner),
-            left: Arc::new(AtomicIsize::new(writes)),
-        };
-        Store::new(Arc::new(dying), "a folder", None)
-            .unwrap()
-            .with_patience(Duration::ZERO)
+/// Two at work on one archive: each call of the one is held, before or after it takes effect, while the other goes to its end.
+async fn a_run_and_a_retention_may_meet_at_any_call_of_either(archive: Archive) {
+    let race = &Race::new(archive).await;
+    for fault in [CallFault::HeldBefore, CallFault::HeldAfter] {
+        for held in [Held::Run, Held::Marking, Held::Deleting] {
+            let calls = race.calls(held).await;
+            assert!(calls > 10, "{held:?} makes {calls} calls");
+            futures::stream::iter((1..=calls).step_by(race.step))
+                .for_each_concurrent(8, |nth| race.play(held, nth, fault))
+                .await;
+        }
     }
+}
+
+/// Who is held up.
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    /// The run, while objects are marked and a day later deleted.
+    Run,
+    /// The retention that marks, while a run begins and ends.
+    Marking,
+    /// The one that deletes a day later, likewise.
+    Deleting,
+}
+
+/// An archive with runs that expire, tiles that repeat what is pinned, and tiles of a run that was given up and may be used by the
+/// next.
+struct Race {
+    history: History,
+    /// What the next run is to hold.
+    expected: Vec<(String, i32, Vec<Stored>)>,
+    /// Which calls are played: a server takes long for all of them.
+    step: usize,
+}
+
+impl Race {
+    async fn new(archive: Archive) -> Self {
+        let step = if archive.is_in_s3() { 5 } else { 1 };
+        let history = History::new(archive).await;
+        // A worker that was thought dead.
+        let late = Archive::new();
+        let mut again = plan(FIRST, &[&history.moving]);
+        again.segments.segment_max_bytes = 4 << 10;
+        run(&again, &late.store).await.unwrap();
+        let mut repeated = 0;
+        for key in late.segments().await.into_keys() {
+            if !history.archive.keys().await.contains(&key) {
+                history.archive.write(&key, late.read(&key).await).await;
+                repeated += 1;
+            }
+        }
+        assert!(repeated > 3, "{repeated}");
+        fill(&history.moving, 2, 50, 100).await;
+        history.run(FOURTH).await;
+        for key in history.archive.keys().await {
+            if key.contains(&format!("/runs/orders-{FOURTH}/")) {
+                history.archive.remove(&key).await;
+            }
+        }
+        fill(&history.moving, 2, 20, 100).await;
+        let mut expected = Vec::new();
+        for (topic, partition) in [
+            (&history.moving, 0),
+            (&history.moving, 1),
+            (&history.idle, 0),
+        ] {
+            let read = consume(topic, partition, "read_committed", i64::MAX).await;
+            expected.push((topic.clone(), partition, read));
+        }
+        Self {
+            history,
+            expected,
+            step,
+        }
+    }
+
+    /// How many calls of its store the one that is to be held makes.
+    async fn calls(&self, held: Held) -> usize {
+        let copy = self.history.archive.copy().await;
+        let counting = NthCall::counting(copy.objects.clone());
+        let store = Archive::through(Arc::new(counting.clone()));
+        if let Held::Deleting = held {
+            later(&copy.store, &keep(1), 0).await.unwrap();
+        }
+        self.act(held, &store).await;
+        counting.calls()
+    }
+
+    /// What the one does that is held.
+    async fn act(&self, held: Held, store: &Store) {
+        match held {
+            Held::Run => self.run(store).await,
+            Held::Marking => drop(later(store, &keep(1), 0).await.unwrap()),
+            Held::Deleting => drop(later(store, &keep(1), 25).await.unwrap()),
+        }
+    }
+
+    async fn run(&self, store: &Store) {
+        let plan = plan(FIFTH, &[&self.history.moving, &self.history.idle]);
+        let completed = run(&plan, store).await.unwrap();
+        // 70 in each of two partitions since the third run, whoever has stored them.
+        assert_eq!((completed.records, completed.warnings), (140, vec![]));
+    }
+
+    async fn play(&self, held: Held, nth: usize, fault: CallFault) {
+        let case = format!("{held:?}, call {nth}, {fault:?}");
+        let copy = self.history.archive.copy().await;
+        if let Held::Deleting = held {
+            later(&copy.store, &keep(1), 0).await.unwrap();
+        }
+        let holding = NthCall::failing(copy.objects.clone(), nth, fault);
+        let store = Archive::through(Arc::new(holding.clone()));
+        let others = async {
+            holding.stalled.notified().await;
+            match held {
+                Held::Run => {
+                    for hours in [0, 25] {
+                        later(&copy.store, &keep(1), hours).await.unwrap();
+                    }
+                }
+                Held::Marking | Held::Deleting => self.run(&copy.store).await,
+            }
+            holding.release();
+        };
+        let held_up = async {
+            self.act(held, &store).await;
+            // Where it took fewer calls this time the others come after it.
+            holding.stalled.notify_one();
+        };
+        tokio::join!(held_up, others);
+        self.check(&copy, &case).await;
+        for hours in [26, 51] {
+            later(&copy.store, &keep(1), hours).await.unwrap();
+        }
+        self.check(&copy, &case).await;
+        assert_eq!(
+            restorable(&copy.store).await,
+            [format!("orders-{FIFTH}")],
+            "{case}"
+        );
+    }
+
+    /// Every pinned object is there, and the records are the source's.
+    async fn check(&self, archive: &Archive, case: &str) {
+        let manifest = archive.manifest(FIFTH).await;
+        for (topic, partition, expected) in &self.expected {
+            let stored = archive.records(&manifest, topic, *partition).await;
+            assert_eq!(&stored, expected, "{case}: {topic} {partition}");
+        }
+    }
+}
+
+/// The same archive for a worker that is killed after so many writes and deletions.
+fn dying(archive: &Archive, writes: isize) -> Store {
+    let dying = DyingStore {
+        inner: archive.objects.clone(),
+        left: Arc::new(AtomicIsize::new(writes)),
+    };
+    Archive::through(Arc::new(dying)).with_patience(Duration::ZERO)
 }
 
 /// Lets so many writes and deletions pass; after that none.

@@ -26,7 +26,7 @@ const THIRD: &str = "20260103-000000";
 
 /// The archive's folder as a store that refuses to write objects whose key contains `part`.
 fn refusing(archive: &Archive, part: &'static str) -> Store {
-    let folder = LocalFileSystem::new_with_prefix(archive.folder.path()).unwrap();
+    let folder = LocalFileSystem::new_with_prefix(archive.folder()).unwrap();
     let faulty = FaultyStore::new(Arc::new(folder))
         .only(part)
         .with_puts(&[Fault::Denied; 50]);
@@ -215,11 +215,8 @@ async fn what_a_complete_run_pinned_of_a_compacted_topic_stays_pinned() {
 /// Copies the segments that are not there; how many.
 fn copy_segments(from: &Archive, to: &Archive) -> usize {
     let mut copied = 0;
-    for (path, content) in files(from.folder.path()) {
-        let target = to
-            .folder
-            .path()
-            .join(path.strip_prefix(from.folder.path()).unwrap());
+    for (path, content) in files(from.folder()) {
+        let target = to.folder().join(path.strip_prefix(from.folder()).unwrap());
         if path.extension().is_some_and(|e| e == "log") && !target.exists() {
             fs::create_dir_all(target.parent().unwrap()).unwrap();
             fs::write(target, content).unwrap();
@@ -246,7 +243,7 @@ async fn a_hole_that_the_log_start_has_entered_is_a_gap_and_the_rest_is_fetched(
     segments.sort();
     assert!(segments.len() >= 5);
     let lost = segments[segments.len() / 2].clone();
-    fs::remove_file(archive.folder.path().join(&lost)).unwrap();
+    fs::remove_file(archive.folder().join(&lost)).unwrap();
     let (_, hole) = archive.layout.parse_segment(&lost).unwrap();
     // Inside a batch of 20.
     let log_start = hole.start + 27;
@@ -354,7 +351,7 @@ async fn what_cannot_be_read_stops_the_run_and_stays_as_it_is() {
         (layout.manifest(&first_run), &plan(FIRST, &[&topic])),
     ];
     for (key, plan) in cases {
-        let path = archive.folder.path().join(&key);
+        let path = archive.folder().join(&key);
         let good = fs::read(&path).unwrap();
         let newer = |json: &[u8]| {
             let text = std::str::from_utf8(json).unwrap();
@@ -374,7 +371,7 @@ async fn what_cannot_be_read_stops_the_run_and_stays_as_it_is() {
             (Vec::new(), "damaged"),
         ] {
             fs::write(&path, bad).unwrap();
-            let before = files(archive.folder.path());
+            let before = files(archive.folder());
             let error = run(plan, &archive.store).await.unwrap_err();
             assert_eq!(error.fault(), report::Fault::Corrupt, "{key}");
             let message = error_chain(&error);
@@ -383,7 +380,7 @@ async fn what_cannot_be_read_stops_the_run_and_stays_as_it_is() {
                 "{key}: {message}"
             );
             assert!(
-                files(archive.folder.path()) == before,
+                files(archive.folder()) == before,
                 "{key}: something was written"
             );
         }
@@ -396,4 +393,108 @@ async fn what_cannot_be_read_stops_the_run_and_stays_as_it_is() {
             .await,
         all(&topic).await
     );
+}
+
+/// Removes segments, counted in the order of their offsets, and gives back their names.
+async fn lose(archive: &Archive, which: impl Fn(usize, usize) -> bool) -> Vec<String> {
+    let segments: Vec<String> = archive.segments().await.into_keys().collect();
+    let count = segments.len();
+    assert!(count >= 5, "{segments:?}");
+    let lost = (0..).zip(segments).filter(|(at, _)| which(*at, count));
+    let lost: Vec<String> = lost.map(|(_, key)| key).collect();
+    for key in &lost {
+        fs::remove_file(archive.folder().join(key)).unwrap();
+    }
+    let names = lost.iter().map(|key| key.rsplit('/').next().unwrap());
+    names
+        .map(|name| name.strip_suffix(".log").unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_segment_that_is_lost_is_fetched_again_and_adds_nothing() {
+    let archive = Archive::new();
+    let topic = name("lost");
+    create_topic(&topic, 1, &[]).await;
+    fill(&topic, 1, 1000, 500).await;
+    let mut first = plan(FIRST, &[&topic]);
+    first.segments.segment_max_bytes = 64 << 10;
+    run(&first, &archive.store).await.unwrap();
+    // Two neighbours, and the last one.
+    let lost = lose(&archive, |at, count| at == 1 || at == 2 || at + 1 == count).await;
+    fill(&topic, 1, 100, 500).await;
+    let read = all(&topic).await;
+
+    // Of another size, so that what is fetched again has other names.
+    let mut second = plan(SECOND, &[&topic]);
+    second.segments.segment_max_bytes = 24 << 10;
+    // The first attempt stores all and pins nothing.
+    run(&second, &refusing(&archive, ".json.zst"))
+        .await
+        .unwrap_err();
+    let completed = run(&second, &archive.store).await.unwrap();
+    assert_eq!((completed.records, completed.gaps), (100, 0));
+    let [warning] = &completed.warnings[..] else {
+        unreachable!("one warning: {:?}", completed.warnings)
+    };
+    assert!(
+        warning.contains(&lost[0]) && warning.contains("and "),
+        "{warning}"
+    );
+    let manifest = archive.manifest(SECOND).await;
+    assert_eq!(archive.records(&manifest, &topic, 0).await, read);
+    let part = archive.part(&manifest, &topic).await.partitions.remove(0);
+    assert_eq!(part.generation, format!("orders-{FIRST}"));
+
+    // And it is whole again.
+    fill(&topic, 1, 10, 500).await;
+    let completed = run(&plan(THIRD, &[&topic]), &archive.store).await.unwrap();
+    assert_eq!((completed.records, completed.warnings), (10, vec![]));
+    let manifest = archive.manifest(THIRD).await;
+    let records = archive.records(&manifest, &topic, 0).await;
+    assert_eq!(records, all(&topic).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_segment_that_the_source_has_deleted_is_damage() {
+    let archive = Archive::new();
+    let topic = name("damaged");
+    create_topic(&topic, 1, &[]).await;
+    fill(&topic, 1, 1000, 500).await;
+    let mut first = plan(FIRST, &[&topic]);
+    first.segments.segment_max_bytes = 64 << 10;
+    run(&first, &archive.store).await.unwrap();
+    let lost = lose(&archive, |at, _| at == 1).await;
+    delete_records(&topic, 0, 990).await;
+    fill(&topic, 1, 10, 500).await;
+    let before = archive.segments().await;
+    let error = run(&plan(SECOND, &[&topic]), &archive.store)
+        .await
+        .unwrap_err();
+    assert_eq!(error.fault(), report::Fault::Corrupt);
+    let message = error_chain(&error);
+    assert!(message.contains(&lost[0]), "{message}");
+    assert_eq!(archive.segments().await, before);
+}
+
+/// The source compacts what it still has: in the place of what was lost it would put less than was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_topic_of_which_a_segment_is_lost_is_copied_anew() {
+    let archive = Archive::new();
+    let topic = name("compacted-lost");
+    create_topic(&topic, 1, &compacted("86400000")).await;
+    write(&topic, &[("goes", Some("1"))]).await;
+    fill(&topic, 1, 1000, 500).await;
+    let mut first = plan(FIRST, &[&topic]);
+    first.segments.segment_max_bytes = 64 << 10;
+    run(&first, &archive.store).await.unwrap();
+    write(&topic, &[("goes", None)]).await;
+    lose(&archive, |at, _| at == 2).await;
+    let completed = run(&plan(SECOND, &[&topic]), &archive.store).await.unwrap();
+    assert_eq!(completed.gaps, 0);
+    let manifest = archive.manifest(SECOND).await;
+    let part = archive.part(&manifest, &topic).await.partitions.remove(0);
+    assert_eq!(part.generation, format!("orders-{SECOND}"));
+    let stored = archive.records(&manifest, &topic, 0).await;
+    assert_eq!(newest(&stored), newest(&all(&topic).await));
 }

@@ -1,5 +1,9 @@
-//! Verification of an archive in a folder, whole and with every kind of damage.
+//! Verification of an archive, whole and with every kind of damage: in a folder, and with the feature `lab-tests` also on the S3
+//! server of the lab (`KAFKA_BACKUP_LAB_S3`, which `cargo lab test` sets).
 #![allow(clippy::unwrap_used, reason = "a test")]
+
+#[cfg(feature = "lab-tests")]
+mod lab_s3;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -177,6 +181,7 @@ impl Archive {
                 missing_topics: vec![],
                 failed: BTreeMap::new(),
                 include_offset_headers: false,
+                final_faults: BTreeMap::new(),
             };
             archive.write(&keys.begin(run), &to_json(&begin));
         }
@@ -224,12 +229,65 @@ impl Archive {
         self.layout.segment(&chain(topic), &segment(start).0)
     }
 
-    async fn verify(&self, which: &Which) -> Verification {
-        verify(&self.store, &name(), which, &Progress::default())
+    /// What is found at a place where its files are.
+    async fn verify(&self, place: Place, which: &Which) -> Verification {
+        let store = match place {
+            Place::Folder => self.store.clone(),
+            #[cfg(feature = "lab-tests")]
+            Place::S3 => self.uploaded().await,
+        };
+        verify(&store, &name(), which, &Progress::default())
             .await
             .unwrap()
     }
+
+    #[cfg(feature = "lab-tests")]
+    async fn uploaded(&self) -> Store {
+        use object_store::{ObjectStoreExt, path::Path};
+
+        let (store, objects) = lab_s3::open();
+        let keys = self.store.list("", |key, _| Some(key.to_owned())).await;
+        for key in keys.unwrap() {
+            let content = std::fs::read(self.path(&key)).unwrap();
+            let path = Path::parse(key).unwrap();
+            objects.put(&path, content.into()).await.unwrap();
+        }
+        store
+    }
 }
+
+#[derive(Clone, Copy)]
+enum Place {
+    Folder,
+    #[cfg(feature = "lab-tests")]
+    S3,
+}
+
+/// The claims that hold in every kind of place.
+macro_rules! everywhere {
+    ($($claim:ident),* $(,)?) => {
+        mod in_a_folder {$(
+            #[tokio::test]
+            async fn $claim() {
+                super::$claim(super::Place::Folder).await;
+            }
+        )*}
+
+        #[cfg(feature = "lab-tests")]
+        mod in_s3 {$(
+            #[tokio::test]
+            async fn $claim() {
+                super::$claim(super::Place::S3).await;
+            }
+        )*}
+    };
+}
+
+everywhere!(
+    a_whole_archive_is_found_whole,
+    every_kind_of_damage_is_named_and_the_other_topic_stays_whole,
+    what_no_run_has_pinned_is_verified_with_all_only,
+);
 
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path).unwrap();
@@ -237,10 +295,9 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     std::fs::write(path, bytes).unwrap();
 }
 
-#[tokio::test]
-async fn a_whole_archive_is_found_whole() {
+async fn a_whole_archive_is_found_whole(place: Place) {
     let archive = Archive::new();
-    let latest = archive.verify(&Which::Latest).await;
+    let latest = archive.verify(place, &Which::Latest).await;
     assert_eq!(
         (&latest.problems[..], &latest.foreign[..]),
         (&[][..], &[][..])
@@ -261,12 +318,12 @@ async fn a_whole_archive_is_found_whole() {
         "{text}"
     );
 
-    let first = archive.verify(&Which::Run(FIRST.into())).await;
+    let first = archive.verify(place, &Which::Run(FIRST.into())).await;
     assert_eq!(
         first.topics.iter().map(|topic| topic.segments).sum::<u64>(),
         4
     );
-    let all = archive.verify(&Which::All).await;
+    let all = archive.verify(place, &Which::All).await;
     assert_eq!((all.runs.len(), all.problems.len()), (2, 0));
 }
 
@@ -279,8 +336,7 @@ type Damage = (
     &'static str,
 );
 
-#[tokio::test]
-async fn every_kind_of_damage_is_named_and_the_other_topic_stays_whole() {
+async fn every_kind_of_damage_is_named_and_the_other_topic_stays_whole(place: Place) {
     fn target(archive: &Archive) -> String {
         archive.segment("moving", 10)
     }
@@ -474,7 +530,7 @@ async fn every_kind_of_damage_is_named_and_the_other_topic_stays_whole() {
     for (case, damage, object, topic, said) in cases {
         let archive = Archive::new();
         damage(&archive);
-        let found = archive.verify(&Which::Run(SECOND.into())).await;
+        let found = archive.verify(place, &Which::Run(SECOND.into())).await;
         let [problem] = &found.problems[..] else {
             panic!("{case}: {:?}", found.problems);
         };
@@ -506,7 +562,7 @@ async fn every_kind_of_damage_is_named_and_the_other_topic_stays_whole() {
             "{case}: {text}"
         );
         // the first run is as good as before, except where it needs the same object
-        let first = archive.verify(&Which::Run(FIRST.into())).await;
+        let first = archive.verify(place, &Which::Run(FIRST.into())).await;
         let shared = object(&archive) == target(&archive)
             || case.contains("name")
             || case.contains("archive.json");
@@ -523,20 +579,19 @@ fn archive_segment(_: &Archive) -> SegmentName {
     segment(10).0
 }
 
-#[tokio::test]
-async fn what_no_run_has_pinned_is_verified_with_all_only() {
+async fn what_no_run_has_pinned_is_verified_with_all_only(place: Place) {
     let archive = Archive::new();
     let (name, bytes) = segment(30);
     let key = archive.layout.segment(&chain("moving"), &name);
     archive.write(&key, &bytes[..150]);
     let foreign = format!("{}/notes.txt", archive.layout.topic("moving"));
     archive.write(&foreign, b"mine");
-    let latest = archive.verify(&Which::Latest).await;
+    let latest = archive.verify(place, &Which::Latest).await;
     assert_eq!(
         (latest.problems.len(), &latest.foreign[..]),
         (0, std::slice::from_ref(&foreign))
     );
-    let all = archive.verify(&Which::All).await;
+    let all = archive.verify(place, &Which::All).await;
     assert_eq!(
         all.problems
             .iter()

@@ -18,7 +18,7 @@ use super::groups::GroupsPart;
 use super::layout::{SegmentName, TopicId};
 use super::{FORMAT_VERSION, FormatError};
 use crate::plan::{IsolationLevel, RunRef};
-use crate::report::HeldBack;
+use crate::report::{Fault, HeldBack};
 
 /// `archive.json`: what the archive is a copy of. Created by the first run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +82,9 @@ pub struct Begin {
     /// Topics that are meant but whose offsets could not be learnt, with the reason: the run can only end partial.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failed: BTreeMap<String, String>,
+    /// What that means, for those of `failed` that no later attempt can heal either.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub final_faults: BTreeMap<String, Fault>,
     /// The consumer groups, captured before the ends; `None` where none was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<GroupsPart>,

@@ -11,6 +11,7 @@
 //! - A tile is merged within one leader epoch, so that a divergence can still be resolved at the end of an epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use super::chain::{Link, chain};
 use super::layout::SegmentName;
@@ -58,10 +59,66 @@ impl Foundation {
 
     /// Of the segments that are there, those that a run may build on, in the order of their names.
     pub fn usable(&self, there: &Sizes) -> Vec<SegmentName> {
+        let lost = self.lost_with_epochs(there);
         let usable = |(name, size): &(&SegmentName, &u64)| {
-            self.own.contains(name) || !self.holds(name) || self.is_merged(name, **size, there)
+            self.own.contains(name)
+                || !self.holds(name)
+                || lost
+                    .iter()
+                    .any(|(link, epochs)| stands_for(name, link, epochs))
+                || self.is_merged(name, **size, there)
         };
         there.iter().filter(usable).map(|(name, _)| *name).collect()
+    }
+
+    /// The segments that count for a run, each with its offsets. A pinned one does not grow into those of one that is lost: they
+    /// may have been truncated there.
+    pub fn links(&self, there: &Sizes) -> Vec<Link> {
+        let mut links = chain(self.usable(there));
+        let mut pinned = self.links.iter().peekable();
+        for link in &mut links {
+            while pinned
+                .next_if(|own| own.range.start < link.range.start)
+                .is_some()
+            {}
+            if let Some(own) = pinned.peek().filter(|own| own.name == link.name) {
+                link.range.end = link.range.end.min(own.range.end);
+            }
+        }
+        links
+    }
+
+    /// The pinned segments that are not there, with the offsets for which they counted.
+    pub fn lost(&self, there: &Sizes) -> Vec<Link> {
+        let lost = self
+            .links
+            .iter()
+            .filter(|link| !there.contains_key(&link.name));
+        lost.copied().collect()
+    }
+
+    /// Whether what is lost can be fetched into the same generation: not where an older epoch's segment reaches into a newer
+    /// one's offsets, for then names do not tell what was truncated from what a second worker has stored.
+    pub fn may_refill(&self) -> bool {
+        self.links.windows(2).all(|pair| {
+            let (before, after) = (&pair[0], &pair[1]);
+            before.name.end <= after.range.start
+                || before.name.leader_epoch >= after.name.leader_epoch
+        })
+    }
+
+    /// The lost segments with the epochs that batches in their offsets may be of.
+    fn lost_with_epochs(&self, there: &Sizes) -> Vec<(Link, RangeInclusive<i32>)> {
+        let mut epoch = i32::MIN;
+        let mut lost = Vec::new();
+        for link in &self.links {
+            let before = epoch;
+            epoch = epoch.max(link.name.leader_epoch);
+            if !there.contains_key(&link.name) {
+                lost.push((*link, before..=epoch));
+            }
+        }
+        lost
     }
 
     /// Whether a segment is the concatenation of pinned ones.
@@ -111,6 +168,13 @@ impl Foundation {
         });
         runs
     }
+}
+
+/// Whether a segment lies within the offsets of a lost one. In one without batches nothing was fetched, in whatever epoch.
+fn stands_for(name: &SegmentName, lost: &Link, epochs: &RangeInclusive<i32>) -> bool {
+    lost.range.start <= name.start
+        && name.end <= lost.range.end
+        && (name.leader_epoch < 0 || epochs.contains(&name.leader_epoch))
 }
 
 /// Name and size of the concatenation of `pieces`; `None` where they are not neighbours in one leader epoch.
@@ -239,6 +303,60 @@ mod tests {
         assert_eq!(
             foundation.usable(&there.into_iter().collect()),
             [elected, beyond]
+        );
+    }
+
+    #[test]
+    fn what_lies_within_a_lost_segment_stands_for_it() {
+        let mut segments = small(4, 100);
+        for (name, _) in &mut segments[2..] {
+            name.leader_epoch = 3;
+        }
+        let foundation = Foundation::new(&pinned(&segments));
+        let (lost, _) = segments.remove(2);
+        assert!(foundation.may_refill());
+        let there: Sizes = segments.iter().copied().collect();
+        let gone: Vec<SegmentName> = foundation.lost(&there).iter().map(|l| l.name).collect();
+        assert_eq!(gone, [lost]);
+        let cases = [
+            ("all of it", named(20, 30, 3, b"a"), true),
+            ("a piece of the epoch before", named(20, 25, 1, b"b"), true),
+            ("a piece without batches", named(25, 30, -1, b""), true),
+            ("of an epoch that was over", named(20, 25, 0, b"c"), false),
+            ("across its end", named(25, 35, 3, b"d"), false),
+            ("across its start", named(15, 30, 3, b"e"), false),
+            ("where nothing is lost", named(10, 15, 1, b"f"), false),
+        ];
+        for (case, name, expected) in cases {
+            let mut there = there.clone();
+            there.insert(name, 1);
+            assert_eq!(
+                foundation.usable(&there).contains(&name),
+                expected,
+                "{case}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_segment_does_not_grow_into_a_lost_one() {
+        // Truncated at 20; then the newer epoch's first segment is lost.
+        let old = (named(0, 40, 1, b"old"), 3);
+        let (lost, last) = (
+            (named(20, 30, 2, b"new"), 3),
+            (named(30, 40, 2, b"last"), 4),
+        );
+        let foundation = Foundation::new(&pinned(&[old, lost, last]));
+        assert!(!foundation.may_refill());
+        let there: Sizes = [old, last].into();
+        let ranges = |links: Vec<Link>| -> Vec<(i64, i64)> {
+            links.iter().map(|l| (l.range.start, l.range.end)).collect()
+        };
+        assert_eq!(ranges(foundation.links(&there)), [(0, 20), (30, 40)]);
+        let whole: Sizes = [old, lost, last].into();
+        assert_eq!(
+            ranges(foundation.links(&whole)),
+            [(0, 20), (20, 30), (30, 40)]
         );
     }
 

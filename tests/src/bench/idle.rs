@@ -1,6 +1,6 @@
 //! Runs over partitions that have not changed: what they cost must grow with brokers and changes, not with partitions.
 
-use super::{Bench, OURS, Row, print_row};
+use super::{Bench, OURS, Row, clear, print_row};
 use crate::lab::kafka_tools::{self, Produce};
 use crate::lab::{LabError, net, process};
 
@@ -27,7 +27,7 @@ pub(super) fn measure(bench: &Bench<'_>, rows: &mut Vec<Row>) -> Result<(), LabE
             )?;
             made += PARTITIONS_OF_A_TOPIC;
         }
-        bench.clear()?;
+        clear(&bench.folder)?;
         run(bench, partitions, "first run")?;
         let mut row = run(bench, partitions, "incremental run")?;
         (row.kafka_requests, row.store_requests) = requests(bench)?;

@@ -64,6 +64,8 @@ struct Bench<'a> {
     target: String,
     /// In memory: a disk would be measured else.
     folder: PathBuf,
+    /// For what memory has no room for.
+    disk: PathBuf,
     json: bool,
 }
 
@@ -76,7 +78,8 @@ pub fn data(lab: &Lab, bench: &Data) -> Result<(), LabError> {
     components::up(lab, &["kafka", "store"], Options { brokers: 1 })?;
     let (worker, reader) = build(lab)?;
     let folder = PathBuf::from(format!("/dev/shm/kafka-backup-bench-{}", lab.name));
-    fs::create_dir_all(lab.run.join("bench")).doing(|| "create the bench's folder".to_owned())?;
+    let own = lab.run.join("bench");
+    fs::create_dir_all(&own).doing(|| "create the bench's folder".to_owned())?;
     let at = Bench {
         lab,
         worker,
@@ -84,21 +87,21 @@ pub fn data(lab: &Lab, bench: &Data) -> Result<(), LabError> {
         source: SOURCE.bootstrap(lab),
         target: TARGET.bootstrap(lab),
         folder,
+        disk: own.join("folder"),
         json: bench.json,
     };
-    let chosen = |name: &str| {
-        bench.only.is_empty() || bench.only.iter().any(|part| name.contains(part.as_str()))
-    };
+    let idle = bench.only.is_empty() || bench.only.iter().any(|part| "idle".contains(&**part));
     let mut rows = Vec::new();
     let measured = topics(bench.records)
         .iter()
-        .filter(|topic| chosen(&topic.name()))
+        .filter(|topic| topic.is_chosen(&bench.only))
         .try_for_each(|topic| at.topic(topic, bench.repeat, &mut rows))
-        .and_then(|()| match chosen("idle") {
+        .and_then(|()| match idle {
             true => idle::measure(&at, &mut rows),
             false => Ok(()),
         });
-    at.clear()?;
+    clear(&at.folder)?;
+    clear(&at.disk)?;
     if !bench.json {
         print!("{}", Goals::of(&rows));
     }
@@ -106,14 +109,6 @@ pub fn data(lab: &Lab, bench: &Data) -> Result<(), LabError> {
 }
 
 impl Bench<'_> {
-    fn clear(&self) -> Result<(), LabError> {
-        let folder = &self.folder;
-        if folder.exists() {
-            fs::remove_dir_all(folder).doing(|| format!("remove {}", folder.display()))?;
-        }
-        fs::create_dir_all(folder).doing(|| format!("create {}", folder.display()))
-    }
-
     /// Produces a topic, measures all that is to be measured of it, and deletes it.
     fn topic(&self, topic: &Topic, repeat: u32, rows: &mut Vec<Row>) -> Result<(), LabError> {
         let name = format!("bench-{}", topic.name().replace(' ', "-"));
@@ -168,7 +163,11 @@ impl Bench<'_> {
     }
 
     fn run(&self, kind: Kind, topic: &Topic, name: &str, gb: f64) -> Result<Row, LabError> {
-        let folder = self.folder.display().to_string();
+        let archive = match topic.long {
+            true => &self.disk,
+            false => &self.folder,
+        };
+        let folder = archive.display().to_string();
         let case = |of: &str| format!("backup {} {of}", topic.name());
         let backup = [
             "backup",
@@ -181,7 +180,7 @@ impl Bench<'_> {
         ];
         let in_folder = ["--folder", &folder];
         if kind != Kind::Restore {
-            self.clear()?;
+            clear(archive)?;
         }
         let mut row = match kind {
             Kind::Read => {
@@ -235,7 +234,7 @@ impl Bench<'_> {
             }
         };
         if matches!(kind, Kind::Backup | Kind::ToZstd) {
-            row.stored_gb = Some(size(&self.folder)? as f64 / 1e9);
+            row.stored_gb = Some(size(archive)? as f64 / 1e9);
         }
         Ok(row)
     }
@@ -279,6 +278,14 @@ impl Bench<'_> {
             store_requests: None,
         })
     }
+}
+
+/// Makes an empty folder.
+fn clear(folder: &Path) -> Result<(), LabError> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).doing(|| format!("remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(folder).doing(|| format!("create {}", folder.display()))
 }
 
 /// Compiles the worker and the yardstick.

@@ -109,7 +109,8 @@ enum Bench {
         /// How often the main cases are measured; the median counts
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         repeat: u32,
-        /// Only cases whose name contains one of these, such as `1KB zstd 16p` or `idle`
+        /// Only cases whose name contains one of these, such as `1KB zstd 16p` or `idle`; `20GB` is measured only when it is
+        /// named: it takes long, and 40 GB of disk
         #[arg(long)]
         only: Vec<String>,
         /// One JSON object a line

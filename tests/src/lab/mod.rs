@@ -149,10 +149,11 @@ pub fn wait_for(
     Ok(())
 }
 
-/// Does one step and prints one line with its name and duration, when it succeeds.
+/// Does one step and prints one line with its name and duration, when it succeeds: to standard error, for standard output is for
+/// what was asked for (`cargo lab bench data --json`).
 pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T, LabError>) -> Result<T, LabError> {
     let start = Instant::now();
     let value = work()?;
-    println!("{:>8.1} s  {what}", start.elapsed().as_secs_f64());
+    eprintln!("{:>8.1} s  {what}", start.elapsed().as_secs_f64());
     Ok(value)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use kafka_backup_shared::archive::layout::{Layout, TopicId, run_order};
+use kafka_backup_shared::archive::layout::{Layout, TopicId};
 use kafka_backup_shared::archive::manifest::{
     ArchiveInfo, Begin, Manifest, TopicPart, from_json, from_json_zst, to_json,
 };
@@ -12,6 +12,7 @@ use kafka_backup_shared::archive::tiles::Sizes;
 use kafka_backup_shared::archive::{FORMAT_VERSION, FormatError};
 
 use super::error::BackupError;
+use crate::runs::{self, Complete};
 use crate::store::{Created, Store, StoreError};
 
 /// Requests to the store at the same time.
@@ -85,39 +86,30 @@ impl Archive {
 
     /// A complete run by its id.
     pub(super) async fn base(&self, run: &str) -> Result<Option<Base>, BackupError> {
-        let Some(manifest) = self.manifest(run).await? else {
-            return Ok(None);
-        };
-        let begin = self
-            .begin(run)
-            .await?
-            .ok_or_else(|| self.damaged(self.layout.begin(run)))?;
-        Ok(Some(Base {
-            run: run.to_owned(),
-            begin,
-            manifest,
-        }))
+        match self.manifest(run).await? {
+            Some(manifest) => Ok(Some(self.with_begin(run.to_owned(), manifest).await?)),
+            None => Ok(None),
+        }
     }
 
     /// The newest complete run other than `own`.
     pub(super) async fn newest_complete(&self, own: &str) -> Result<Option<Base>, BackupError> {
-        let folders = self.store.list_dirs(&self.layout.runs()).await?;
-        let mut runs: Vec<String> = folders
-            .iter()
-            .filter_map(|folder| {
-                self.layout
-                    .parse_run(&format!("{folder}/"))
-                    .map(|(run, _)| run)
-            })
-            .filter(|run| run != own)
-            .collect();
-        runs.sort_by(|a, b| run_order(b).cmp(&run_order(a)));
-        for run in runs {
-            if let Some(base) = self.base(&run).await? {
-                return Ok(Some(base));
-            }
-        }
-        Ok(None)
+        let found = runs::newest_complete(&self.store, &self.layout, Some(own)).await?;
+        let Some(Complete { run, key, manifest }) = found else {
+            return Ok(None);
+        };
+        let manifest = from_json(&key, &manifest)?;
+        Ok(Some(self.with_begin(run, manifest).await?))
+    }
+
+    async fn with_begin(&self, run: String, manifest: Manifest) -> Result<Base, BackupError> {
+        let begin = self.begin(&run).await?;
+        let begin = begin.ok_or_else(|| self.damaged(self.layout.begin(&run)))?;
+        Ok(Base {
+            run,
+            begin,
+            manifest,
+        })
     }
 
     /// The pinned segments of a topic in the part that a manifest points to.

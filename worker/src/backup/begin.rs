@@ -16,6 +16,7 @@ use kafka_backup_shared::archive::layout::TopicId;
 use kafka_backup_shared::archive::manifest::{
     Begin, BeginPartition, BeginTopic, ConfigValue, TopicDescription, TopicPart, from_json, to_json,
 };
+use kafka_backup_shared::archive::tiles::{Foundation, Sizes};
 use kafka_backup_shared::plan::{self, BackupPlan};
 use kafka_backup_shared::report::{Fault, error_chain};
 use kafka_backup_shared::selector::is_internal;
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 
 use super::archive::{Archive, Base};
 use super::error::{BackupError, TopicFailure, kafka};
-use super::generation::{Before, Now, Reopened, last_epoch, may_continue, resume_at};
+use super::generation::{Before, Now, Reopened, last_epoch, may_continue, may_refill, resume_at};
 use super::groups;
 use crate::kafka::{
     Client, ConfigEntry, ConfigSource, IsolationLevel, KafkaError, LedPartition, ListedOffset,
@@ -142,6 +143,11 @@ async fn decide(
         base: base.map(|base| base.run.clone()),
         topics,
         missing_topics: selection.missing,
+        final_faults: failed
+            .iter()
+            .filter(|(_, failure)| !failure.fault.is_retried())
+            .map(|(topic, failure)| (topic.clone(), failure.fault))
+            .collect(),
         failed: failed
             .into_iter()
             .map(|(topic, failure)| (topic, failure.message))
@@ -322,17 +328,73 @@ async fn choose_generations(
         }
     }
     let Some(base) = base else { return Ok(()) };
-    let diverged = ask_leaders(begin, archive, client, base, metadata, to_ask).await?;
-    for (name, index) in diverged {
+    let parts = archive.parts(changed_parts(begin, base)).await?;
+    let diverged = ask_leaders(begin, client, &parts, metadata, to_ask).await?;
+    let diverged = diverged.into_iter().map(|at| (at, Reopened::Diverged));
+    let lost = find_lost(begin, archive, &parts).await?;
+    let lost = lost.into_iter().map(|at| (at, Reopened::Lost));
+    for ((name, index), reason) in diverged.chain(lost) {
         let partition = begin
             .topics
             .get_mut(&name)
             .and_then(|topic| topic.partitions.get_mut(index));
         if let Some(partition) = partition {
-            partition.generation = opened(&run, &name, partition.partition, Reopened::Diverged);
+            partition.generation = opened(&run, &name, partition.partition, reason);
         }
     }
     Ok(())
+}
+
+/// Where the base's parts of the topics are that are not wholly as they were.
+fn changed_parts(begin: &Begin, base: &Base) -> Vec<(String, String)> {
+    let part = |(name, topic): (&String, &BeginTopic)| {
+        let before = complete_topic(base, name)?;
+        let same_id = before.description.topic_id == topic.description.topic_id;
+        let part = base.manifest.topics.get(name)?.part.clone();
+        (same_id && before != topic).then(|| (part, name.clone()))
+    };
+    begin.topics.iter().filter_map(part).collect()
+}
+
+/// The partitions that would be continued, and of which a segment is lost that cannot be fetched again into their generation.
+/// Where the source no longer has it at all they stay: then the run is to tell that the archive is damaged.
+async fn find_lost(
+    begin: &Begin,
+    archive: &Archive,
+    parts: &BTreeMap<String, TopicPart>,
+) -> Result<Vec<(String, usize)>, BackupError> {
+    let mut lost = Vec::new();
+    for (name, part) in parts {
+        let Some(topic) = begin.topics.get(name) else {
+            continue;
+        };
+        let continued = |(index, partition): (usize, &BeginPartition)| {
+            let pinned = part.partitions.iter().find(|pinned| {
+                pinned.partition == partition.partition && pinned.generation == partition.generation
+            })?;
+            let refilled = may_refill(pinned, &topic.description.configs);
+            (!refilled).then(|| (index, partition.log_start, pinned.clone()))
+        };
+        let continued: Vec<_> = topic
+            .partitions
+            .iter()
+            .enumerate()
+            .filter_map(continued)
+            .collect();
+        if continued.is_empty() {
+            continue;
+        }
+        let id = topic.description.topic_id;
+        let listing = archive.segments(name, id).await?;
+        for (index, log_start, pinned) in continued {
+            let there = listing.get(&(pinned.partition, pinned.generation.clone()));
+            let gone = Foundation::new(&pinned).lost(there.unwrap_or(&Sizes::new()));
+            if !gone.is_empty() && gone.iter().all(|link| link.range.start >= log_start) {
+                lost.push((name.clone(), index));
+            }
+        }
+    }
+    Ok(lost)
 }
 
 fn opened(run: &str, topic: &str, partition: i32, reason: Reopened) -> String {
@@ -353,21 +415,11 @@ pub(super) fn complete_topic<'a>(base: &'a Base, name: &str) -> Option<&'a Begin
 /// Of the partitions that have moved, those whose leader knows nothing of what was captured.
 async fn ask_leaders(
     begin: &Begin,
-    archive: &Archive,
     client: &Client,
-    base: &Base,
+    parts: &BTreeMap<String, TopicPart>,
     metadata: &[TopicMetadata],
     to_ask: Vec<(String, usize)>,
 ) -> Result<Vec<(String, usize)>, BackupError> {
-    let mut names: Vec<&String> = to_ask.iter().map(|(name, _)| name).collect();
-    names.dedup();
-    let parts = names.iter().filter_map(|name| {
-        Some((
-            base.manifest.topics.get(*name)?.part.clone(),
-            (*name).clone(),
-        ))
-    });
-    let parts = archive.parts(parts.collect()).await?;
     let mut asked = Vec::new();
     let mut epochs = Vec::new();
     for (name, index) in to_ask {
@@ -378,7 +430,7 @@ async fn ask_leaders(
         else {
             continue;
         };
-        let links = links_of(&parts, &name, partition.partition);
+        let links = links_of(parts, &name, partition.partition);
         let Some(epoch) = last_epoch(&links) else {
             continue;
         };

@@ -19,6 +19,7 @@ use super::budget::Budget;
 use super::error::BackupError;
 use super::fetch::{ClosedTile, Event, Lane, Shared};
 use super::recode::{Encoding, Recoder};
+use super::segment::PACKED_BYTES;
 use super::work::{PartitionWork, TopicState};
 use crate::context::Context;
 use crate::kafka::{Client, IsolationLevel};
@@ -33,6 +34,10 @@ const LANES: usize = 4;
 const GRACE: Duration = Duration::from_secs(15);
 /// Bounds of a Fetch.
 const FETCH_BYTES: std::ops::RangeInclusive<usize> = (256 << 10)..=(2 << 20);
+
+/// The most where batches are encoded anew: an answer takes the memory of a piece of what becomes of it, and so either finds the
+/// other's to use again. Of two sizes each would be freed for the other, and stay with the process beside it.
+const ENCODED_FETCH_BYTES: usize = PACKED_BYTES - (32 << 10);
 
 /// A segment that is durable.
 struct Stored {
@@ -64,8 +69,11 @@ impl Capture<'_> {
         let (context, limits) = (self.context, self.limits);
         let (sender, mut events) = mpsc::unbounded_channel();
         let stop = context.cancel.child_token();
-        let fetch_bytes =
-            (context.memory_budget / (LANES * 4)).clamp(*FETCH_BYTES.start(), *FETCH_BYTES.end());
+        let most = match self.encoding {
+            Some(_) => ENCODED_FETCH_BYTES,
+            None => *FETCH_BYTES.end(),
+        };
+        let fetch_bytes = (context.memory_budget / (LANES * 4)).clamp(*FETCH_BYTES.start(), most);
         let encoders = self.encoding.map_or(0, |_| LANES * Recoder::MEMORY);
         let encoders = encoders.min(context.memory_budget / 2);
         let shared = Arc::new(Shared {

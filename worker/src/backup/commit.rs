@@ -52,16 +52,7 @@ pub(super) async fn commit(
     let written: BTreeMap<String, Result<ManifestTopic, TopicFailure>> =
         written.try_collect().await?;
     let mut complete = BTreeMap::new();
-    let mut failed: BTreeMap<String, TopicFailure> = begin
-        .failed
-        .iter()
-        .map(|(topic, message)| {
-            (
-                topic.clone(),
-                TopicFailure::new(Fault::Unavailable, message),
-            )
-        })
-        .collect();
+    let mut failed = failed_at_begin(begin);
     for (name, topic) in written {
         match topic {
             Ok(topic) => drop(complete.insert(name, topic)),
@@ -113,6 +104,16 @@ pub(super) async fn commit(
         complete,
         run,
     })
+}
+
+/// The topics that no attempt of the run can complete.
+fn failed_at_begin(begin: &Begin) -> BTreeMap<String, TopicFailure> {
+    let failure = |(topic, message): (&String, &String)| {
+        let fault = begin.final_faults.get(topic).copied();
+        let fault = fault.unwrap_or(Fault::Unavailable);
+        (topic.clone(), TopicFailure::new(fault, message))
+    };
+    begin.failed.iter().map(failure).collect()
 }
 
 /// Creates `partial.json`, or replaces that of an attempt which had completed fewer topics.
@@ -249,6 +250,22 @@ fn pin(topic: &TopicState, partition: &BeginPartition) -> Result<PinnedPartition
             format!(
                 "partition {}: offsets {} to {} were not captured",
                 partition.partition, hole.start, hole.end
+            ),
+        ));
+    }
+    let gone = topic.lost_from_archive(partition);
+    let within = |hole: &OffsetRange, link: &Link| {
+        link.range.start < hole.end && hole.start < link.range.end
+    };
+    if let Some(link) = gone
+        .iter()
+        .find(|link| missing.iter().any(|hole| within(hole, link)))
+    {
+        return Err(TopicFailure::new(
+            Fault::Corrupt,
+            format!(
+                "partition {}: the archive lacks the segment {}, which the source no longer has",
+                partition.partition, link.name
             ),
         ));
     }

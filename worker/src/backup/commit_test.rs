@@ -41,6 +41,7 @@ fn begin(partition: &BeginPartition) -> Begin {
         topics: TOPICS.map(|name| (name.to_owned(), topic.clone())).into(),
         missing_topics: Vec::new(),
         failed: BTreeMap::new(),
+        final_faults: BTreeMap::new(),
         groups: None,
         include_offset_headers: false,
     }
@@ -133,6 +134,22 @@ async fn attempts_add_up_until_the_run_is_complete() {
     let manifest = rig.attempt(&["a", "b"]).await.unwrap();
     assert_eq!(manifest.topics.len(), 3);
     assert!(rig.is_complete().await);
+}
+
+#[tokio::test]
+async fn what_failed_for_good_when_the_run_began_is_not_tried_again() {
+    let mut rig = Rig::new();
+    rig.begin.failed = BTreeMap::from([("d".into(), "topic authorization failed".into())]);
+    rig.begin.final_faults = BTreeMap::from([("d".into(), Fault::Denied)]);
+    // While others may be completed there is something to try again for.
+    let error = rig.attempt(&["a"]).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Unavailable);
+    let error = rig.attempt(&[]).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Denied);
+    // As a release wrote it that did not tell.
+    rig.begin.final_faults.clear();
+    let error = rig.attempt(&[]).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Unavailable);
 }
 
 #[tokio::test]

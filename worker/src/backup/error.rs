@@ -144,11 +144,7 @@ impl BackupError {
             | Self::NoTopicMatches { .. }
             | Self::MissingTopics { .. }
             | Self::Plan(_) => Fault::Spec,
-            Self::Topics { failed, .. } => failed
-                .values()
-                .map(|failure| failure.fault)
-                .max()
-                .unwrap_or(Fault::Bug),
+            Self::Topics { failed, .. } => of_topics(failed),
             Self::Interrupted => Fault::Interrupted,
             Self::Task(_) => Fault::Bug,
         }
@@ -158,6 +154,13 @@ impl BackupError {
 /// Adds the step to a Kafka error.
 pub(super) fn kafka(step: &'static str) -> impl FnOnce(KafkaError) -> BackupError {
     move |source| BackupError::Kafka { step, source }
+}
+
+/// Final only where no topic can be completed by another attempt; then the most severe.
+fn of_topics(failed: &BTreeMap<String, TopicFailure>) -> Fault {
+    let faults = || failed.values().map(|failure| failure.fault);
+    let retried = faults().filter(|fault| fault.is_retried()).max();
+    retried.or_else(|| faults().max()).unwrap_or(Fault::Bug)
 }
 
 fn failed_line(failed: &BTreeMap<String, TopicFailure>, complete: usize, run: &str) -> String {
@@ -180,4 +183,31 @@ fn failed_line(failed: &BTreeMap<String, TopicFailure>, complete: usize, run: &s
         failed.len(),
         lines.join("; ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_run_is_final_where_every_failed_topic_is() {
+        use Fault::{Corrupt, Denied, Spec, Unavailable};
+        let cases = [
+            (&[Spec][..], Spec),
+            (&[Spec, Corrupt, Denied], Corrupt),
+            (&[Unavailable], Unavailable),
+            (&[Spec, Unavailable], Unavailable),
+        ];
+        for (faults, expected) in cases {
+            let failure = |(at, fault): (usize, &Fault)| {
+                (format!("topic-{at}"), TopicFailure::new(*fault, "reason"))
+            };
+            let error = BackupError::Topics {
+                failed: faults.iter().enumerate().map(failure).collect(),
+                complete: 1,
+                run: "orders-1".into(),
+            };
+            assert_eq!(error.fault(), expected, "{faults:?}");
+        }
+    }
 }

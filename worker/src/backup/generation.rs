@@ -9,7 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kafka_backup_shared::archive::chain::Link;
 use kafka_backup_shared::archive::layout::TopicId;
-use kafka_backup_shared::archive::manifest::ConfigValue;
+use kafka_backup_shared::archive::manifest::{ConfigValue, PinnedPartition};
+use kafka_backup_shared::archive::tiles::Foundation;
 use kafka_backup_shared::plan::IsolationLevel;
 
 use crate::kafka::EpochEnd;
@@ -48,6 +49,8 @@ pub(super) enum Reopened {
     Compacted,
     /// The leader knows nothing of the last epoch that was captured.
     Diverged,
+    /// A segment is lost from the archive, and the source cannot give it again as it was.
+    Lost,
 }
 
 /// Whether the partition's generation is continued. Divergence needs the leader's word: see [`resume_at`].
@@ -89,6 +92,14 @@ pub(super) fn tombstone_window(configs: &BTreeMap<String, ConfigValue>) -> Optio
         .and_then(|ms| ms.parse::<u64>().ok())
         .unwrap_or(86_400_000);
     compacted.then(|| Duration::from_millis(retention_ms.min(u64::MAX / 2)).mul_f64(SAFE_PART))
+}
+
+/// Whether the source can give again what is lost of a partition: on a compacted topic records and tombstones may have gone since.
+pub(super) fn may_refill(
+    pinned: &PinnedPartition,
+    configs: &BTreeMap<String, ConfigValue>,
+) -> bool {
+    tombstone_window(configs).is_none() && Foundation::new(pinned).may_refill()
 }
 
 /// Where to go on after a chain whose last epoch the leader was asked about (OffsetForLeaderEpoch); `None`: nowhere.

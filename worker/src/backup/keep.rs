@@ -177,7 +177,9 @@ impl Lane {
         cursor
             .open
             .append(&ready, end, buffers, &self.shared.budget);
-        drop(ready);
+        if let Some(recoder) = &mut cursor.recoder {
+            recoder.reuse(ready);
+        }
         // What is encoded anew may be larger than what was fetched: nobody goes on while there is too much of it.
         loop {
             let changed = self.shared.budget.changed();

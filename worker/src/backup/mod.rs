@@ -87,7 +87,7 @@ pub async fn run(
     let mut warnings = Vec::new();
     let work = interruptible(
         context,
-        work::plan(&archive, &begin, base, &client, &mut topics),
+        work::plan(&archive, &begin, base, &client, &mut topics, &mut warnings),
     )
     .await?;
     let counts = work::counts(&topics);

@@ -53,19 +53,20 @@ struct Packed {
     budget: Arc<Reservation>,
 }
 
-impl Packed {
-    const SIZE: usize = 512 << 10;
+/// Size of such a piece.
+pub(super) const PACKED_BYTES: usize = 512 << 10;
 
+impl Packed {
     fn new(buffers: &Buffers, budget: &Budget) -> Self {
         Self {
-            bytes: buffers.take(Self::SIZE),
+            bytes: buffers.take(PACKED_BYTES),
             buffers: buffers.clone(),
-            budget: Arc::new(budget.add(Self::SIZE)),
+            budget: Arc::new(budget.add(PACKED_BYTES)),
         }
     }
 
     fn room(&self) -> usize {
-        Self::SIZE - self.bytes.len()
+        PACKED_BYTES - self.bytes.len()
     }
 }
 

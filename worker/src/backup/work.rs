@@ -11,13 +11,15 @@ use kafka_backup_shared::archive::layout::{ChainKey, SegmentName};
 use kafka_backup_shared::archive::manifest::{
     Begin, BeginPartition, BeginTopic, PinnedPartition, TopicPart,
 };
-use kafka_backup_shared::archive::tiles::Foundation;
+use kafka_backup_shared::archive::tiles::{Foundation, Sizes};
 use kafka_backup_shared::report::Fault;
 
 use super::archive::{Archive, Base, CONCURRENCY, Listing};
 use super::begin::complete_topic;
 use super::error::{BackupError, TopicFailure};
-use super::generation::{Before, Now, cut, fetch_before, last_epoch, resume_at, tombstone_window};
+use super::generation::{
+    Before, Now, cut, fetch_before, last_epoch, may_refill, resume_at, tombstone_window,
+};
 use crate::kafka::{Client, LedPartition, PartitionEpoch, TopicFilter, TopicMetadata};
 
 /// A topic of a run.
@@ -105,9 +107,19 @@ impl TopicState {
             return Vec::new();
         };
         match self.base_partition(partition) {
-            Some(pinned) => chain(Foundation::new(pinned).usable(there)),
+            Some(pinned) => Foundation::new(pinned).links(there),
             None => chain(there.keys().copied().collect()),
         }
+    }
+
+    /// What the base pinned of a partition and the archive has lost.
+    pub(super) fn lost_from_archive(&self, partition: &BeginPartition) -> Vec<Link> {
+        let Some(pinned) = self.base_partition(partition) else {
+            return Vec::new();
+        };
+        let key = (partition.partition, partition.generation.clone());
+        let nothing = Sizes::new();
+        Foundation::new(pinned).lost(self.segments.get(&key).unwrap_or(&nothing))
     }
 }
 
@@ -178,7 +190,10 @@ pub(super) fn counts(topics: &[TopicState]) -> Counts {
                 end: partition.end,
             };
             let pinned = topic.base_partition(partition);
-            let before = pinned.map(PinnedPartition::links).unwrap_or_default();
+            let mut before = pinned.map(PinnedPartition::links).unwrap_or_default();
+            // What is fetched again takes its time too, though it adds nothing.
+            let lost = topic.lost_from_archive(partition);
+            before.retain(|link| !lost.contains(link));
             let links = topic.links(partition);
             let planned = total(&uncovered(&before, wanted));
             counts.planned += planned;
@@ -220,6 +235,7 @@ pub(super) async fn plan(
     base: Option<&Base>,
     client: &Client,
     topics: &mut [TopicState],
+    warnings: &mut Vec<String>,
 ) -> Result<Vec<PartitionWork>, BackupError> {
     let mut open: Vec<(usize, BeginPartition, Vec<Link>)> = Vec::new();
     for (index, topic) in topics
@@ -240,6 +256,8 @@ pub(super) async fn plan(
             }
         }
     }
+    fail_what_cannot_be_refilled(topics);
+    warnings.extend(lost_warnings(topics));
     fail_what_is_late(begin, base, topics, &open, Timestamp::now());
     let leaders = leaders(client, topics, &open).await?;
     let epochs: Vec<(usize, PartitionEpoch)> = open
@@ -295,8 +313,10 @@ pub(super) async fn plan(
             start: partition.log_start,
             end: partition.end,
         };
+        let lost = topic.lost_from_archive(&partition);
         let holes: Vec<Hole> = uncovered(&links, wanted)
             .into_iter()
+            .flat_map(|range| split(range, &lost))
             .map(|range| hole(&links, range))
             .collect();
         if holes.is_empty() {
@@ -346,6 +366,69 @@ fn fail_what_is_late(
             topic.failure.get_or_insert(failure);
         }
     }
+}
+
+/// Cuts a range at the ends of lost segments: what stands for one lies within its offsets.
+fn split(mut range: OffsetRange, lost: &[Link]) -> Vec<OffsetRange> {
+    let mut pieces = Vec::new();
+    let ends = lost
+        .iter()
+        .flat_map(|link| [link.range.start, link.range.end]);
+    for end in ends {
+        if range.start < end && end < range.end {
+            pieces.push(OffsetRange {
+                start: range.start,
+                end,
+            });
+            range.start = end;
+        }
+    }
+    pieces.push(range);
+    pieces
+}
+
+/// Fails the topics of which a segment is lost that the source cannot give again as it was.
+fn fail_what_cannot_be_refilled(topics: &mut [TopicState]) {
+    for topic in topics.iter_mut().filter(|topic| !topic.unchanged) {
+        let failure = topic.begin.partitions.iter().find_map(|partition| {
+            let pinned = topic.base_partition(partition)?;
+            let first = *topic.lost_from_archive(partition).first()?;
+            let message = format!(
+                "partition {}: the archive lacks the segment {}, and the source cannot give it again as it was; the next run copies the partition anew",
+                partition.partition, first.name
+            );
+            let may_refill = may_refill(pinned, &topic.begin.description.configs);
+            (!may_refill).then(|| TopicFailure::new(Fault::Corrupt, message))
+        });
+        if let Some(failure) = failure {
+            topic.failure.get_or_insert(failure);
+        }
+    }
+}
+
+/// What a user should know about segments that are fetched again.
+fn lost_warnings(topics: &[TopicState]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for topic in topics
+        .iter()
+        .filter(|topic| !topic.unchanged && topic.failure.is_none())
+    {
+        for partition in &topic.begin.partitions {
+            let lost = topic.lost_from_archive(partition);
+            let Some((first, others)) = lost.split_first() else {
+                continue;
+            };
+            let others = match others.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            warnings.push(format!(
+                "topic {} partition {}: the archive had lost the segment {}{others}, which was fetched again for this run; earlier runs remain without it",
+                topic.name, partition.partition, first.name
+            ));
+        }
+    }
+    warnings
 }
 
 fn hole(links: &[Link], range: OffsetRange) -> Hole {

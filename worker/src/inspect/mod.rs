@@ -19,6 +19,7 @@ use kafka_backup_shared::plan::ArchiveName;
 use kafka_backup_shared::report::Fault;
 use serde::Serialize;
 
+use crate::runs;
 use crate::store::{Store, StoreError};
 
 /// Objects that are read at the same time.
@@ -55,6 +56,14 @@ pub enum InspectError {
         /// What is there.
         there: String,
     },
+    /// There is no newest complete run.
+    #[error("archive {archive} in {store} has no complete run")]
+    NoCompleteRun {
+        /// The archive.
+        archive: String,
+        /// Which store.
+        store: String,
+    },
     /// Not exactly one archive is meant.
     #[error("name the archive with --archive: {store} has {there}")]
     Archive {
@@ -79,7 +88,10 @@ impl InspectError {
         match self {
             Self::Store(error) => error.fault(),
             Self::Format(_) | Self::Missing { .. } => Fault::Corrupt,
-            Self::UnknownRun { .. } | Self::Archive { .. } | Self::Ambiguous { .. } => Fault::Spec,
+            Self::UnknownRun { .. }
+            | Self::NoCompleteRun { .. }
+            | Self::Archive { .. }
+            | Self::Ambiguous { .. } => Fault::Spec,
         }
     }
 }
@@ -260,7 +272,10 @@ pub async fn list(
     Ok(entries)
 }
 
-/// What `run` captured.
+/// The word for the newest complete run, which is no run's id.
+const LATEST: &str = "latest";
+
+/// What `run` captured; `latest` is the newest complete run of the archive.
 ///
 /// # Errors
 /// [`InspectError`] lists what is there where the run is not.
@@ -270,6 +285,14 @@ pub async fn describe(
     archive: Option<&ArchiveName>,
 ) -> Result<Description, InspectError> {
     store.check_readable().await?;
+    let newest = match run {
+        LATEST => Some(newest_complete(store, archive).await?),
+        _ => None,
+    };
+    let (run, archive) = match &newest {
+        Some((archive, run)) => (&**run, Some(archive)),
+        None => (run, archive),
+    };
     let all = places(store, archive).await?;
     let place = the_one(store, run, &all)?;
     let Some(ledger) = ledger(store, &place.layout(), &place.run).await? else {
@@ -305,6 +328,21 @@ pub async fn describe(
         parts,
         groups,
     })
+}
+
+async fn newest_complete(
+    store: &Store,
+    named: Option<&ArchiveName>,
+) -> Result<(ArchiveName, String), InspectError> {
+    let archive = only_archive(store, named).await?;
+    let newest = runs::newest_complete(store, &Layout::new(&archive), None).await?;
+    match newest {
+        Some(complete) => Ok((archive, complete.run)),
+        None => Err(InspectError::NoCompleteRun {
+            archive: archive.to_string(),
+            store: store.place().into(),
+        }),
+    }
 }
 
 /// The one archive that has `run`.

@@ -119,6 +119,7 @@ fn begin(run: &str) -> Begin {
         )]),
         missing_topics: vec![],
         failed: BTreeMap::new(),
+        final_faults: BTreeMap::new(),
         source_cluster_id: None,
         groups: None,
         include_offset_headers: false,
@@ -193,6 +194,27 @@ default/orders  orders-c                unfinished  2026-01-03T03:04:05Z       -
         show::list(&[], "folder x"),
         "There are no runs in folder x.\n"
     );
+}
+
+#[tokio::test]
+async fn latest_is_the_newest_run_with_a_manifest() {
+    let (_folder, store) = store().await;
+    let own = archive("default");
+    let described = describe(&store, "latest", Some(&own)).await.unwrap();
+    assert_eq!(described, describe(&store, RUN, Some(&own)).await.unwrap());
+    // A newer one that has not ended.
+    let keys = Layout::new(&own);
+    let begin = store.get(&keys.begin("orders-c")).await.unwrap().unwrap();
+    let newer = keys.begin("orders-20260105-000000");
+    store.create(&newer, begin).await.unwrap();
+    let described = describe(&store, "latest", Some(&own)).await.unwrap();
+    assert_eq!(described.entry.run, RUN);
+    let none = archive("empty");
+    let key = Layout::new(&none).partial("orders-b");
+    store.create(&key, vec![].into()).await.unwrap();
+    let error = describe(&store, "latest", Some(&none)).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Spec);
+    assert!(error.to_string().contains("has no complete run"), "{error}");
 }
 
 #[tokio::test]

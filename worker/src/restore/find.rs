@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kafka_backup_shared::archive::layout::{Layout, run_order, unescape};
+use kafka_backup_shared::archive::layout::{Layout, unescape};
 use kafka_backup_shared::archive::manifest::{Manifest, TopicPart, from_json, from_json_zst};
 use kafka_backup_shared::plan::{ArchiveName, RestoreRequest, SpecError};
 use kafka_backup_shared::report::{Fault, error_chain};
 use kafka_backup_shared::spec::MissingTopics;
 
 use super::error::RestoreError;
+use crate::runs;
 use crate::store::Store;
 
 /// Run ids that a message lists.
@@ -102,29 +103,15 @@ async fn by_id(layout: Layout, id: &str, store: &Store) -> Result<Option<Found>,
 }
 
 async fn latest(layout: Layout, store: &Store) -> Result<Option<Found>, RestoreError> {
-    for id in run_ids(&layout, store).await? {
-        let key = layout.manifest(&id);
-        if let Some(bytes) = store.get(&key).await? {
-            let manifest = from_json(&key, &bytes)?;
-            return Ok(Some(Found {
-                layout,
-                backup_id: id,
-                manifest,
-            }));
-        }
-    }
-    Ok(None)
-}
-
-/// Ids of all runs that have begun, the newest first.
-async fn run_ids(layout: &Layout, store: &Store) -> Result<Vec<String>, RestoreError> {
-    let folders = store.list_dirs(&layout.runs()).await?;
-    let mut ids: Vec<String> = folders
-        .iter()
-        .filter_map(|folder| unescape(folder.rsplit('/').next()?))
-        .collect();
-    ids.sort_by(|a, b| run_order(b).cmp(&run_order(a)));
-    Ok(ids)
+    let Some(newest) = runs::newest_complete(store, &layout, None).await? else {
+        return Ok(None);
+    };
+    let manifest = from_json(&newest.key, &newest.manifest)?;
+    Ok(Some(Found {
+        layout,
+        backup_id: newest.run,
+        manifest,
+    }))
 }
 
 /// Tells what is there instead.
@@ -136,7 +123,7 @@ async fn unknown(
     let mut there: Vec<String> = Vec::new();
     for archive in archives {
         let layout = Layout::new(archive);
-        for id in run_ids(&layout, store).await? {
+        for id in runs::ids(store, &layout).await? {
             if there.len() == LISTED {
                 break;
             }

@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use kafka_backup_shared::archive::FormatError;
 use kafka_backup_shared::archive::chain::{OffsetRange, chain, uncovered};
 use kafka_backup_shared::archive::groups::{GroupsPart, read_groups};
-use kafka_backup_shared::archive::layout::{ChainKey, Layout, SegmentName, run_order, unescape};
+use kafka_backup_shared::archive::layout::{ChainKey, Layout, SegmentName, unescape};
 use kafka_backup_shared::archive::manifest::{
     ArchiveInfo, Begin, Manifest, ManifestTopic, PinnedPartition, TopicPart, from_json,
     from_json_zst,
@@ -29,6 +29,7 @@ use serde::Serialize;
 
 use crate::context::Progress;
 use crate::inspect::{InspectError, Ledger, State, ledger};
+use crate::runs;
 use crate::store::{Store, StoreError};
 
 /// Segments that are read at the same time.
@@ -305,42 +306,27 @@ impl Work<'_> {
         }
     }
 
-    async fn run_ids(&self) -> Result<Vec<String>, StoreError> {
-        let folders = self.store.list_dirs(&self.layout.runs()).await?;
-        let mut ids: Vec<String> = folders
-            .iter()
-            .filter_map(|folder| unescape(folder.rsplit('/').next()?))
-            .collect();
-        ids.sort_by(|a, b| run_order(a).cmp(&run_order(b)));
-        Ok(ids)
-    }
-
     /// The runs that are meant, the oldest first.
     async fn runs(&mut self, which: &Which) -> Result<Vec<(VerifiedRun, Found)>, VerifyError> {
-        let mut runs = Vec::new();
+        let mut found = Vec::new();
         match which {
             Which::Run(id) => {
-                let found = self.run(id).await?;
-                runs.push(found.ok_or_else(|| self.no_run(&format!("run {id}")))?);
+                let run = self.run(id).await?;
+                found.push(run.ok_or_else(|| self.no_run(&format!("run {id}")))?);
             }
             Which::All => {
-                for id in self.run_ids().await? {
-                    runs.extend(self.run(&id).await?);
+                for id in runs::ids(self.store, self.layout).await?.into_iter().rev() {
+                    found.extend(self.run(&id).await?);
                 }
             }
             Which::Latest => {
-                for id in self.run_ids().await?.iter().rev() {
-                    if self.store.head(&self.layout.manifest(id)).await?.is_some() {
-                        runs.extend(self.run(id).await?);
-                        break;
-                    }
-                }
-                if runs.is_empty() {
-                    return Err(self.no_run("complete run"));
-                }
+                let newest = runs::newest_complete(self.store, self.layout, None).await?;
+                let run = newest.ok_or_else(|| self.no_run("complete run"))?.run;
+                let newest = self.run(&run).await?;
+                found.push(newest.ok_or(VerifyError::Deleted { run })?);
             }
         }
-        Ok(runs)
+        Ok(found)
     }
 
     async fn run(&mut self, id: &str) -> Result<Option<(VerifiedRun, Found)>, VerifyError> {

@@ -7,11 +7,16 @@
     reason = "each test file uses its part"
 )]
 
-use std::collections::BTreeMap;
+#[path = "../lab_s3/mod.rs"]
+mod lab_s3;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use kafka_backup_shared::archive::batch::Batches;
 use kafka_backup_shared::archive::layout::{ChainKey, Layout};
 use kafka_backup_shared::archive::manifest::{Manifest, TopicPart, from_json, from_json_zst};
@@ -26,6 +31,9 @@ use kafka_backup_worker::backup::{self, BackupError};
 use kafka_backup_worker::context::{Completed, Context, Progress};
 use kafka_backup_worker::kafka::{Admin, Client, ClientConfig, NewTopic};
 use kafka_backup_worker::store::Store;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -200,29 +208,107 @@ pub async fn run(plan: &BackupPlan, store: &Store) -> Result<Completed, BackupEr
     backup::run(plan, store, &context()).await
 }
 
-/// An archive in a folder of its own.
+/// An archive in a place of its own.
 pub struct Archive {
-    pub folder: tempfile::TempDir,
+    place: Place,
     pub store: Store,
     pub layout: Layout,
+    /// What is stored, without our rules.
+    pub objects: Arc<dyn ObjectStore>,
+}
+
+enum Place {
+    Folder(tempfile::TempDir),
+    S3,
 }
 
 /// A stored record: offset, key and value.
 pub type Stored = (i64, Option<Vec<u8>>, Option<Vec<u8>>);
 
 impl Archive {
+    /// In a folder.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open_folder(folder.path()).unwrap();
+        let objects = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+        Self::at(Place::Folder(folder), store, objects)
+    }
+
+    /// On the S3 server of the lab.
+    pub fn in_s3() -> Self {
+        let (store, objects) = lab_s3::open();
+        Self::at(Place::S3, store, objects)
+    }
+
+    fn at(place: Place, store: Store, objects: Arc<dyn ObjectStore>) -> Self {
         let layout = Layout::new(&ArchiveName {
             namespace: "default".into(),
             name: "orders".into(),
         });
         Self {
-            folder,
+            place,
             store,
             layout,
+            objects,
         }
+    }
+
+    /// The folder that it is in.
+    pub fn folder(&self) -> &FilePath {
+        match &self.place {
+            Place::Folder(folder) => folder.path(),
+            Place::S3 => panic!("this archive is in no folder"),
+        }
+    }
+
+    pub fn is_in_s3(&self) -> bool {
+        matches!(self.place, Place::S3)
+    }
+
+    /// Its objects as a worker finds them through a store of ours.
+    pub fn through(objects: Arc<dyn ObjectStore>) -> Store {
+        Store::new(objects, "the test's store", None).unwrap()
+    }
+
+    /// The keys of all its objects.
+    pub async fn keys(&self) -> BTreeSet<String> {
+        let found = self
+            .store
+            .list("default", |key, _| Some(key.to_owned()))
+            .await;
+        found.unwrap().into_iter().collect()
+    }
+
+    pub async fn read(&self, key: &str) -> Bytes {
+        let found = self.objects.get(&Path::parse(key).unwrap()).await;
+        found.unwrap().bytes().await.unwrap()
+    }
+
+    /// Writes an object, whatever was there.
+    pub async fn write(&self, key: &str, content: impl Into<Bytes>) {
+        let content = content.into();
+        let path = Path::parse(key).unwrap();
+        self.objects.put(&path, content.into()).await.unwrap();
+    }
+
+    pub async fn remove(&self, key: &str) {
+        let path = Path::parse(key).unwrap();
+        self.objects.delete(&path).await.unwrap();
+    }
+
+    /// Another one in the same kind of place, with the same objects.
+    pub async fn copy(&self) -> Self {
+        let copy = match self.place {
+            Place::Folder(_) => Self::new(),
+            Place::S3 => Self::in_s3(),
+        };
+        futures::stream::iter(self.keys().await)
+            .for_each_concurrent(8, |key| {
+                let copy = &copy;
+                async move { copy.write(&key, self.read(&key).await).await }
+            })
+            .await;
+        copy
     }
 
     pub async fn manifest(&self, run: &str) -> Manifest {

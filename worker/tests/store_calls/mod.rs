@@ -69,13 +69,13 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn folder(archive: &Archive) -> Arc<LocalFileSystem> {
-    Arc::new(LocalFileSystem::new_with_prefix(archive.folder.path()).unwrap())
+    Arc::new(LocalFileSystem::new_with_prefix(archive.folder()).unwrap())
 }
 
 impl Case {
     fn archive(&self) -> Archive {
         let archive = Archive::new();
-        copy(self.base.folder.path(), archive.folder.path());
+        copy(self.base.folder(), archive.folder());
         archive
     }
 

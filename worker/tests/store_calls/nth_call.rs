@@ -1,5 +1,5 @@
 //! A store of whose calls one, counted from 1, meets a fault.
-#![allow(unreachable_pub, reason = "a module of a test")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::fmt;
 use std::future::Future;
@@ -27,6 +27,10 @@ pub enum CallFault {
     StalledBefore,
     /// It takes effect, and no answer ever comes.
     StalledAfter,
+    /// It takes effect once it is released.
+    HeldBefore,
+    /// It takes effect, and its answer comes once it is released.
+    HeldAfter,
 }
 
 /// The store.
@@ -35,8 +39,9 @@ pub struct NthCall {
     inner: Arc<dyn ObjectStore>,
     fault: Option<(usize, CallFault)>,
     calls: Arc<AtomicUsize>,
-    /// Told when a call stalls.
+    /// Told when a call stalls or is held.
     pub stalled: Arc<Notify>,
+    released: Arc<Notify>,
 }
 
 impl NthCall {
@@ -47,6 +52,7 @@ impl NthCall {
             fault: None,
             calls: Arc::default(),
             stalled: Arc::default(),
+            released: Arc::default(),
         }
     }
 
@@ -63,21 +69,46 @@ impl NthCall {
         self.calls.load(Ordering::SeqCst)
     }
 
+    /// Lets the call go on that is held.
+    pub fn release(&self) {
+        self.released.notify_one();
+    }
+
+    async fn stall<T>(&self) -> T {
+        self.stalled.notify_one();
+        std::future::pending().await
+    }
+
+    async fn hold(&self) {
+        self.stalled.notify_one();
+        self.released.notified().await;
+    }
+
     async fn meet<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let Some((_, fault)) = self.fault.filter(|(nth, _)| *nth == number) else {
             return call.await;
         };
-        if matches!(fault, CallFault::LostAnswer | CallFault::StalledAfter) {
-            // Whatever the answer was, nobody gets it.
-            call.await.ok();
-        }
         let source = match fault {
+            CallFault::HeldBefore => {
+                self.hold().await;
+                return call.await;
+            }
+            CallFault::HeldAfter => {
+                let answer = call.await;
+                self.hold().await;
+                return answer;
+            }
             CallFault::Refused => "Server returned non-2xx status code: 503 Service Unavailable: ",
-            CallFault::LostAnswer => "connection reset by peer",
-            CallFault::StalledBefore | CallFault::StalledAfter => {
-                self.stalled.notify_one();
-                std::future::pending().await
+            CallFault::LostAnswer => {
+                // Whatever the answer was, nobody gets it.
+                call.await.ok();
+                "connection reset by peer"
+            }
+            CallFault::StalledBefore => self.stall().await,
+            CallFault::StalledAfter => {
+                call.await.ok();
+                self.stall().await
             }
         };
         Err(Error::Generic {
@@ -133,7 +164,12 @@ impl ObjectStore for NthCall {
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
+        let (this, deleted) = (self.clone(), self.inner.delete_stream(paths));
+        let deleted = async move { this.meet(deleted.try_collect::<Vec<_>>()).await };
+        futures::stream::once(deleted)
+            .map_ok(|paths| futures::stream::iter(paths).map(Ok))
+            .try_flatten()
+            .boxed()
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {

@@ -1,0 +1,56 @@
+//! The runs of an archive in their order, and which of them is the newest complete one.
+//!
+//! # Guarantees
+//! - Complete is a run with a manifest, and nothing else is.
+//! - The newest is told by what run ids end in, never by when an object was written.
+
+use bytes::Bytes;
+use kafka_backup_shared::archive::layout::{Layout, run_order, unescape};
+
+use crate::store::{Store, StoreError};
+
+/// A run with its manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct Complete {
+    /// Run id.
+    pub(crate) run: String,
+    /// The manifest's key.
+    pub(crate) key: String,
+    /// The manifest, not yet read: whoever verifies wants to know that it cannot be.
+    pub(crate) manifest: Bytes,
+}
+
+/// Ids of all runs that have begun, the newest first.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn ids(store: &Store, layout: &Layout) -> Result<Vec<String>, StoreError> {
+    let folders = store.list_dirs(&layout.runs()).await?;
+    let mut ids: Vec<String> = folders
+        .iter()
+        .filter_map(|folder| unescape(folder.rsplit('/').next()?))
+        .collect();
+    ids.sort_by(|a, b| run_order(b).cmp(&run_order(a)));
+    Ok(ids)
+}
+
+/// The newest complete run, `but` one that is not meant; `None` where there is none.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn newest_complete(
+    store: &Store,
+    layout: &Layout,
+    but: Option<&str>,
+) -> Result<Option<Complete>, StoreError> {
+    for run in ids(store, layout).await? {
+        if but == Some(&*run) {
+            continue;
+        }
+        let key = layout.manifest(&run);
+        if let Some(manifest) = store.get(&key).await? {
+            return Ok(Some(Complete { run, key, manifest }));
+        }
+    }
+    Ok(None)
+}
