@@ -1,7 +1,7 @@
 //! A table of lives: each step says what is observed and what is decided.
 
 use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
-use kafka_backup_shared::report::{Fault, StuckPartition};
+use kafka_backup_shared::report::{DryRun, Fault, RetentionHeld, StuckPartition};
 use kafka_backup_shared::status::{Phase, RunReason};
 use kube::ResourceExt;
 
@@ -9,7 +9,9 @@ use super::*;
 use crate::fixtures::{
     self, at, ended_pod, failed_job, failure_report, finished, job_view, success_report,
 };
-use crate::reconcile::condition::{self, CAPTURE_HELD, PROGRESSING, READY, SUCCEEDED};
+use crate::reconcile::condition::{
+    self, CAPTURE_HELD, PROGRESSING, READY, RETENTION_HELD, SUCCEEDED,
+};
 use crate::reconcile::due::{RETRY, TRIGGER};
 use crate::reconcile::view::JobState;
 
@@ -900,4 +902,76 @@ fn a_life_that_is_cut_anywhere_ends_the_same() {
     for cut in 0..12 {
         assert_eq!(end(cut), whole, "cut at step {cut}");
     }
+}
+
+/// A restore whose only run ended with `report`.
+fn restored(report: Report) -> Observed<KafkaRestore> {
+    let mut observed: Observed<KafkaRestore> = seen(fixtures::restore());
+    let step = |observed: &mut Observed<KafkaRestore>, now: &str| {
+        while let Some(status) = decide(observed, at(now)).status {
+            observed.object.status = Some(status);
+        }
+    };
+    step(&mut observed, "2026-01-01T00:00:01Z");
+    let run = observed.object.status().life.active_run.unwrap();
+    let job = JobView {
+        name: run.job,
+        owner_uid: Some("uid-2".into()),
+        ..complete("job-1")
+    };
+    observed.jobs = vec![job.clone()];
+    observed.active_job = Some(job);
+    observed.pushed = Some(report);
+    step(&mut observed, "2026-01-01T00:05:04Z");
+    observed
+}
+
+#[test]
+fn held_retention_is_a_condition_with_the_command_that_ends_it() {
+    let conditions = |observed: &Observed<KafkaRestore>| observed.object.status().life.conditions;
+    let observed = restored(success_report(5));
+    assert!(condition::find(&conditions(&observed), RETENTION_HELD).is_none());
+    let mut report = success_report(5);
+    report.retention_held = RetentionHeld {
+        topics: 2,
+        example: "topic orders: use kafka-configs.sh".into(),
+    };
+    let conditions = conditions(&restored(report));
+    let held = condition::find(&conditions, RETENTION_HELD).unwrap();
+    assert_eq!(
+        (&*held.status, &*held.reason),
+        ("True", "WouldExpireRecords")
+    );
+    assert_eq!(
+        held.message,
+        "topic orders: use kafka-configs.sh (and 1 more topics)"
+    );
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_write_and_counts_no_record() {
+    let mut report = success_report(0);
+    report.dry_run = Some(DryRun {
+        topics: 1,
+        records: 70,
+        bytes: 7000,
+    });
+    let status = restored(report).object.status();
+    assert_eq!(status.life.phase, Phase::Completed);
+    assert_eq!(
+        (status.restored_records, status.life.totals.records),
+        (Some(0), 0)
+    );
+    let succeeded = condition::find(&status.life.conditions, SUCCEEDED).unwrap();
+    assert_eq!(
+        (&*succeeded.status, &*succeeded.reason),
+        ("True", "DryRunCompleted")
+    );
+    assert!(
+        succeeded
+            .message
+            .contains("dry run: 70 records (7000 bytes) would be written to 1 topics"),
+        "{}",
+        succeeded.message
+    );
 }
