@@ -83,12 +83,18 @@ Examples:
 Example:
   kafka-backup-worker describe orders-20260102-030405 --folder /backups")]
     Describe(DescribeArgs),
-    /// Read what runs captured in full, and name every object that is not as it was written.
+    /// Read what runs captured in full, and name every object that is not as it was written; or compare the target of a
+    /// restore with the archive.
     #[command(after_help = "\
 Examples:
   kafka-backup-worker verify --folder /backups
   kafka-backup-worker verify orders-20260102-030405 -f orders.yaml --secrets-dir ./secrets
-  kafka-backup-worker verify all --folder /backups --output json")]
+  kafka-backup-worker verify all --folder /backups --output json
+  kafka-backup-worker verify --against localhost:9092 --restore orders-back --folder /backups
+
+--against reads every record of the restore back through librdkafka, and holds it against what the archive says that the
+restore wrote: offset, key, value, headers and timestamp. Records that the target's compaction may have taken need not be
+there. Nothing is written.")]
     Verify(VerifyArgs),
     /// Delete backup runs that need not be kept, and merge small segments.
     #[command(after_help = "\
@@ -297,6 +303,24 @@ pub struct VerifyArgs {
     /// Run id, `latest` for the newest complete run, or `all` for every run and what no run has pinned.
     #[arg(value_name = "RUN", default_value = "latest")]
     pub run: String,
+    /// Compare a cluster with what a restore wrote there instead: host:port of one or more brokers, separated by commas.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "HOST:PORT",
+        requires = "restore",
+        conflicts_with = "run",
+        help_heading = "Comparison"
+    )]
+    pub against: Vec<String>,
+    /// The restore that is meant: its uid, its name, or <namespace>.<name>.
+    #[arg(
+        long,
+        value_name = "NAME-OR-UID",
+        requires = "against",
+        help_heading = "Comparison"
+    )]
+    pub restore: Option<String>,
     /// The archive, where the store has several.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = archive_name)]
     pub archive: Option<kafka_backup_shared::plan::ArchiveName>,
@@ -700,6 +724,25 @@ mod tests {
         }
         assert!(parse(&["list", "--s3-bucket", "b", "--s3-region", "r"]).is_ok());
         assert!(parse(&["list", "-f", "x", "--volume-dir", "v"]).is_ok());
+    }
+
+    #[test]
+    fn a_comparison_names_cluster_and_restore() {
+        let verify = [&["verify"][..], &STORE].concat();
+        let with = |more: &[&str]| parse(&[&verify[..], more].concat());
+        let cli = with(&["--against", "a:1,b:2", "--restore", "back"]).unwrap();
+        let Command::Verify(args) = cli.command else {
+            unreachable!("it was called verify");
+        };
+        assert_eq!(args.against, ["a:1", "b:2"]);
+        assert_eq!(args.restore.as_deref(), Some("back"));
+        for wrong in [
+            &["--against", "a:1"][..],
+            &["--restore", "back"],
+            &["all", "--against", "a:1", "--restore", "back"],
+        ] {
+            assert!(with(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

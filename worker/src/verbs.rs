@@ -12,7 +12,7 @@ use kafka_backup_shared::archive::retention::Policy;
 use kafka_backup_shared::object::Object;
 use kafka_backup_shared::plan::{self, Plan, Retention};
 use kafka_backup_shared::report::{Fault, Outcome};
-use kafka_backup_shared::spec::Storage;
+use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol, Storage};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ use crate::outcome::{self, Failure};
 use crate::retention::{self, Scope};
 use crate::run::{self, Settings};
 use crate::store::{self, Places, Store};
-use crate::verify::{self, Which};
+use crate::verify::{self, Which, against};
 use crate::{flags, progress, summary};
 
 /// The source of messages about flags.
@@ -89,7 +89,10 @@ pub async fn execute(cli: Cli) -> u8 {
         }
         Command::List(args) => list(&args, &speaker).await,
         Command::Describe(args) => describe(&args, &speaker).await,
-        Command::Verify(args) => verify(&args, &speaker).await,
+        Command::Verify(args) => match &args.restore {
+            Some(restore) => compare(&args, restore, &speaker).await,
+            None => verify(&args, &speaker).await,
+        },
         Command::Prune(args) => prune(&args, &speaker).await,
     };
     match done {
@@ -243,20 +246,10 @@ async fn verify(args: &VerifyArgs, speaker: &Speaker) -> Result<u8, Failure> {
     };
     let archive = archive.map_err(|error| Failure::new(error.fault(), &error))?;
     let progress = Arc::new(Progress::default());
-    let stop = CancellationToken::new();
-    let showing = progress::show(
-        progress.clone(),
-        speaker.format,
-        speaker.bars.clone(),
-        stop.clone(),
-    );
-    let reading = async {
-        let found = verify::verify(&store, &archive, &which, &progress).await;
-        stop.cancel();
-        found
-    };
-    let ((), found) = tokio::join!(showing, reading);
-    let found = found.map_err(|error| Failure::new(error.fault(), &error))?;
+    let reading = verify::verify(&store, &archive, &which, &progress);
+    let found = showing(&progress, speaker, reading)
+        .await
+        .map_err(|error| Failure::new(error.fault(), &error))?;
     match speaker.output {
         OutputFormat::Text => print(&verify::show::verification(&found, &which)),
         OutputFormat::Json => speaker.print_json(&found),
@@ -266,6 +259,47 @@ async fn verify(args: &VerifyArgs, speaker: &Speaker) -> Result<u8, Failure> {
     } else {
         Fault::Corrupt.exit_code()
     })
+}
+
+/// `verify --against`.
+async fn compare(args: &VerifyArgs, restore: &str, speaker: &Speaker) -> Result<u8, Failure> {
+    let store = open(&args.source)?;
+    let cluster = KafkaCluster {
+        bootstrap_servers: args.against.clone(),
+        security_protocol: SecurityProtocol::Plaintext,
+    };
+    let progress = Arc::new(Progress::default());
+    let archive = args.archive.as_ref();
+    let reading = against::against(&store, archive, restore, &cluster, &progress);
+    let found = showing(&progress, speaker, reading)
+        .await
+        .map_err(|error| Failure::new(error.fault(), &error))?;
+    match speaker.output {
+        OutputFormat::Text => print(&against::show::comparisons(&found)),
+        OutputFormat::Json => speaker.print_json(&found),
+    }
+    Ok(if found.problems.is_empty() {
+        0
+    } else {
+        Fault::Corrupt.exit_code()
+    })
+}
+
+/// Shows the progress of `work` until it is done.
+async fn showing<T>(
+    progress: &Arc<Progress>,
+    speaker: &Speaker,
+    work: impl Future<Output = T>,
+) -> T {
+    let stop = CancellationToken::new();
+    let bars = speaker.bars.clone();
+    let showing = progress::show(progress.clone(), speaker.format, bars, stop.clone());
+    let working = async {
+        let done = work.await;
+        stop.cancel();
+        done
+    };
+    tokio::join!(showing, working).1
 }
 
 async fn prune(args: &PruneArgs, speaker: &Speaker) -> Result<u8, Failure> {

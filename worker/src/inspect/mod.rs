@@ -475,7 +475,8 @@ async fn places(
     Ok(places.into_iter().flatten().collect())
 }
 
-async fn archives(store: &Store) -> Result<Vec<ArchiveName>, InspectError> {
+/// The archives of a store.
+pub(crate) async fn archives(store: &Store) -> Result<Vec<ArchiveName>, InspectError> {
     let mut archives = Vec::new();
     for namespace in store.list_dirs("").await? {
         for folder in store.list_dirs(&namespace).await? {

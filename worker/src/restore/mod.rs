@@ -25,6 +25,7 @@ mod choice;
 mod configs;
 mod decide;
 mod error;
+mod expected;
 mod find;
 mod finish;
 mod lane;
@@ -57,6 +58,7 @@ use units::{Sizes, Unit, sizes, units};
 
 pub use batches::SegmentError;
 pub use error::RestoreError;
+pub(crate) use expected::{ExpectedPartition, expected};
 
 /// What our client is called in brokers' logs.
 const CLIENT_ID: &str = "kafka-backup-worker";

@@ -8,6 +8,7 @@
 //! - A store that does not answer is no damage: the verification fails, and says nothing about the archive.
 //! - Memory is bounded by the pieces in flight, and by what the parts of one topic take.
 
+pub mod against;
 mod segment;
 pub mod show;
 

@@ -7,6 +7,8 @@
     reason = "support of tests; each test file uses its part"
 )]
 
+pub mod raw;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
