@@ -27,6 +27,7 @@ mod decide;
 mod error;
 mod find;
 mod finish;
+pub mod groups;
 mod lane;
 mod lease;
 mod purge;
