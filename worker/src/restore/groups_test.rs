@@ -596,20 +596,31 @@ async fn a_backup_without_groups_is_refused() {
     assert!(error.to_string().contains(BACKUP), "{error}");
 }
 
-#[test]
-fn a_leader_epoch_is_kept_only_for_the_same_place_of_the_same_log() {
-    let committed = |leader_epoch| GroupOffset {
-        partition: 0,
-        offset: 7,
-        leader_epoch,
-        metadata: String::new(),
-    };
-    for (epoch, offset, log, kept) in [
-        (Some(3), 7, Log::Same, Some(3)),
-        (Some(3), 8, Log::Same, None),
-        (Some(3), 7, Log::Other, None),
-        (None, 7, Log::Same, None),
+#[tokio::test]
+async fn a_leader_epoch_is_kept_only_for_the_same_place_of_the_same_log() {
+    let mut world = holes();
+    world.partitions[0].base_offset = 2;
+    // Five of the offsets up to 7 have records: with the base offset it becomes 7 again.
+    let groups = [
+        group("moved", TOPIC, &[(0, 3)]),
+        group("stays", TOPIC, &[(0, 7)]),
+    ];
+    let mut archive = Archive::new(&world, &groups).await;
+    let same_topic = archive.decision.topics[TOPIC].source_topic_id;
+    let other_topic = archive.decision.topics[TOPIC].target_topic_id;
+    for (cluster, topic, kept) in [
+        ("source", same_topic, Some(EPOCH)),
+        ("target", same_topic, None),
+        ("source", other_topic, None),
     ] {
-        assert_eq!(kept_epoch(&committed(epoch), offset, log), kept);
+        archive.decision.target_cluster_id = cluster.into();
+        let decided = archive.decision.topics.get_mut(TOPIC).unwrap();
+        decided.target_topic_id = topic;
+        let found = archive.translate().await.unwrap();
+        let epochs = found.iter().map(|group| {
+            let offset = &group.offsets[0];
+            (offset.offset, offset.leader_epoch)
+        });
+        assert_eq!(epochs.collect::<Vec<_>>(), [(4, None), (7, kept)]);
     }
 }

@@ -6,6 +6,7 @@
 //! units   the target partitions of a plan with their segments   -> Unit
 //! write   check segments; lanes (connections), streams (partitions), batches (choice)  -> records, offset map
 //! finish  configs of created topics, warnings                   -> done.json, Completed
+//! groups  saved committed offsets, offset map                   -> TranslatedGroup: what may be committed in the target
 //! ```
 //!
 //! # Guarantees
