@@ -78,8 +78,9 @@ pub struct TranslatedOffset {
     /// The leader epoch to commit with it; `None`: none (-1 in the protocol).
     ///
     /// The committed one holds only for the same place in the same log: cluster, topic and offset are the saved ones. Another
-    /// log's epoch leaves a Java consumer waiting for ever; and the records that a restore adds to the saved log have a later
-    /// epoch, before which the consumer would take them for truncated (KIP-320).
+    /// log's epoch leaves a Java consumer waiting for ever. In the saved log itself restored records may have a later epoch than
+    /// the saved one, and the consumer then takes its position for truncated (KIP-320): a Java consumer of 4.1 was seen to go
+    /// back to the first restored record, and without a reset policy to fail.
     pub leader_epoch: Option<i32>,
 }
 
