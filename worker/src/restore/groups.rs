@@ -414,7 +414,7 @@ impl Place<'_> {
         let source = asked.source;
         let gaps = uncovered(links, source.range);
         let mut map = OffsetMap::new(source.range, gaps, asked.target.base_offset);
-        let mut unknown = Vec::new();
+        let (mut unknown, mut wrong) = (Vec::new(), None);
         let with_records = links
             .iter()
             .filter(|link| units::records(link, choice) != Some(0));
@@ -433,21 +433,16 @@ impl Place<'_> {
                 unknown.push(link);
                 continue;
             };
-            let damaged = |reason: String| RestoreError::damaged(self.key(asked, link), reason);
-            if piece.target_partition != asked.target.partition {
-                let (expected, found) = (asked.target.partition, piece.target_partition);
-                return Err(damaged(format!(
-                    "expected target partition {expected}, found {found}"
-                )));
-            }
-            for run in piece.runs {
-                map.push(run).map_err(|error| damaged(error.to_string()))?;
+            if let Err(reason) = add(&mut map, &piece, asked.target.partition) {
+                wrong = Some(RestoreError::damaged(self.key(asked, link), reason));
+                break;
             }
         }
         drop(pieces);
-        if map.records() == source.records {
+        if wrong.is_none() && map.records() == source.records {
             return Ok(map);
         }
+        // One that is missing explains what does not fit behind it.
         for link in unknown {
             let segment = self.segment(asked, link).await?;
             if segment.count(&segment.bytes, link.range, choice)? > 0 {
@@ -455,13 +450,15 @@ impl Place<'_> {
             }
         }
         let (expected, found) = (source.records, map.records());
-        Err(RestoreError::damaged(
-            self.layout.restore_plan(&self.decision.run.uid),
-            format!(
-                "expected {expected} records of topic {} partition {} in the offset map, found {found}",
-                asked.topic, source.partition
-            ),
-        ))
+        Err(wrong.unwrap_or_else(|| {
+            RestoreError::damaged(
+                self.layout.restore_plan(&self.decision.run.uid),
+                format!(
+                    "expected {expected} records of topic {} partition {} in the offset map, found {found}",
+                    asked.topic, source.partition
+                ),
+            )
+        }))
     }
 
     /// The key of a segment's piece of the offset map.
@@ -511,6 +508,18 @@ impl Place<'_> {
             partition: asked.source.partition,
         })
     }
+}
+
+/// Adds a piece; why it does not fit.
+fn add(map: &mut OffsetMap, piece: &OffsetPiece, target_partition: i32) -> Result<(), String> {
+    let found = piece.target_partition;
+    if found != target_partition {
+        return Err(format!(
+            "expected target partition {target_partition}, found {found}"
+        ));
+    }
+    let mut runs = piece.runs.iter();
+    runs.try_for_each(|run| map.push(*run).map_err(|error| error.to_string()))
 }
 
 /// A segment that was read.

@@ -26,11 +26,12 @@ struct Source {
     codec: Codec,
 }
 
-/// A source partition, cut into segments at these offsets.
+/// A source partition, cut into segments at these offsets, of which the backup could not capture one.
 #[derive(Clone, Debug)]
 struct Partition {
     sources: Vec<Source>,
     ends: Vec<i64>,
+    lost: Option<usize>,
     log_start: i64,
     base_offset: i64,
 }
@@ -90,6 +91,8 @@ struct Archive {
     decision: RestoreDecision,
     /// Offsets of the records of each partition that were restored.
     restored: Vec<Vec<i64>>,
+    /// What the backup could not capture of each.
+    gaps: Vec<OffsetRange>,
     pieces: Vec<String>,
     segments: Vec<String>,
 }
@@ -109,6 +112,7 @@ impl Archive {
             layout,
             decision,
             restored: Vec::new(),
+            gaps: Vec::new(),
             pieces: Vec::new(),
             segments: Vec::new(),
         };
@@ -150,7 +154,20 @@ impl Archive {
             generation: BACKUP.into(),
         };
         let mut start = 0;
-        for cut in partition.ends.iter().copied().chain([end]) {
+        let mut gap = OffsetRange { start: 0, end: 0 };
+        let mut ends = partition.ends.clone();
+        ends.push(end);
+        ends.dedup();
+        for (index, cut) in ends.into_iter().enumerate() {
+            if partition.lost == Some(index) {
+                let from = start.max(partition.log_start);
+                gap = OffsetRange {
+                    start: from,
+                    end: cut,
+                };
+                start = cut;
+                continue;
+            }
             if cut <= start {
                 continue;
             }
@@ -183,7 +200,8 @@ impl Archive {
         }
         let records = built.iter().flat_map(|one| &one.records);
         let restored = records.filter(|(offset, timestamp)| {
-            *offset >= partition.log_start && world.time.contains(*timestamp)
+            let captured = *offset >= partition.log_start && !(gap.start..gap.end).contains(offset);
+            captured && world.time.contains(*timestamp)
         });
         let restored: Vec<i64> = restored.map(|(offset, _)| *offset).collect();
         source.records = restored.len() as u64;
@@ -201,6 +219,7 @@ impl Archive {
             .partitions
             .sort_by_key(|partition| partition.partition);
         self.restored.push(restored);
+        self.gaps.push(gap);
     }
 
     async fn commit(&self, committed: &[GroupOffsets]) {
@@ -354,11 +373,13 @@ fn worlds() -> impl Strategy<Value = World> {
     let sources = prop::collection::vec(source, 0..8);
     let ends = prop::collection::vec(1i64..50, 0..4);
     let start = prop_oneof![Just(0), 0i64..20];
-    let partition = (sources, ends, start, 0i64..500).prop_map(
-        |(sources, mut ends, log_start, base_offset)| {
+    let lost = prop::option::weighted(0.3, 0usize..4);
+    let partition = (sources, ends, lost, start, 0i64..500).prop_map(
+        |(sources, mut ends, lost, log_start, base_offset)| {
             let mut partition = Partition {
                 sources,
                 ends: vec![],
+                lost,
                 log_start: 0,
                 base_offset,
             };
@@ -413,7 +434,12 @@ proptest! {
                 let inexact = match committed {
                     below if below < start => Some(Inexact::BelowStart { start }),
                     beyond if beyond > end => Some(Inexact::BeyondEnd { end }),
-                    _ => None,
+                    within => {
+                        let next = archive.restored[number].iter().find(|at| **at >= within);
+                        let gap = archive.gaps[number];
+                        let next = next.copied().unwrap_or(end);
+                        (within.max(gap.start) < gap.end.min(next)).then_some(Inexact::Gap(gap))
+                    }
                 };
                 prop_assert_eq!(found.inexact, inexact);
                 let target = (&*found.target_topic, found.target_partition as usize);
@@ -437,6 +463,7 @@ fn holes() -> World {
             source(&[Some(4); 5]),
         ],
         ends: vec![5],
+        lost: None,
         log_start: 0,
         base_offset: 10,
     };
@@ -452,38 +479,23 @@ fn holes() -> World {
 async fn a_missing_piece_is_named() {
     let groups = [group("g", TOPIC, &[(0, 7)])];
     // With a bound, the names of the segments do not tell whether there have to be pieces.
-    for start_ms in [None, Some(2)] {
-        let world = World {
-            time: TimeRange {
-                start_ms,
-                end_ms: None,
-            },
-            ..holes()
-        };
+    let cases = [(None, 0), (None, 1), (Some(2), 0), (Some(2), 1)];
+    for (start_ms, lost) in cases {
+        let mut world = holes();
+        world.time.start_ms = start_ms;
         let archive = Archive::new(&world, &groups).await;
         assert_eq!(archive.pieces.len(), 2);
-        let lost = &archive.pieces[1];
-        archive
-            .store
-            .delete(std::slice::from_ref(lost))
-            .await
-            .unwrap();
+        let lost = &archive.pieces[lost];
+        let store = &archive.store;
+        store.delete(std::slice::from_ref(lost)).await.unwrap();
         let error = archive.translate().await.unwrap_err();
-        assert_eq!(error.fault(), Fault::Unavailable);
-        let message = error.to_string();
-        assert!(
-            message.contains(lost) && message.contains("5 to 10"),
-            "{message}"
-        );
+        assert_eq!(error.fault(), Fault::Unavailable, "{error}");
+        assert!(error.to_string().contains(lost), "{error}");
 
         let done = archive.layout.restore_done(&archive.decision.run.uid);
-        archive
-            .store
-            .create(&done, Bytes::from("{}"))
-            .await
-            .unwrap();
+        store.create(&done, Bytes::from("{}")).await.unwrap();
         let error = archive.translate().await.unwrap_err();
-        assert_eq!(error.fault(), Fault::Corrupt);
+        assert_eq!(error.fault(), Fault::Corrupt, "{error}");
         assert!(error.to_string().contains(lost), "{error}");
     }
 }
