@@ -20,6 +20,7 @@ pub mod record;
 pub mod restore;
 pub mod retention;
 pub mod tiles;
+pub mod translate;
 
 /// The format that this release writes; it reads this one and older ones.
 pub const FORMAT_VERSION: u32 = 1;

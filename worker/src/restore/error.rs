@@ -79,6 +79,23 @@ pub enum RestoreError {
         /// The last thing that went wrong.
         reason: String,
     },
+    /// The offset map has no piece yet for records that are to be restored.
+    #[error(
+        "the restore is not complete: it has not told in {key} where the records of topic {topic} partition {partition} at \
+         source offsets {start} to {end} are"
+    )]
+    NotMapped {
+        /// Key of the piece that is missing.
+        key: String,
+        /// The source topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// First source offset of the segment that counts.
+        start: i64,
+        /// The source offset after the last one.
+        end: i64,
+    },
     /// Another worker writes this restore.
     #[error("another worker has taken over this restore")]
     TakenOver,
@@ -142,7 +159,7 @@ impl RestoreError {
                 | SegmentError::Trailing { .. } => Fault::Corrupt,
             },
             Self::Format(_) | Self::Foreign { .. } | Self::Incomplete { .. } => Fault::Corrupt,
-            Self::Stalled { .. } | Self::TakenOver => Fault::Unavailable,
+            Self::Stalled { .. } | Self::NotMapped { .. } | Self::TakenOver => Fault::Unavailable,
             Self::Interrupted => Fault::Interrupted,
             Self::Bug(_) => Fault::Bug,
         }

@@ -87,7 +87,12 @@ pub(super) async fn run(
     }
 }
 
-async fn by_id(layout: Layout, id: &str, store: &Store) -> Result<Option<Found>, RestoreError> {
+/// The run with an id, if the archive has it.
+pub(super) async fn by_id(
+    layout: Layout,
+    id: &str,
+    store: &Store,
+) -> Result<Option<Found>, RestoreError> {
     for key in [layout.manifest(id), layout.partial(id)] {
         if let Some(bytes) = store.get(&key).await? {
             let manifest = from_json(&key, &bytes)?;

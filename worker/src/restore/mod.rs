@@ -6,6 +6,7 @@
 //! units   the target partitions of a plan with their segments   -> Unit
 //! write   check segments; lanes (connections), streams (partitions), batches (choice)  -> records, offset map
 //! finish  configs of created topics, warnings                   -> done.json, Completed
+//! groups  saved committed offsets, offset map                   -> TranslatedGroup: what may be committed in the target
 //! ```
 //!
 //! # Guarantees
@@ -28,6 +29,7 @@ mod error;
 mod expected;
 mod find;
 mod finish;
+pub mod groups;
 mod lane;
 mod lease;
 mod purge;

@@ -32,21 +32,7 @@ pub(super) struct Piece {
 impl Piece {
     /// Records that `choice` takes of it, where the name alone tells.
     pub(super) fn records(&self, choice: &Choice) -> Option<u64> {
-        let name = &self.link.name;
-        let time = &choice.time;
-        if name.records == 0
-            || time
-                .start_ms
-                .is_some_and(|start| name.max_timestamp < start)
-        {
-            return Some(0);
-        }
-        let whole = OffsetRange {
-            start: name.start,
-            end: name.end,
-        };
-        let in_time = time.start_ms.is_none() && time.contains(name.max_timestamp);
-        (self.link.range == whole && in_time && choice.by_key.is_none()).then_some(name.records)
+        records(&self.link, choice)
     }
 
     /// Reads the object and checks it against its name.
@@ -54,17 +40,48 @@ impl Piece {
     /// # Errors
     /// It is gone, or its CRC is not the name's.
     pub(super) async fn read(&self, store: &Store) -> Result<Bytes, RestoreError> {
-        let Some(bytes) = store.get(&self.key).await? else {
-            return Err(RestoreError::lost(&self.key));
-        };
-        let found = crc32c::crc32c(&bytes);
-        if found != self.link.name.crc32c {
-            let expected = self.link.name.crc32c;
-            let reason = format!("expected CRC-32C {expected:08x}, found {found:08x}");
-            return Err(RestoreError::damaged(&self.key, reason));
-        }
-        Ok(bytes)
+        read(store, &self.key, &self.link.name).await
     }
+}
+
+/// Records that `choice` takes of a part of a segment, where the name alone tells.
+pub(super) fn records(link: &Link, choice: &Choice) -> Option<u64> {
+    let name = &link.name;
+    let time = &choice.time;
+    if name.records == 0
+        || time
+            .start_ms
+            .is_some_and(|start| name.max_timestamp < start)
+    {
+        return Some(0);
+    }
+    let whole = OffsetRange {
+        start: name.start,
+        end: name.end,
+    };
+    let in_time = time.start_ms.is_none() && time.contains(name.max_timestamp);
+    (link.range == whole && in_time && choice.by_key.is_none()).then_some(name.records)
+}
+
+/// Reads a segment and checks it against its name.
+///
+/// # Errors
+/// It is gone, or its CRC is not the name's.
+pub(super) async fn read(
+    store: &Store,
+    key: &str,
+    name: &SegmentName,
+) -> Result<Bytes, RestoreError> {
+    let Some(bytes) = store.get(key).await? else {
+        return Err(RestoreError::lost(key));
+    };
+    let found = crc32c::crc32c(&bytes);
+    if found != name.crc32c {
+        let expected = name.crc32c;
+        let reason = format!("expected CRC-32C {expected:08x}, found {found:08x}");
+        return Err(RestoreError::damaged(key, reason));
+    }
+    Ok(bytes)
 }
 
 /// A target partition to be written.
@@ -140,6 +157,17 @@ pub(super) async fn sizes<'a>(
     Ok(sizes)
 }
 
+/// The segments of a chain with those of their offsets that `wanted` has, sorted by start.
+pub(super) fn links(segments: &[SegmentName], wanted: OffsetRange) -> Vec<Link> {
+    let mut links = chain(segments.to_vec());
+    for link in &mut links {
+        link.range.start = link.range.start.max(wanted.start);
+        link.range.end = link.range.end.min(wanted.end);
+    }
+    links.retain(|link| !link.range.is_empty());
+    links
+}
+
 /// The segments of a chain for the offsets of `wanted`.
 ///
 /// # Errors
@@ -152,12 +180,7 @@ pub(super) fn pieces(
     sizes: &Sizes,
 ) -> Result<Vec<Piece>, RestoreError> {
     let mut pieces = Vec::new();
-    for mut link in chain(segments.to_vec()) {
-        link.range.start = link.range.start.max(wanted.start);
-        link.range.end = link.range.end.min(wanted.end);
-        if link.range.is_empty() {
-            continue;
-        }
+    for link in links(segments, wanted) {
         let key = layout.segment(chain_key, &link.name);
         let Some(size) = sizes.get(&key).copied() else {
             return Err(RestoreError::lost(key));
