@@ -24,6 +24,7 @@ use kafka_backup_shared::archive::join::{Joined, Offsets};
 use kafka_backup_shared::archive::record::{self, Record, RecordError, decode};
 
 use super::choice::{Choice, Section};
+use super::parts::{Next, Parts};
 use crate::kafka::ProducerId;
 
 /// Source offsets and the records in them.
@@ -112,15 +113,34 @@ pub enum SegmentError {
     },
 }
 
-/// Walks what is sent for one segment.
+/// Walks what is sent for one segment, which is fed in parts.
 #[derive(Clone, Debug)]
 pub(super) struct Outgoings {
-    segment: Bytes,
-    position: usize,
+    parts: Parts,
     section: Section,
     choice: Arc<Choice>,
-    gathered: Option<Gathered>,
+    /// A batch that could not be taken yet, with what becomes of it.
+    peeked: Option<(Bytes, Fate)>,
+    pending: Option<Pending>,
     ready: VecDeque<Outgoing>,
+}
+
+/// What may still grow.
+#[derive(Clone, Debug)]
+enum Pending {
+    Joined(Joining),
+    Gathered(Gathered),
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A batch that is sent.
+    Send(Box<Outgoing>),
+    /// Another part must be fed first.
+    More,
+    /// Nothing: the segment is at its end.
+    End,
 }
 
 /// What becomes of a source batch.
@@ -226,36 +246,75 @@ fn chosen(
     placed.collect()
 }
 
-/// Number of records that a segment adds to each target partition: those of [`Choice::by_key`], else the only one.
-///
-/// # Errors
-/// As of [`Outgoings`]; also a record that will be too large for the target.
+/// Counts the records that a segment adds to each target partition: those of [`Choice::by_key`], else the only one.
+#[derive(Debug)]
+pub(super) struct Counter<'a> {
+    parts: Parts,
+    source: i32,
+    range: OffsetRange,
+    choice: &'a Choice,
+    counts: Vec<u64>,
+}
+
+impl<'a> Counter<'a> {
+    /// Counts the records of source partition `source` at the offsets of `range`.
+    pub(super) fn new(source: i32, range: OffsetRange, choice: &'a Choice) -> Self {
+        Self {
+            parts: Parts::default(),
+            source,
+            range,
+            choice,
+            counts: vec![0; choice.by_key.unwrap_or(1) as usize],
+        }
+    }
+
+    /// Takes the next part of the segment.
+    ///
+    /// # Errors
+    /// As of [`Outgoings`]; also a record that will be too large for the target.
+    pub(super) fn feed(&mut self, part: Bytes, is_last: bool) -> Result<(), SegmentError> {
+        self.parts.feed(part, is_last);
+        while let Next::Batch(bytes) = self.parts.next()? {
+            self.add(&whole(&bytes))?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, batch: &Batch<'_>) -> Result<(), SegmentError> {
+        let choice = self.choice;
+        match fate(batch, self.range, choice)? {
+            Fate::Skipped => {}
+            Fate::Joinable | Fate::Verbatim => {
+                self.counts[0] += u64::from(batch.record_count().unsigned_abs());
+            }
+            Fate::Encoded => {
+                let codec = codec_of(batch)?;
+                for (target, record) in chosen(batch, self.source, self.range, choice)? {
+                    check_fits(&record, codec, batch, choice)?;
+                    let place = choice.by_key.map_or(0, |_| target as usize);
+                    self.counts[place] += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was counted.
+    pub(super) fn counts(self) -> Vec<u64> {
+        self.counts
+    }
+}
+
+/// The same of a segment that is there as one.
 pub(super) fn count(
-    segment: &[u8],
+    segment: Bytes,
     source: i32,
     range: OffsetRange,
     choice: &Choice,
 ) -> Result<Vec<u64>, SegmentError> {
-    let mut counts = vec![0; choice.by_key.unwrap_or(1) as usize];
-    let mut position = 0;
-    while let Some(batch) = batch_at(segment, position)? {
-        position += batch.bytes().len();
-        match fate(&batch, range, choice)? {
-            Fate::Skipped => {}
-            Fate::Joinable | Fate::Verbatim => {
-                counts[0] += u64::from(batch.record_count().unsigned_abs());
-            }
-            Fate::Encoded => {
-                let codec = codec_of(&batch)?;
-                for (target, record) in chosen(&batch, source, range, choice)? {
-                    check_fits(&record, codec, &batch, choice)?;
-                    let place = choice.by_key.map_or(0, |_| target as usize);
-                    counts[place] += 1;
-                }
-            }
-        }
-    }
-    Ok(counts)
+    let mut counter = Counter::new(source, range, choice);
+    counter.feed(segment, true)?;
+    Ok(counter.counts())
 }
 
 /// Bytes of a record beside its body: length, attributes and deltas, at their longest.
@@ -290,81 +349,86 @@ fn codec_of(batch: &Batch<'_>) -> Result<Codec, SegmentError> {
     Codec::from_id(id).ok_or_else(|| records_error(batch)(RecordError::Codec { id }))
 }
 
-/// The batch at a position of a segment, checked; `None` at its end.
-fn batch_at(segment: &[u8], position: usize) -> Result<Option<Batch<'_>>, SegmentError> {
-    let rest = &segment[position..];
-    let Some(batch) = Batch::first(rest)? else {
-        return match rest.len() {
-            0 => Ok(None),
-            bytes => Err(SegmentError::Trailing { bytes }),
-        };
-    };
-    batch.verify_crc()?;
-    Ok(Some(batch))
-}
-
 impl Outgoings {
-    /// The batches of `segment` for the records of `section`.
-    pub(super) fn new(segment: Bytes, section: Section, choice: Arc<Choice>) -> Self {
+    /// The batches for the records of `section`, of a segment that is fed.
+    pub(super) fn new(section: Section, choice: Arc<Choice>) -> Self {
         Self {
-            segment,
-            position: 0,
+            parts: Parts::default(),
             section,
             choice,
-            gathered: None,
+            peeked: None,
+            pending: None,
             ready: VecDeque::new(),
         }
     }
 
-    /// The next source batch that counts; `position` is then behind it.
-    fn next_batch(&mut self) -> Result<Option<(Bytes, Fate)>, SegmentError> {
-        loop {
-            let at = self.position;
-            let Some(batch) = batch_at(&self.segment, at)? else {
-                return Ok(None);
-            };
-            let fate = fate(&batch, self.section.range, &self.choice)?;
-            self.position += batch.bytes().len();
-            if fate != Fate::Skipped {
-                return Ok(Some((self.segment.slice(at..self.position), fate)));
-            }
-        }
+    /// Takes the next part of the segment.
+    pub(super) fn feed(&mut self, part: Bytes, is_last: bool) {
+        self.parts.feed(part, is_last);
     }
 
-    fn advance(&mut self) -> Result<Option<Outgoing>, SegmentError> {
+    /// What comes next. Nothing after an error can be relied on.
+    pub(super) fn step(&mut self) -> Result<Step, SegmentError> {
         loop {
             if let Some(ready) = self.ready.pop_front() {
-                return Ok(Some(ready));
+                return Ok(Step::Send(Box::new(ready)));
             }
-            let before = self.position;
-            let Some((source, fate)) = self.next_batch()? else {
-                return match self.gathered.take() {
-                    Some(gathered) => {
-                        self.ready = gathered.encode(&self.choice)?;
-                        Ok(self.ready.pop_front())
+            let (source, fate) = match self.peeked.take() {
+                Some(peeked) => peeked,
+                None => match self.parts.next()? {
+                    Next::Batch(source) => {
+                        let fate = fate(&whole(&source), self.section.range, &self.choice)?;
+                        (source, fate)
                     }
-                    None => Ok(None),
-                };
+                    Next::More => return Ok(Step::More),
+                    Next::End if self.pending.is_some() => {
+                        self.flush()?;
+                        continue;
+                    }
+                    Next::End => return Ok(Step::End),
+                },
             };
-            if fate == Fate::Encoded {
-                self.gather(&source)?;
-                continue;
-            }
-            if let Some(gathered) = self.gathered.take() {
-                // What was gathered comes first; the batch is taken again afterwards.
-                self.position = before;
-                self.ready = gathered.encode(&self.choice)?;
-                continue;
-            }
-            return match fate {
-                Fate::Joinable => self.join(source).map(Some),
-                Fate::Verbatim | Fate::Encoded | Fate::Skipped => Ok(Some(verbatim(&source))),
+            let taken = match fate {
+                Fate::Skipped => true,
+                Fate::Verbatim if self.pending.is_none() => {
+                    self.ready.push_back(verbatim(&source));
+                    true
+                }
+                Fate::Verbatim => false,
+                Fate::Joinable => self.join(&source)?,
+                Fate::Encoded => self.gather(&source)?,
             };
+            if !taken {
+                // What is pending goes first.
+                self.flush()?;
+                self.peeked = Some((source, fate));
+            }
         }
     }
 
-    /// Adds a batch's records to those that are encoded together, and encodes them when they are enough.
-    fn gather(&mut self, source: &Bytes) -> Result<(), SegmentError> {
+    fn flush(&mut self) -> Result<(), SegmentError> {
+        match self.pending.take() {
+            None => {}
+            Some(Pending::Joined(joining)) => self.ready.push_back(joining.build()),
+            Some(Pending::Gathered(gathered)) => self.ready = gathered.encode(&self.choice)?,
+        }
+        Ok(())
+    }
+
+    /// Joins a batch with those that are pending; false where it does not go with them.
+    fn join(&mut self, source: &Bytes) -> Result<bool, SegmentError> {
+        match &mut self.pending {
+            None => {
+                self.pending = Some(Pending::Joined(Joining::new(source)));
+                Ok(true)
+            }
+            Some(Pending::Joined(joining)) => joining.push(source, self.choice.limits.join),
+            Some(Pending::Gathered(_)) => Ok(false),
+        }
+    }
+
+    /// Adds a batch's records to those that are encoded together; false where they do not go with them.
+    fn gather(&mut self, source: &Bytes) -> Result<bool, SegmentError> {
         let batch = whole(source);
         let section = self.section;
         let chosen = chosen(&batch, section.source, section.range, &self.choice)?;
@@ -373,64 +437,40 @@ impl Outgoings {
         };
         let records: Vec<Record> = chosen.into_iter().filter_map(ours).collect();
         if records.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let next = Gathered::new(&batch, records, section.range)?;
-        let limit = self.choice.limits.join;
-        match &mut self.gathered {
-            Some(gathered) if gathered.takes(&next, limit) => gathered.append(next),
-            gathered => {
-                if let Some(full) = gathered.replace(next) {
-                    self.ready = full.encode(&self.choice)?;
+        match &mut self.pending {
+            None => {
+                self.pending = Some(Pending::Gathered(next));
+                Ok(true)
+            }
+            Some(Pending::Gathered(gathered)) => {
+                let takes = gathered.takes(&next, self.choice.limits.join);
+                if takes {
+                    gathered.append(next);
                 }
+                Ok(takes)
             }
+            Some(Pending::Joined(_)) => Ok(false),
         }
-        Ok(())
-    }
-
-    /// Joins `first` with the joinable batches behind it, as many as fit.
-    fn join(&mut self, first: Bytes) -> Result<Outgoing, SegmentError> {
-        let mut joining: Option<Joining> = None;
-        while let Some(next) = Batch::first(&self.segment[self.position..])? {
-            let head = whole(&first);
-            let size = joining
-                .as_ref()
-                .map_or(first.len(), |joining| joining.joined.size());
-            let limit = self.choice.limits.join;
-            let fits = next.bytes().len() + size <= limit;
-            if !fits || next.leader_epoch() != head.leader_epoch() {
-                break;
-            }
-            next.verify_crc()?;
-            if fate(&next, self.section.range, &self.choice)? != Fate::Joinable {
-                break;
-            }
-            let joining = joining.get_or_insert_with(|| Joining::new(&head));
-            if !joining.push(&next, limit)? {
-                break;
-            }
-            self.position += next.bytes().len();
-        }
-        // One batch alone is not copied.
-        Ok(match joining.filter(|joining| joining.runs.len() > 1) {
-            Some(joining) => joining.build(),
-            None => verbatim(&first),
-        })
     }
 }
 
+/// Of a segment that was fed to its end.
 impl Iterator for Outgoings {
     type Item = Result<Outgoing, SegmentError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let item = self.advance().transpose();
-        if matches!(item, Some(Err(_))) {
-            // Nothing after an error can be relied on.
-            self.position = self.segment.len();
-            self.ready.clear();
-            self.gathered = None;
+        match self.step() {
+            Ok(Step::Send(outgoing)) => Some(Ok(*outgoing)),
+            Ok(Step::More | Step::End) => None,
+            Err(error) => {
+                // Nothing after an error can be relied on.
+                *self = Self::new(self.section, self.choice.clone());
+                Some(Err(error))
+            }
         }
-        item
     }
 }
 
@@ -475,41 +515,57 @@ fn verbatim(source: &Bytes) -> Outgoing {
 }
 
 /// Plain batches behind one another under one header.
+#[derive(Clone, Debug)]
 struct Joining {
-    joined: Joined,
+    first: Bytes,
+    /// What is joined; one batch alone is not copied.
+    joined: Option<Joined>,
     runs: Vec<SourceRun>,
     source_bytes: u64,
 }
 
 impl Joining {
-    fn new(first: &Batch<'_>) -> Self {
+    fn new(first: &Bytes) -> Self {
         Self {
-            joined: Joined::new(first, first.payload().to_vec(), Offsets::Renumbered),
-            runs: vec![run_of(first)],
-            source_bytes: first.bytes().len() as u64,
+            first: first.clone(),
+            joined: None,
+            runs: vec![run_of(&whole(first))],
+            source_bytes: first.len() as u64,
         }
     }
 
-    /// Appends the records of `next`; `false`, and nothing appended, when the result would be larger than `limit`.
-    fn push(&mut self, next: &Batch<'_>, limit: usize) -> Result<bool, SegmentError> {
-        let base_offset = next.base_offset();
-        let pushed = self.joined.push(next, next.payload(), limit);
-        let pushed = pushed.map_err(|source| SegmentError::Records {
-            base_offset,
-            source,
-        })?;
+    /// Appends the records of `next`; `false`, and nothing appended, when they are of another leader epoch or the result would be
+    /// larger than `limit`.
+    fn push(&mut self, next: &Bytes, limit: usize) -> Result<bool, SegmentError> {
+        let (head, next) = (whole(&self.first), whole(next));
+        let size = self.joined.as_ref().map_or(self.first.len(), Joined::size);
+        if size + next.bytes().len() > limit || head.leader_epoch() != next.leader_epoch() {
+            return Ok(false);
+        }
+        let joined = self.joined.get_or_insert_with(|| {
+            // Its final size at once: growing would copy it again and again, and end with twice the room.
+            let mut plain = Vec::with_capacity(limit);
+            plain.extend_from_slice(head.payload());
+            Joined::new(&head, plain, Offsets::Renumbered)
+        });
+        let pushed = joined.push(&next, next.payload(), limit);
+        let pushed = pushed.map_err(records_error(&next))?;
         if pushed {
-            self.runs.push(run_of(next));
+            self.runs.push(run_of(&next));
             self.source_bytes += next.bytes().len() as u64;
         }
         Ok(pushed)
     }
 
     fn build(self) -> Outgoing {
-        let header = self.joined.header(self.joined.payload().len());
+        let joined = self.joined.filter(|_| self.runs.len() > 1);
+        let Some(joined) = joined else {
+            return verbatim(&self.first);
+        };
+        let header = joined.header(joined.payload().len());
         Outgoing {
             header: portable_header(&header),
-            payload: self.joined.into_payload().into(),
+            payload: joined.into_payload().into(),
             runs: self.runs,
             source_bytes: self.source_bytes,
             append_time: false,

@@ -21,7 +21,7 @@ use kafka_backup_shared::report::{Fault, error_chain};
 use kafka_backup_shared::spec::RestoreFrom;
 
 use super::Work;
-use super::batches;
+use super::batches::Counter;
 use super::choice::{Choice, Limits, Provenance};
 use super::configs::{self, History};
 use super::error::RestoreError;
@@ -365,14 +365,16 @@ async fn tally(
     }
     let mut counted = futures::stream::iter(unknown)
         .map(|piece| async move {
-            let bytes = piece.read(store).await?;
-            let range = piece.link.range;
-            let counts = batches::count(&bytes, piece.partition, range, choice);
-            let counts = counts.map_err(|source| RestoreError::Segment {
-                key: piece.key.clone(),
-                source,
-            })?;
-            Ok::<_, RestoreError>((piece, counts))
+            let mut counter = Counter::new(piece.partition, piece.link.range, choice);
+            let count = |part, is_last| {
+                let counted = counter.feed(part, is_last);
+                counted.map_err(|source| RestoreError::Segment {
+                    key: piece.key.clone(),
+                    source,
+                })
+            };
+            piece.read_through(store, count).await?;
+            Ok::<_, RestoreError>((piece, counter.counts()))
         })
         .buffer_unordered(READERS);
     while let Some((piece, counts)) = counted.try_next().await? {

@@ -90,10 +90,9 @@ impl ExpectedPartition {
         store: &Store,
     ) -> Result<ExpectedBatches, RestoreError> {
         let piece = &self.unit.pieces[segment];
-        let bytes = piece.read(store).await?;
-        Ok(ExpectedBatches {
-            outgoings: self.unit.outgoings(piece, bytes),
-        })
+        let mut outgoings = self.unit.outgoings(piece);
+        outgoings.feed(piece.read(store).await?, true);
+        Ok(ExpectedBatches { outgoings })
     }
 }
 

@@ -570,6 +570,7 @@ impl Segment {
         range: OffsetRange,
         choice: &Choice,
     ) -> Result<u64, RestoreError> {
+        let bytes = Bytes::copy_from_slice(bytes);
         let counts = batches::count(bytes, self.partition, range, choice);
         let counts = counts.map_err(|source| self.unreadable(source))?;
         Ok(counts.iter().sum())

@@ -259,11 +259,15 @@ impl Archive {
         for unit in units(&self.layout, &self.decision, TOPIC, topic, sizes).unwrap() {
             let mut stream = Stream::new(Arc::new(unit), 0, Default::default());
             loop {
-                while let Some((index, piece, _)) = stream.next_load() {
-                    let bytes = piece.read(&self.store).await.unwrap();
+                while let Some(load) = stream.next_load() {
+                    let bytes = match load.range.is_empty() {
+                        true => Bytes::new(),
+                        false => load.piece.read_part(load.range, &self.store).await.unwrap(),
+                    };
                     stream.loaded(Loaded {
-                        index,
+                        index: load.index,
                         bytes,
+                        is_last: load.is_last,
                         permit: None,
                     });
                 }

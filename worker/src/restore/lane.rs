@@ -218,18 +218,18 @@ impl Lane {
             if slot.left {
                 continue;
             }
-            let Some((number, piece, urgency)) = slot.stream.next_load() else {
+            let Some(load) = slot.stream.next_load() else {
                 continue;
             };
             let shared = self.shared.clone();
-            let cost = shared.budget.cost(piece.size);
+            let cost = shared.budget.cost(load.range.end - load.range.start);
             let memory = shared.budget.memory.clone();
-            let permit = match urgency {
+            let permit = match load.urgency {
                 Urgency::Now => None,
                 Urgency::Ahead => match memory.clone().try_acquire_many_owned(cost) {
                     Ok(permit) => Some(permit),
                     Err(_) => {
-                        slot.stream.not_loaded();
+                        slot.stream.not_loaded(&load);
                         continue;
                     }
                 },
@@ -240,15 +240,17 @@ impl Lane {
                     // It is closed by nobody.
                     None => memory.acquire_many_owned(cost).await.ok(),
                 };
-                let bytes = piece.read(&shared.store).await?;
-                Ok((
-                    index,
-                    Loaded {
-                        index: number,
-                        bytes,
-                        permit,
-                    },
-                ))
+                let bytes = match load.range.is_empty() {
+                    true => Bytes::new(),
+                    false => load.piece.read_part(load.range, &shared.store).await?,
+                };
+                let loaded = Loaded {
+                    index: load.index,
+                    bytes,
+                    is_last: load.is_last,
+                    permit,
+                };
+                Ok((index, loaded))
             }));
         }
     }

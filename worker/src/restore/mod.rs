@@ -4,7 +4,7 @@
 //! find    which run of which archive, which topics              -> Found, targets, Parts
 //! decide  archive whole? targets usable (target, assign)? count, purge, create   -> plan.json (create-only, before the first record)
 //! units   the target partitions of a plan with their segments   -> Unit
-//! write   check segments; lanes (connections), streams (partitions), batches (choice)  -> records, offset map
+//! write   check segments (parts); lanes (connections), streams (partitions), batches (choice)  -> records, offset map
 //! finish  configs of created topics, warnings                   -> done.json, Completed
 //! groups  saved committed offsets, offset map                   -> TranslatedGroup: what may be committed in the target
 //! ```
@@ -32,6 +32,7 @@ mod finish;
 pub mod groups;
 mod lane;
 mod lease;
+mod parts;
 mod purge;
 mod stream;
 mod target;

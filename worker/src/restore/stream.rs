@@ -8,6 +8,7 @@
 //!   takes any first sequence, so that a refused first batch with others behind it would leave a hole.
 
 use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,20 +16,37 @@ use kafka_backup_shared::archive::FORMAT_VERSION;
 use kafka_backup_shared::archive::restore::{OffsetPiece, OffsetRun};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::batches::{Outgoing, Outgoings};
+use super::batches::{Outgoing, Outgoings, Step};
 use super::error::RestoreError;
 use super::units::{Piece, Unit};
 
 /// Batches of one partition in flight; brokers remember as many of a producer.
 pub(super) const WINDOW: u32 = 5;
 
-/// A segment that was read.
+/// A part of a segment that should be read.
+#[derive(Debug)]
+pub(super) struct Load {
+    /// Which of the unit's pieces.
+    pub(super) index: usize,
+    /// The piece.
+    pub(super) piece: Piece,
+    /// Which bytes of its object.
+    pub(super) range: Range<u64>,
+    /// Whether nothing comes behind it.
+    pub(super) is_last: bool,
+    /// Whether it may wait.
+    pub(super) urgency: Urgency,
+}
+
+/// A part of a segment that was read.
 #[derive(Debug)]
 pub(super) struct Loaded {
     /// Which of the unit's pieces.
     pub(super) index: usize,
     /// Its bytes.
     pub(super) bytes: Bytes,
+    /// Whether nothing comes behind it.
+    pub(super) is_last: bool,
     /// Its part of the memory budget.
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
@@ -56,8 +74,11 @@ pub(super) struct Ready {
 struct Current {
     index: usize,
     outgoings: Outgoings,
+    /// Of what was fed.
+    crc: u32,
     first: u64,
     map: OffsetPiece,
+    /// Of the part that was fed last.
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -67,6 +88,13 @@ struct Sent {
     index: usize,
     end: u64,
     map: OffsetPiece,
+}
+
+/// Memory that batches in flight may still refer to.
+#[derive(Debug)]
+struct Held {
+    /// Records of the partition up to its end.
+    end: u64,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -83,11 +111,16 @@ pub(super) struct Stream {
     acknowledged: u64,
     in_flight: u32,
     confirmed: bool,
+    /// The piece of which parts are read next, and from where.
     next_piece: usize,
+    next_part: u64,
     loading: bool,
     loaded: Option<Loaded>,
     current: Option<Current>,
+    /// Nothing can be sent before another part is there.
+    starved: bool,
     sent: VecDeque<Sent>,
+    held: VecDeque<Held>,
     /// Why nothing more is sent until the log end is known again.
     trouble: Option<String>,
 }
@@ -104,10 +137,13 @@ impl Stream {
             in_flight: 0,
             confirmed: false,
             next_piece: 0,
+            next_part: 0,
             loading: false,
             loaded: None,
             current: None,
+            starved: true,
             sent: VecDeque::new(),
+            held: VecDeque::new(),
             trouble: None,
         }
     }
@@ -143,6 +179,7 @@ impl Stream {
         self.loaded = None;
         self.current = None;
         self.sent.clear();
+        self.held.clear();
     }
 
     /// Whether another batch may be sent now.
@@ -158,25 +195,38 @@ impl Stream {
         walked && empty && self.in_flight == 0
     }
 
-    /// The piece that should be read now; [`loaded`](Self::loaded) or [`not_loaded`](Self::not_loaded) must follow.
-    pub(super) fn next_load(&mut self) -> Option<(usize, Piece, Urgency)> {
+    /// The part that should be read now; [`loaded`](Self::loaded) or [`not_loaded`](Self::not_loaded) must follow.
+    pub(super) fn next_load(&mut self) -> Option<Load> {
         if self.loading || self.trouble.is_some() || self.loaded.is_some() {
             return None;
         }
-        let urgency = match self.current {
-            // Where a segment begins is known for certain only when the one before it was walked.
-            Some(_) if self.walked < self.begun_at => return None,
-            Some(_) => Urgency::Ahead,
-            None => {
-                self.pass_over();
-                Urgency::Now
+        if self.next_part == 0 {
+            match self.current {
+                // Where a segment begins is known for certain only when the one before it was walked.
+                Some(_) if self.walked < self.begun_at => return None,
+                Some(_) => {}
+                None => self.pass_over(),
             }
-        };
+        }
         let index = self.next_piece;
         let piece = self.unit.pieces.get(index)?.clone();
+        let (range, is_last) = piece.part_from(self.next_part);
         self.loading = true;
-        self.next_piece += 1;
-        Some((index, piece, urgency))
+        (self.next_piece, self.next_part) = match is_last {
+            true => (index + 1, 0),
+            false => (index, range.end),
+        };
+        let urgency = match self.starved {
+            true => Urgency::Now,
+            false => Urgency::Ahead,
+        };
+        Some(Load {
+            index,
+            piece,
+            range,
+            is_last,
+            urgency,
+        })
     }
 
     /// Passes over pieces that need not be read: without records, or in the target and mapped.
@@ -195,16 +245,17 @@ impl Stream {
         }
     }
 
-    /// Takes a segment that was asked for.
+    /// Takes a part that was asked for.
     pub(super) fn loaded(&mut self, loaded: Loaded) {
         self.loading = false;
+        self.starved = false;
         self.loaded = Some(loaded);
     }
 
-    /// Takes back a request for a segment that could wait.
-    pub(super) fn not_loaded(&mut self) {
+    /// Takes back a request for a part that could wait.
+    pub(super) fn not_loaded(&mut self, load: &Load) {
         self.loading = false;
-        self.next_piece -= 1;
+        (self.next_piece, self.next_part) = (load.index, load.range.start);
     }
 
     /// The next batch to send; `None` while a segment is missing or at the end.
@@ -214,21 +265,26 @@ impl Stream {
     pub(super) fn next_batch(&mut self) -> Result<Option<Ready>, RestoreError> {
         loop {
             if self.current.is_none() && !self.begin_segment() {
+                self.starved = true;
                 return Ok(None);
             }
             let Some(current) = &mut self.current else {
                 return Ok(None);
             };
             let piece = &self.unit.pieces[current.index];
-            let outgoing = match current.outgoings.next() {
-                Some(Ok(outgoing)) => outgoing,
-                Some(Err(source)) => {
-                    return Err(RestoreError::Segment {
-                        key: piece.key.clone(),
-                        source,
-                    });
+            let step = current.outgoings.step();
+            let step = step.map_err(|source| RestoreError::Segment {
+                key: piece.key.clone(),
+                source,
+            })?;
+            let outgoing = match step {
+                Step::Send(outgoing) => *outgoing,
+                Step::More if self.feed() => continue,
+                Step::More => {
+                    self.starved = true;
+                    return Ok(None);
                 }
-                None => {
+                Step::End => {
                     self.end_segment()?;
                     continue;
                 }
@@ -263,22 +319,40 @@ impl Stream {
         }
     }
 
+    /// Begins the segment of which the first part is there.
     fn begin_segment(&mut self) -> bool {
-        let Some(loaded) = self.loaded.take() else {
+        let Some(loaded) = &self.loaded else {
             return false;
         };
         let piece = &self.unit.pieces[loaded.index];
         self.current = Some(Current {
             index: loaded.index,
-            outgoings: self.unit.outgoings(piece, loaded.bytes),
+            outgoings: self.unit.outgoings(piece),
+            crc: 0,
             first: self.walked,
             map: OffsetPiece {
                 format_version: FORMAT_VERSION,
                 target_partition: self.unit.partition,
                 runs: Vec::new(),
             },
-            permit: loaded.permit,
+            permit: None,
         });
+        self.feed()
+    }
+
+    /// Gives the segment its next part, where that is there.
+    fn feed(&mut self) -> bool {
+        let (Some(current), Some(loaded)) = (&mut self.current, self.loaded.take()) else {
+            return false;
+        };
+        current.crc = crc32c::crc32c_append(current.crc, &loaded.bytes);
+        current.outgoings.feed(loaded.bytes, loaded.is_last);
+        let before = std::mem::replace(&mut current.permit, loaded.permit);
+        self.held.push_back(Held {
+            end: self.walked,
+            _permit: before,
+        });
+        self.let_go();
         true
     }
 
@@ -287,6 +361,8 @@ impl Stream {
             return Ok(());
         };
         let piece = &self.unit.pieces[current.index];
+        // Of a segment that was checked before anything was written: it has become another since.
+        piece.check_crc(current.crc)?;
         let found = self.walked - current.first;
         if let Some(expected) = piece
             .records(&self.unit.choice)
@@ -299,8 +375,12 @@ impl Stream {
             index: current.index,
             end: self.walked,
             map: current.map,
+        });
+        self.held.push_back(Held {
+            end: self.walked,
             _permit: current.permit,
         });
+        self.let_go();
         if self.loaded.is_none() && !self.loading {
             self.pass_over();
         }
@@ -343,7 +423,19 @@ impl Stream {
             self.confirmed = true;
             self.acknowledged = ready.first + ready.outgoing.records();
         }
+        self.let_go();
         Ok(())
+    }
+
+    /// Gives back memory that no batch in flight refers to.
+    fn let_go(&mut self) {
+        while self
+            .held
+            .front()
+            .is_some_and(|held| held.end <= self.acknowledged)
+        {
+            self.held.pop_front();
+        }
     }
 
     /// The offset map of the next segment that is wholly acknowledged and not mapped yet.

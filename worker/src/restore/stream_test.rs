@@ -35,7 +35,14 @@ fn segments(count: i64) -> Vec<Bytes> {
 }
 
 fn unit(count: i64) -> Arc<Unit> {
+    unit_of(&segments(count))
+}
+
+/// A unit of these segments, which are named as if they held what they should.
+fn unit_of(segments: &[Bytes]) -> Arc<Unit> {
+    let count = segments.len() as i64;
     let piece = |segment: i64| {
+        let bytes = &segments[segment as usize];
         let range = OffsetRange {
             start: segment * PER_SEGMENT,
             end: (segment + 1) * PER_SEGMENT,
@@ -48,13 +55,13 @@ fn unit(count: i64) -> Arc<Unit> {
             leader_epoch: 0,
             records,
             max_timestamp: 5,
-            crc32c: 0,
+            crc32c: crc32c::crc32c(bytes),
         };
         Piece {
             partition: 0,
             link: Link { name, range },
             key: format!("segment-{segment}"),
-            size: 1,
+            size: bytes.len() as u64,
         }
     };
     Arc::new(Unit {
@@ -82,14 +89,15 @@ fn stream(count: i64, done: u64, mapped: &[&str]) -> Stream {
 /// Gives the stream every segment it asks for; tells which.
 fn load(stream: &mut Stream, segments: &[Bytes]) -> Vec<usize> {
     let mut loaded = Vec::new();
-    while let Some((index, ..)) = stream.next_load() {
-        let bytes = segments[index].clone();
+    while let Some(load) = stream.next_load() {
+        let range = load.range.start as usize..load.range.end as usize;
         stream.loaded(Loaded {
-            index,
-            bytes,
+            index: load.index,
+            bytes: segments[load.index].slice(range),
+            is_last: load.is_last,
             permit: None,
         });
-        loaded.push(index);
+        loaded.push(load.index);
     }
     loaded
 }
@@ -207,7 +215,7 @@ fn a_segment_with_other_records_than_its_name_says_is_damage() {
     let mut segments = segments(1);
     let batch = segments[0].len() / BATCHES as usize;
     segments[0] = segments[0].slice(..3 * batch);
-    let mut stream = stream(1, 0, &[]);
+    let mut stream = Stream::new(unit_of(&segments), 0, Default::default());
     load(&mut stream, &segments);
     let error = loop {
         match stream.next_batch() {
@@ -218,4 +226,61 @@ fn a_segment_with_other_records_than_its_name_says_is_damage() {
     };
     assert_eq!(error.fault(), Fault::Corrupt);
     assert!(error.to_string().contains("expected 12 records"), "{error}");
+}
+
+#[test]
+fn a_segment_comes_in_parts_and_memory_goes_with_the_answers() {
+    // Some 5 MiB, of which a batch takes a third.
+    let batch = |n: i64| {
+        let record = |offset| Record {
+            offset,
+            timestamp: 5,
+            body: [&[1, 1][..], &vec![0; 600_000]].concat(),
+        };
+        let mut one = encode(&(0..PER_BATCH).map(record).collect::<Vec<_>>(), Codec::None).unwrap();
+        batch::set_base_offset(&mut one, n * PER_BATCH);
+        one
+    };
+    let segments = [Bytes::from(
+        (0..BATCHES).flat_map(batch).collect::<Vec<u8>>(),
+    )];
+    let mut stream = Stream::new(unit_of(&segments), 0, Default::default());
+    let (mut parts, mut in_flight) = (0, VecDeque::new());
+    loop {
+        parts += load(&mut stream, &segments).len();
+        in_flight.extend(send(&mut stream));
+        let held = stream.held.len();
+        if let Some(ready) = in_flight.pop_front() {
+            accept(&mut stream, &ready);
+        }
+        assert!(held <= 5, "{held}");
+        while stream.next_mapped().is_some() {}
+        if stream.is_complete() {
+            break;
+        }
+    }
+    assert_eq!((parts, stream.acknowledged()), (4, PER_SEGMENT as u64));
+    stream.let_go();
+    assert!(stream.held.is_empty());
+}
+
+#[test]
+fn a_segment_that_has_changed_since_it_was_checked_is_damage() {
+    let segments = segments(1);
+    let unit = unit_of(&segments);
+    let mut changed = segments[0].to_vec();
+    // The base offset of the last batch is in no CRC but the object's.
+    let last = changed.len() / BATCHES as usize * (BATCHES as usize - 1);
+    changed[last + 7] += 1;
+    let changed = [Bytes::from(changed)];
+    let mut stream = Stream::new(unit, 0, Default::default());
+    let error = loop {
+        load(&mut stream, &changed);
+        match stream.next_batch() {
+            Ok(Some(ready)) => accept(&mut stream, &ready),
+            Ok(None) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("CRC-32C"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! A target partition and what it is made of: which segments, which offsets of them, in which order.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 use super::batches::Outgoings;
 use super::choice::{Choice, Limits, Provenance, Section};
 use super::error::RestoreError;
+use super::parts::PART;
 use crate::store::Store;
 
 /// A pinned segment and the offsets of it that are restored.
@@ -41,6 +43,71 @@ impl Piece {
     /// It is gone, or its CRC is not the name's.
     pub(super) async fn read(&self, store: &Store) -> Result<Bytes, RestoreError> {
         read(store, &self.key, &self.link.name).await
+    }
+
+    /// The part of the object that begins at `at`, and whether it is the last one.
+    pub(super) fn part_from(&self, at: u64) -> (Range<u64>, bool) {
+        let end = self.size.min(at + PART);
+        (at..end, end == self.size)
+    }
+
+    /// Reads a part of the object.
+    ///
+    /// # Errors
+    /// The object is gone, or shorter than it was listed.
+    pub(super) async fn read_part(
+        &self,
+        range: Range<u64>,
+        store: &Store,
+    ) -> Result<Bytes, RestoreError> {
+        let expected = range.end - range.start;
+        let Some(bytes) = store.get_range(&self.key, range).await? else {
+            return Err(RestoreError::lost(&self.key));
+        };
+        if bytes.len() as u64 != expected {
+            let reason = format!(
+                "expected {} bytes, as it was listed with, found fewer",
+                self.size
+            );
+            return Err(RestoreError::damaged(&self.key, reason));
+        }
+        Ok(bytes)
+    }
+
+    /// Checks the CRC of all parts together against the name.
+    ///
+    /// # Errors
+    /// They differ.
+    pub(super) fn check_crc(&self, found: u32) -> Result<(), RestoreError> {
+        check_crc(&self.key, &self.link.name, found)
+    }
+
+    /// Reads the whole object in parts, handing each over, and checks it against its name.
+    ///
+    /// # Errors
+    /// As of the parts; the object is not what its name says; or `each` fails.
+    pub(super) async fn read_through(
+        &self,
+        store: &Store,
+        mut each: impl FnMut(Bytes, bool) -> Result<(), RestoreError>,
+    ) -> Result<(), RestoreError> {
+        let (mut at, mut crc) = (0, 0);
+        loop {
+            let (range, is_last) = self.part_from(at);
+            at = range.end;
+            let part = match range.is_empty() {
+                true => Bytes::new(),
+                false => self.read_part(range, store).await?,
+            };
+            crc = crc32c::crc32c_append(crc, &part);
+            if is_last {
+                self.check_crc(crc)?;
+            }
+            each(part, is_last)?;
+            if is_last {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -75,13 +142,17 @@ pub(super) async fn read(
     let Some(bytes) = store.get(key).await? else {
         return Err(RestoreError::lost(key));
     };
-    let found = crc32c::crc32c(&bytes);
-    if found != name.crc32c {
-        let expected = name.crc32c;
-        let reason = format!("expected CRC-32C {expected:08x}, found {found:08x}");
-        return Err(RestoreError::damaged(key, reason));
-    }
+    check_crc(key, name, crc32c::crc32c(&bytes))?;
     Ok(bytes)
+}
+
+fn check_crc(key: &str, name: &SegmentName, found: u32) -> Result<(), RestoreError> {
+    let expected = name.crc32c;
+    if found == expected {
+        return Ok(());
+    }
+    let reason = format!("expected CRC-32C {expected:08x}, found {found:08x}");
+    Err(RestoreError::damaged(key, reason))
 }
 
 /// A target partition to be written.
@@ -106,14 +177,14 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    /// What is sent for a piece whose object holds `bytes`.
-    pub(super) fn outgoings(&self, piece: &Piece, bytes: Bytes) -> Outgoings {
+    /// What is sent for a piece, whose object is fed to it.
+    pub(super) fn outgoings(&self, piece: &Piece) -> Outgoings {
         let section = Section {
             source: piece.partition,
             range: piece.link.range,
             target: self.partition,
         };
-        Outgoings::new(bytes, section, self.choice.clone())
+        Outgoings::new(section, self.choice.clone())
     }
 
     /// Whether source offsets can be told from what is written: not where keys decide about the place.

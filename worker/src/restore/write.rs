@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use kafka_backup_shared::archive::layout::Layout;
 use kafka_backup_shared::plan::SpecError;
@@ -33,6 +34,7 @@ use super::decide::leave_out;
 use super::error::RestoreError;
 use super::lane::{Lane, done_of};
 use super::lease::Lease;
+use super::parts::PART;
 use super::target;
 use super::units::{Piece, Unit};
 use crate::context::{Context, Progress};
@@ -59,7 +61,7 @@ const MIB: usize = 1 << 20;
 /// How memory is shared.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
-    /// A permit for each MiB of segments.
+    /// A permit for each MiB of parts of segments.
     pub(super) memory: Arc<Semaphore>,
     permits: u32,
     /// Bytes of batches in flight on one connection.
@@ -76,9 +78,9 @@ impl Budget {
         }
     }
 
-    /// Permits of a segment; the largest one gets all there are.
+    /// Permits of a part of a segment.
     pub(super) fn cost(&self, size: u64) -> u32 {
-        let cost = u32::try_from(size / MIB as u64).unwrap_or(u32::MAX);
+        let cost = u32::try_from(size.div_ceil(MIB as u64)).unwrap_or(u32::MAX);
         cost.clamp(1, self.permits)
     }
 }
@@ -301,12 +303,14 @@ async fn check(
             .map(|piece| {
                 let shared = shared.clone();
                 async move {
-                    let cost = shared.budget.cost(piece.size);
                     // It is closed by nobody.
+                    let cost = shared.budget.cost(piece.size.min(PART));
                     let _memory = shared.budget.memory.acquire_many(cost).await.ok();
-                    piece.read(&shared.store).await?;
-                    shared.progress.add_checked(piece.size);
-                    Ok::<_, RestoreError>(())
+                    let told = |part: Bytes, _| {
+                        shared.progress.add_checked(part.len() as u64);
+                        Ok(())
+                    };
+                    piece.read_through(&shared.store, told).await
                 }
             })
             .buffer_unordered(CHECKERS)
