@@ -99,7 +99,8 @@ public final class Compare {
         List<String> differences = new ArrayList<>();
         int expectedPartitions = view.partitions(sourcePartitions, targetPartitions);
         if (expectedPartitions != targetPartitions) {
-            differences.add("partitions: expected " + expectedPartitions + ", target has " + targetPartitions);
+            String expected = expectedPartitions == sourcePartitions ? "" : " (for which there should be " + expectedPartitions + ")";
+            differences.add("partitions: source has " + sourcePartitions + expected + ", target has " + targetPartitions);
         }
         long records = 0;
         long targetRecords = 0;
