@@ -202,7 +202,6 @@ macro_rules! on_each {
             }
 
             #[tokio::test(flavor = "multi_thread")]
-            #[ignore = "long: 120 MiB to each store"]
             async fn segments_of_more_than_100_mib_are_whole() {
                 large_segments_are_whole(&super::$server().await.open(), 120 << 20).await;
             }
