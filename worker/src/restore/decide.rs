@@ -353,7 +353,9 @@ async fn tally(
     };
     let mut unknown = Vec::new();
     for piece in pieces {
-        let fits = !may_not_fit || piece.size <= choice.limits.encode as u64;
+        // Of records that get headers the size of their segment says nothing.
+        let small = piece.size <= choice.limits.encode as u64 && !choice.looks_at_records();
+        let fits = !may_not_fit || small;
         match piece.records(choice) {
             Some(0) => {}
             Some(records) if fits => {
