@@ -1,4 +1,4 @@
-//! The runs of an archive in their order, and which of them is the newest complete one.
+//! The archives of a store; the runs of an archive in their order, and which of them is the newest complete one.
 //!
 //! # Guarantees
 //! - Complete is a run with a manifest, and nothing else is.
@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use kafka_backup_shared::archive::layout::{Layout, run_order, unescape};
+use kafka_backup_shared::plan::ArchiveName;
 
 use crate::store::{Store, StoreError};
 
@@ -18,6 +19,27 @@ pub(crate) struct Complete {
     pub(crate) key: String,
     /// The manifest, not yet read: whoever verifies wants to know that it cannot be.
     pub(crate) manifest: Bytes,
+}
+
+/// The archives of a store.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn archives(store: &Store) -> Result<Vec<ArchiveName>, StoreError> {
+    let mut archives = Vec::new();
+    for namespace in store.list_dirs("").await? {
+        for folder in store.list_dirs(&namespace).await? {
+            // A folder that no archive's name is written as is somebody else's.
+            let name = folder.split_once('/').and_then(|(namespace, name)| {
+                Some(ArchiveName {
+                    namespace: unescape(namespace)?,
+                    name: unescape(name)?,
+                })
+            });
+            archives.extend(name);
+        }
+    }
+    Ok(archives)
 }
 
 /// Ids of all runs that have begun, the newest first.

@@ -390,7 +390,7 @@ pub async fn only_archive(
     named: Option<&ArchiveName>,
 ) -> Result<ArchiveName, InspectError> {
     store.check_readable().await?;
-    let all = archives(store).await?;
+    let all = runs::archives(store).await?;
     match (named, &all[..]) {
         (None, [only]) => Ok(only.clone()),
         (Some(named), _) if all.contains(named) => Ok(named.clone()),
@@ -456,7 +456,7 @@ async fn places(
 ) -> Result<Vec<RunPlace>, InspectError> {
     let archives = match archive {
         Some(archive) => vec![archive.clone()],
-        None => archives(store).await?,
+        None => runs::archives(store).await?,
     };
     let folders = stream::iter(&archives).map(|archive| async move {
         let folders = store.list_dirs(&Layout::new(archive).runs()).await?;
@@ -473,24 +473,6 @@ async fn places(
     });
     let places: Vec<Vec<RunPlace>> = folders.buffered(CONCURRENCY).try_collect().await?;
     Ok(places.into_iter().flatten().collect())
-}
-
-/// The archives of a store.
-pub(crate) async fn archives(store: &Store) -> Result<Vec<ArchiveName>, InspectError> {
-    let mut archives = Vec::new();
-    for namespace in store.list_dirs("").await? {
-        for folder in store.list_dirs(&namespace).await? {
-            // A folder that no archive's name is written as is somebody else's.
-            let name = folder.split_once('/').and_then(|(namespace, name)| {
-                Some(ArchiveName {
-                    namespace: unescape(namespace)?,
-                    name: unescape(name)?,
-                })
-            });
-            archives.extend(name);
-        }
-    }
-    Ok(archives)
 }
 
 /// Where a run stands; `None` where the folder holds no object of a run.

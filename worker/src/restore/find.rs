@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kafka_backup_shared::archive::layout::{Layout, unescape};
+use kafka_backup_shared::archive::layout::Layout;
 use kafka_backup_shared::archive::manifest::{Manifest, TopicPart, from_json, from_json_zst};
 use kafka_backup_shared::plan::{ArchiveName, RestoreRequest, SpecError};
 use kafka_backup_shared::report::{Fault, error_chain};
@@ -34,18 +34,7 @@ pub(super) async fn archives(
     if let Some(archive) = &request.archive {
         return Ok(vec![archive.clone()]);
     }
-    let mut archives = Vec::new();
-    for namespace in store.list_dirs("").await? {
-        for folder in store.list_dirs(&namespace).await? {
-            let name = folder
-                .split_once('/')
-                .and_then(|(namespace, name)| Some((unescape(namespace)?, unescape(name)?)));
-            if let Some((namespace, name)) = name {
-                archives.push(ArchiveName { namespace, name });
-            }
-        }
-    }
-    Ok(archives)
+    Ok(runs::archives(store).await?)
 }
 
 /// Finds the run with an id, or the newest complete one.

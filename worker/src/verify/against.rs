@@ -39,7 +39,6 @@ use kafka_backup_shared::spec::KafkaCluster;
 use serde::Serialize;
 
 use crate::context::Progress;
-use crate::inspect::InspectError;
 use crate::kafka::{Client, ClientConfig, KafkaError};
 use crate::restore::{RestoreError, expected};
 use crate::store::{Store, StoreError};
@@ -57,9 +56,6 @@ pub enum AgainstError {
     /// The store did not do its part.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store cannot be looked into.
-    #[error(transparent)]
-    Inspect(#[from] InspectError),
     /// A plan cannot be read.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -136,7 +132,6 @@ impl AgainstError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Store(error) => error.fault(),
-            Self::Inspect(error) => error.fault(),
             Self::Format(_) => Fault::Corrupt,
             Self::Restore(error) => error.fault(),
             Self::NoRestore { .. } | Self::Ambiguous { .. } | Self::OtherCluster { .. } => {

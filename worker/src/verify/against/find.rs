@@ -10,7 +10,7 @@ use kafka_backup_shared::archive::restore::RestoreDecision;
 use kafka_backup_shared::plan::{ArchiveName, RunRef};
 
 use super::AgainstError;
-use crate::inspect;
+use crate::runs;
 use crate::store::Store;
 
 /// Plans that are read at the same time.
@@ -40,7 +40,7 @@ pub(super) async fn restore(
 ) -> Result<Found, AgainstError> {
     let archives = match archive {
         Some(archive) => vec![archive.clone()],
-        None => inspect::archives(store).await?,
+        None => runs::archives(store).await?,
     };
     let (mut there, mut unreadable) = (Vec::new(), None);
     for archive in archives {
