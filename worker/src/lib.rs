@@ -1,9 +1,10 @@
 //! The worker: moves the data of one run between Kafka and an object store.
 //!
-//! Imports go one way: `main -> verbs -> {run, verify, retention} -> {inspect, backup, restore} -> {kafka, runs} -> store -> shared`.
+//! Imports go one way: `main -> verbs -> {run, verify, retention} -> {inspect, backup, restore} -> {kafka, runs} -> store -> buffers -> shared`.
 
 pub mod args;
 pub mod backup;
+mod buffers;
 pub mod context;
 pub mod flags;
 pub mod human;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, Reservation};
 use super::recode::Recoded;
-use crate::kafka::Buffers;
+use crate::buffers::Buffers;
 
 /// The segment that a partition is writing to.
 #[derive(Debug)]

@@ -14,12 +14,12 @@ use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol};
 use kafka_protocol::messages::{ApiKey, MetadataResponse};
 
 use super::api::Api;
-use super::buffers::Buffers;
 use super::error::{KafkaError, chain};
 use super::metadata::{self, Broker, TopicFilter, TopicMetadata};
 use super::produce::ProducerId;
 use super::retry::Retry;
 use super::wire::{Connection, InFlight};
+use crate::buffers::Buffers;
 
 /// How a cluster is reached.
 #[derive(Clone, Debug)]

@@ -9,8 +9,8 @@ use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::buffers::Buffers;
 use super::error::Lost;
+use crate::buffers::Buffers;
 
 /// A frame in pieces that is written without joining them.
 #[derive(Debug, Default)]

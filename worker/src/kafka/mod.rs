@@ -40,7 +40,6 @@
 
 mod admin;
 mod api;
-mod buffers;
 mod client;
 mod code;
 mod configs;
@@ -62,7 +61,6 @@ mod wire;
 mod fake_broker;
 
 pub use admin::{Admin, NewTopic};
-pub use buffers::Buffers;
 pub use client::{Client, ClientConfig};
 pub use code::{fault_of, is_stale_metadata};
 pub use configs::{ConfigChange, ConfigEntry, ConfigOperation, ConfigSource};

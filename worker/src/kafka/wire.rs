@@ -26,12 +26,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Api, negotiate};
-use super::buffers::Buffers;
 use super::client::ClientConfig;
 use super::error::{KafkaError, Lost};
 use super::frame::{self, Frame};
 use super::handshake::shake_hands;
 use super::transport;
+use crate::buffers::Buffers;
 
 /// A connection to one broker; clones share it.
 #[derive(Clone)]

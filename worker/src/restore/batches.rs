@@ -25,6 +25,7 @@ use kafka_backup_shared::archive::record::{self, Record, RecordError, decode};
 
 use super::choice::{Choice, Section};
 use super::parts::{Next, Parts};
+use crate::buffers::Buffers;
 use crate::kafka::ProducerId;
 
 /// Source offsets and the records in them.
@@ -123,6 +124,7 @@ pub(super) struct Outgoings {
     peeked: Option<(Bytes, Fate)>,
     pending: Option<Pending>,
     ready: VecDeque<Outgoing>,
+    buffers: Buffers,
 }
 
 /// What may still grow.
@@ -351,7 +353,7 @@ fn codec_of(batch: &Batch<'_>) -> Result<Codec, SegmentError> {
 
 impl Outgoings {
     /// The batches for the records of `section`, of a segment that is fed.
-    pub(super) fn new(section: Section, choice: Arc<Choice>) -> Self {
+    pub(super) fn new(section: Section, choice: Arc<Choice>, buffers: Buffers) -> Self {
         Self {
             parts: Parts::default(),
             section,
@@ -359,6 +361,7 @@ impl Outgoings {
             peeked: None,
             pending: None,
             ready: VecDeque::new(),
+            buffers,
         }
     }
 
@@ -409,7 +412,7 @@ impl Outgoings {
     fn flush(&mut self) -> Result<(), SegmentError> {
         match self.pending.take() {
             None => {}
-            Some(Pending::Joined(joining)) => self.ready.push_back(joining.build()),
+            Some(Pending::Joined(joining)) => self.ready.push_back(joining.build(&self.buffers)),
             Some(Pending::Gathered(gathered)) => self.ready = gathered.encode(&self.choice)?,
         }
         Ok(())
@@ -422,7 +425,9 @@ impl Outgoings {
                 self.pending = Some(Pending::Joined(Joining::new(source)));
                 Ok(true)
             }
-            Some(Pending::Joined(joining)) => joining.push(source, self.choice.limits.join),
+            Some(Pending::Joined(joining)) => {
+                joining.push(source, self.choice.limits.join, &self.buffers)
+            }
             Some(Pending::Gathered(_)) => Ok(false),
         }
     }
@@ -467,7 +472,7 @@ impl Iterator for Outgoings {
             Ok(Step::More | Step::End) => None,
             Err(error) => {
                 // Nothing after an error can be relied on.
-                *self = Self::new(self.section, self.choice.clone());
+                *self = Self::new(self.section, self.choice.clone(), self.buffers.clone());
                 Some(Err(error))
             }
         }
@@ -517,37 +522,56 @@ fn verbatim(source: &Bytes) -> Outgoing {
 /// Plain batches behind one another under one header.
 #[derive(Clone, Debug)]
 struct Joining {
-    first: Bytes,
-    /// What is joined; one batch alone is not copied.
-    joined: Option<Joined>,
+    batches: Joinable,
+    leader_epoch: i32,
     runs: Vec<SourceRun>,
     source_bytes: u64,
 }
 
+/// One batch alone is not copied; the part that it lies in is not kept for it once it is.
+#[derive(Clone, Debug)]
+enum Joinable {
+    One(Bytes),
+    Several(Joined),
+}
+
 impl Joining {
     fn new(first: &Bytes) -> Self {
+        let head = whole(first);
         Self {
-            first: first.clone(),
-            joined: None,
-            runs: vec![run_of(&whole(first))],
+            leader_epoch: head.leader_epoch(),
+            runs: vec![run_of(&head)],
             source_bytes: first.len() as u64,
+            batches: Joinable::One(first.clone()),
         }
     }
 
     /// Appends the records of `next`; `false`, and nothing appended, when they are of another leader epoch or the result would be
     /// larger than `limit`.
-    fn push(&mut self, next: &Bytes, limit: usize) -> Result<bool, SegmentError> {
-        let (head, next) = (whole(&self.first), whole(next));
-        let size = self.joined.as_ref().map_or(self.first.len(), Joined::size);
-        if size + next.bytes().len() > limit || head.leader_epoch() != next.leader_epoch() {
+    fn push(
+        &mut self,
+        next: &Bytes,
+        limit: usize,
+        buffers: &Buffers,
+    ) -> Result<bool, SegmentError> {
+        let next = whole(next);
+        let size = match &self.batches {
+            Joinable::One(first) => first.len(),
+            Joinable::Several(joined) => joined.size(),
+        };
+        if size + next.bytes().len() > limit || self.leader_epoch != next.leader_epoch() {
             return Ok(false);
         }
-        let joined = self.joined.get_or_insert_with(|| {
+        if let Joinable::One(first) = &self.batches {
+            let head = whole(first);
             // Its final size at once: growing would copy it again and again, and end with twice the room.
-            let mut plain = Vec::with_capacity(limit);
+            let mut plain = buffers.take(limit);
             plain.extend_from_slice(head.payload());
-            Joined::new(&head, plain, Offsets::Renumbered)
-        });
+            self.batches = Joinable::Several(Joined::new(&head, plain, Offsets::Renumbered));
+        }
+        let Joinable::Several(joined) = &mut self.batches else {
+            return Ok(false);
+        };
         let pushed = joined.push(&next, next.payload(), limit);
         let pushed = pushed.map_err(records_error(&next))?;
         if pushed {
@@ -557,15 +581,15 @@ impl Joining {
         Ok(pushed)
     }
 
-    fn build(self) -> Outgoing {
-        let joined = self.joined.filter(|_| self.runs.len() > 1);
-        let Some(joined) = joined else {
-            return verbatim(&self.first);
+    fn build(self, buffers: &Buffers) -> Outgoing {
+        let joined = match self.batches {
+            Joinable::One(first) => return verbatim(&first),
+            Joinable::Several(joined) => joined,
         };
         let header = joined.header(joined.payload().len());
         Outgoing {
             header: portable_header(&header),
-            payload: joined.into_payload().into(),
+            payload: buffers.lend(joined.into_payload()),
             runs: self.runs,
             source_bytes: self.source_bytes,
             append_time: false,

@@ -128,7 +128,7 @@ fn outgoings(segment: Bytes, range: OffsetRange, choice: &Choice) -> Outgoings {
         range,
         target: 0,
     };
-    let mut outgoings = Outgoings::new(section, Arc::new(choice.clone()));
+    let mut outgoings = Outgoings::new(section, Arc::new(choice.clone()), Buffers::default());
     outgoings.feed(segment, true);
     outgoings
 }

@@ -12,6 +12,7 @@ use kafka_backup_shared::archive::restore::{RestoreDecision, RestoredTopicDecisi
 use super::batches::{Outgoing, Outgoings, SegmentError};
 use super::error::RestoreError;
 use super::units::{Sizes, Unit, chain_key, units};
+use crate::buffers::Buffers;
 use crate::kafka::ProducerId;
 use crate::store::Store;
 
@@ -90,7 +91,7 @@ impl ExpectedPartition {
         store: &Store,
     ) -> Result<ExpectedBatches, RestoreError> {
         let piece = &self.unit.pieces[segment];
-        let mut outgoings = self.unit.outgoings(piece);
+        let mut outgoings = self.unit.outgoings(piece, Buffers::default());
         outgoings.feed(piece.read(store).await?, true);
         Ok(ExpectedBatches { outgoings })
     }

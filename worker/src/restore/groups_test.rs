@@ -1,4 +1,5 @@
 use super::*;
+use crate::buffers::Buffers;
 use crate::restore::stream::{Loaded, Stream};
 use crate::restore::units::{Sizes, units};
 use jiff::Timestamp;
@@ -257,9 +258,9 @@ impl Archive {
     async fn restore(&mut self, sizes: &Sizes) {
         let topic = &self.decision.topics[TOPIC];
         for unit in units(&self.layout, &self.decision, TOPIC, topic, sizes).unwrap() {
-            let mut stream = Stream::new(Arc::new(unit), 0, Default::default());
+            let mut stream = Stream::new(Arc::new(unit), 0, Default::default(), Buffers::default());
             loop {
-                while let Some(load) = stream.next_load() {
+                while let Some(load) = stream.next_load(false) {
                     let bytes = match load.range.is_empty() {
                         true => Bytes::new(),
                         false => load.piece.read_part(load.range, &self.store).await.unwrap(),
@@ -268,7 +269,7 @@ impl Archive {
                         index: load.index,
                         bytes,
                         is_last: load.is_last,
-                        permit: None,
+                        room: None,
                     });
                 }
                 if let Some(ready) = stream.next_batch().unwrap() {

@@ -15,12 +15,12 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use kafka_backup_shared::archive::manifest::to_json;
 use kafka_backup_shared::report::{Fault, error_chain};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::batches::sequence;
 use super::error::RestoreError;
-use super::stream::{Loaded, Mapped, Ready, Stream, Urgency};
+use super::stream::{Loaded, Mapped, Ready, Stream};
 use super::units::Unit;
 use super::write::{Outcome, Shared};
 use crate::kafka::{
@@ -53,7 +53,7 @@ type Sent = (usize, ProduceBatch, Ready);
 struct Request {
     answer: InFlight<ProduceAnswer>,
     batches: Vec<Sent>,
-    bytes: usize,
+    _bytes: Option<OwnedSemaphorePermit>,
 }
 
 struct Slot {
@@ -71,7 +71,6 @@ pub(super) struct Lane {
     /// Number of the unit, and its stream.
     slots: Vec<(usize, Slot)>,
     requests: VecDeque<Request>,
-    in_flight_bytes: usize,
     loading: FuturesUnordered<Loading>,
     storing: FuturesUnordered<Storing>,
     /// Where the next request begins to look for batches, so that all partitions get their turn.
@@ -124,7 +123,6 @@ impl Lane {
             connection,
             slots: Vec::new(),
             requests: VecDeque::new(),
-            in_flight_bytes: 0,
             loading: FuturesUnordered::new(),
             storing: FuturesUnordered::new(),
             turn: 0,
@@ -134,7 +132,8 @@ impl Lane {
             match end {
                 Ok(end) => {
                     let done = done_of(&unit, end)?;
-                    let stream = Stream::new(unit, done, lane.shared.mapped.clone());
+                    let buffers = lane.shared.store.buffers().clone();
+                    let stream = Stream::new(unit, done, lane.shared.mapped.clone(), buffers);
                     lane.slots.push((
                         number,
                         Slot {
@@ -212,33 +211,22 @@ impl Lane {
         }
     }
 
-    /// Asks for the segments that are needed now, and for those that are needed next where there is memory.
+    /// Asks for the parts of segments that are needed next.
     fn start_loading(&mut self) {
         for (index, (_, slot)) in self.slots.iter_mut().enumerate() {
             if slot.left {
                 continue;
             }
-            let Some(load) = slot.stream.next_load() else {
+            let contended = self.shared.budget.rooms.available_permits() == 0;
+            let Some(load) = slot.stream.next_load(contended) else {
                 continue;
             };
             let shared = self.shared.clone();
-            let cost = shared.budget.cost(load.range.end - load.range.start);
-            let memory = shared.budget.memory.clone();
-            let permit = match load.urgency {
-                Urgency::Now => None,
-                Urgency::Ahead => match memory.clone().try_acquire_many_owned(cost) {
-                    Ok(permit) => Some(permit),
-                    Err(_) => {
-                        slot.stream.not_loaded(&load);
-                        continue;
-                    }
-                },
-            };
             self.loading.push(Box::pin(async move {
-                let permit = match permit {
-                    Some(permit) => Some(permit),
+                let room = match load.needs_room {
                     // It is closed by nobody.
-                    None => memory.acquire_many_owned(cost).await.ok(),
+                    true => shared.budget.rooms.clone().acquire_owned().await.ok(),
+                    false => None,
                 };
                 let bytes = match load.range.is_empty() {
                     true => Bytes::new(),
@@ -248,7 +236,7 @@ impl Lane {
                     index: load.index,
                     bytes,
                     is_last: load.is_last,
-                    permit,
+                    room,
                 };
                 Ok((index, loaded))
             }));
@@ -262,8 +250,9 @@ impl Lane {
             let (mut batches, mut bytes) = (Vec::new(), 0);
             for step in 0..self.slots.len() {
                 let index = (self.turn + step) % self.slots.len();
-                let room = self.in_flight_bytes + bytes < self.shared.budget.in_flight;
-                if !room {
+                // One batch always, so that no lane waits for another one.
+                let first = self.requests.is_empty() && batches.is_empty();
+                if !first && !self.shared.budget.takes(bytes) {
                     break;
                 }
                 let slot = &mut self.slots[index].1;
@@ -300,11 +289,10 @@ impl Lane {
                 batches.iter().map(|(_, batch, _)| batch.clone()).collect();
             match self.connection.produce(&wire, PRODUCE_TIMEOUT) {
                 Ok(answer) => {
-                    self.in_flight_bytes += bytes;
                     self.requests.push_back(Request {
                         answer,
                         batches,
-                        bytes,
+                        _bytes: self.shared.budget.take(bytes),
                     });
                 }
                 Err(error) if passes(&error) => return self.lost(&batches, &error),
@@ -337,7 +325,6 @@ impl Lane {
         let Some(request) = self.requests.pop_front() else {
             return Ok(());
         };
-        self.in_flight_bytes -= request.bytes;
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) if passes(&error) => return self.lost(&request.batches, &error),

@@ -11,8 +11,8 @@ use kafka_backup_shared::archive::batch::Batch;
 
 use super::batches::SegmentError;
 
-/// Bytes of a segment that are read at once.
-pub(super) const PART: u64 = 2 << 20;
+/// Bytes of a segment that are read at once: few enough to stay in a processor's cache until they are sent.
+pub(super) const PART: usize = 512 << 10;
 
 /// What comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]

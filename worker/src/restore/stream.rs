@@ -4,6 +4,8 @@
 //! - No IO: what is to be loaded, sent or stored is asked for and told.
 //! - A stream begins where the target's log ends. Batches before that are walked, not sent, and the log end must fall on a
 //!   boundary between two of them.
+//! - It reads a segment only with room for it, and then needs no more to get to the segment's end: streams that wait for one
+//!   another's memory do not exist, however many share it.
 //! - One batch is in flight until the first is acknowledged, then up to [`WINDOW`]: a broker without state for a producer
 //!   takes any first sequence, so that a refused first batch with others behind it would leave a hole.
 
@@ -13,15 +15,25 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_backup_shared::archive::FORMAT_VERSION;
+use kafka_backup_shared::archive::join::JOIN_MAX;
 use kafka_backup_shared::archive::restore::{OffsetPiece, OffsetRun};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::batches::{Outgoing, Outgoings, Step};
 use super::error::RestoreError;
+use super::parts::PART;
 use super::units::{Piece, Unit};
+use crate::buffers::Buffers;
 
 /// Batches of one partition in flight; brokers remember as many of a producer.
 pub(super) const WINDOW: u32 = 5;
+
+/// Parts that are walked and not acknowledged: with so many nothing more is read.
+const HELD: usize = 1;
+
+/// Bytes that a stream has at most, beside what is in flight: the part that is walked, the next one, those that are held, and a
+/// batch that is being joined.
+pub(super) const ROOM: usize = (2 + HELD) * PART + JOIN_MAX;
 
 /// A part of a segment that should be read.
 #[derive(Debug)]
@@ -34,8 +46,8 @@ pub(super) struct Load {
     pub(super) range: Range<u64>,
     /// Whether nothing comes behind it.
     pub(super) is_last: bool,
-    /// Whether it may wait.
-    pub(super) urgency: Urgency,
+    /// Whether the stream has no room yet: a share of the memory budget must come with the part.
+    pub(super) needs_room: bool,
 }
 
 /// A part of a segment that was read.
@@ -47,8 +59,8 @@ pub(super) struct Loaded {
     pub(super) bytes: Bytes,
     /// Whether nothing comes behind it.
     pub(super) is_last: bool,
-    /// Its part of the memory budget.
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// The stream's share of the memory budget, where it had none.
+    pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
 /// The offset map of a segment whose records are all acknowledged.
@@ -78,8 +90,6 @@ struct Current {
     crc: u32,
     first: u64,
     map: OffsetPiece,
-    /// Of the part that was fed last.
-    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A segment whose batches are all sent.
@@ -90,12 +100,13 @@ struct Sent {
     map: OffsetPiece,
 }
 
-/// Memory that batches in flight may still refer to.
+/// A part that batches in flight may still refer to.
 #[derive(Debug)]
 struct Held {
     /// Records of the partition up to its end.
     end: u64,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// The stream's share of the memory budget, where that is given back with it.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// One partition on its way.
@@ -104,6 +115,8 @@ pub(super) struct Stream {
     unit: Arc<Unit>,
     /// Pieces whose offset map is stored already.
     mapped: Arc<HashSet<String>>,
+    /// Memory of joined batches.
+    buffers: Buffers,
     /// Records that the target had when the stream began.
     begun_at: u64,
     /// Records that were walked: sent, or before `begun_at`.
@@ -117,8 +130,8 @@ pub(super) struct Stream {
     loading: bool,
     loaded: Option<Loaded>,
     current: Option<Current>,
-    /// Nothing can be sent before another part is there.
-    starved: bool,
+    /// Its share of the memory budget: [`ROOM`] bytes from the first part of a segment until nothing refers to the last.
+    room: Option<OwnedSemaphorePermit>,
     sent: VecDeque<Sent>,
     held: VecDeque<Held>,
     /// Why nothing more is sent until the log end is known again.
@@ -127,10 +140,16 @@ pub(super) struct Stream {
 
 impl Stream {
     /// A stream of `unit` whose target has `done` records. `mapped` holds the keys of segments whose offset map is stored.
-    pub(super) fn new(unit: Arc<Unit>, done: u64, mapped: Arc<HashSet<String>>) -> Self {
+    pub(super) fn new(
+        unit: Arc<Unit>,
+        done: u64,
+        mapped: Arc<HashSet<String>>,
+        buffers: Buffers,
+    ) -> Self {
         Self {
             unit,
             mapped,
+            buffers,
             begun_at: done,
             walked: 0,
             acknowledged: done,
@@ -141,7 +160,7 @@ impl Stream {
             loading: false,
             loaded: None,
             current: None,
-            starved: true,
+            room: None,
             sent: VecDeque::new(),
             held: VecDeque::new(),
             trouble: None,
@@ -178,6 +197,7 @@ impl Stream {
         self.stop("discarded");
         self.loaded = None;
         self.current = None;
+        self.room = None;
         self.sent.clear();
         self.held.clear();
     }
@@ -195,15 +215,17 @@ impl Stream {
         walked && empty && self.in_flight == 0
     }
 
-    /// The part that should be read now; [`loaded`](Self::loaded) or [`not_loaded`](Self::not_loaded) must follow.
-    pub(super) fn next_load(&mut self) -> Option<Load> {
-        if self.loading || self.trouble.is_some() || self.loaded.is_some() {
+    /// The part that should be read now; [`loaded`](Self::loaded) must follow. While others wait for room (`contended`), nothing of
+    /// the next segment is read before this one has ended and given its room back.
+    pub(super) fn next_load(&mut self, contended: bool) -> Option<Load> {
+        let busy = self.loading || self.loaded.is_some() || self.held.len() >= HELD;
+        if busy || self.trouble.is_some() {
             return None;
         }
         if self.next_part == 0 {
             match self.current {
                 // Where a segment begins is known for certain only when the one before it was walked.
-                Some(_) if self.walked < self.begun_at => return None,
+                Some(_) if self.walked < self.begun_at || contended => return None,
                 Some(_) => {}
                 None => self.pass_over(),
             }
@@ -216,16 +238,12 @@ impl Stream {
             true => (index + 1, 0),
             false => (index, range.end),
         };
-        let urgency = match self.starved {
-            true => Urgency::Now,
-            false => Urgency::Ahead,
-        };
         Some(Load {
             index,
             piece,
             range,
             is_last,
-            urgency,
+            needs_room: self.room.is_none(),
         })
     }
 
@@ -246,16 +264,12 @@ impl Stream {
     }
 
     /// Takes a part that was asked for.
-    pub(super) fn loaded(&mut self, loaded: Loaded) {
+    pub(super) fn loaded(&mut self, mut loaded: Loaded) {
         self.loading = false;
-        self.starved = false;
+        if let Some(room) = loaded.room.take() {
+            self.room = Some(room);
+        }
         self.loaded = Some(loaded);
-    }
-
-    /// Takes back a request for a part that could wait.
-    pub(super) fn not_loaded(&mut self, load: &Load) {
-        self.loading = false;
-        (self.next_piece, self.next_part) = (load.index, load.range.start);
     }
 
     /// The next batch to send; `None` while a segment is missing or at the end.
@@ -265,7 +279,6 @@ impl Stream {
     pub(super) fn next_batch(&mut self) -> Result<Option<Ready>, RestoreError> {
         loop {
             if self.current.is_none() && !self.begin_segment() {
-                self.starved = true;
                 return Ok(None);
             }
             let Some(current) = &mut self.current else {
@@ -280,10 +293,7 @@ impl Stream {
             let outgoing = match step {
                 Step::Send(outgoing) => *outgoing,
                 Step::More if self.feed() => continue,
-                Step::More => {
-                    self.starved = true;
-                    return Ok(None);
-                }
+                Step::More => return Ok(None),
                 Step::End => {
                     self.end_segment()?;
                     continue;
@@ -327,7 +337,7 @@ impl Stream {
         let piece = &self.unit.pieces[loaded.index];
         self.current = Some(Current {
             index: loaded.index,
-            outgoings: self.unit.outgoings(piece),
+            outgoings: self.unit.outgoings(piece, self.buffers.clone()),
             crc: 0,
             first: self.walked,
             map: OffsetPiece {
@@ -335,7 +345,6 @@ impl Stream {
                 target_partition: self.unit.partition,
                 runs: Vec::new(),
             },
-            permit: None,
         });
         self.feed()
     }
@@ -347,12 +356,8 @@ impl Stream {
         };
         current.crc = crc32c::crc32c_append(current.crc, &loaded.bytes);
         current.outgoings.feed(loaded.bytes, loaded.is_last);
-        let before = std::mem::replace(&mut current.permit, loaded.permit);
-        self.held.push_back(Held {
-            end: self.walked,
-            _permit: before,
-        });
-        self.let_go();
+        // Of the part before.
+        self.hold(None);
         true
     }
 
@@ -376,11 +381,12 @@ impl Stream {
             end: self.walked,
             map: current.map,
         });
-        self.held.push_back(Held {
-            end: self.walked,
-            _permit: current.permit,
-        });
-        self.let_go();
+        let goes_on = self.loaded.is_some() || self.loading;
+        let room = match goes_on {
+            true => None,
+            false => self.room.take(),
+        };
+        self.hold(room);
         if self.loaded.is_none() && !self.loading {
             self.pass_over();
         }
@@ -425,6 +431,15 @@ impl Stream {
         }
         self.let_go();
         Ok(())
+    }
+
+    /// Holds what has been walked until it is acknowledged.
+    fn hold(&mut self, room: Option<OwnedSemaphorePermit>) {
+        self.held.push_back(Held {
+            end: self.walked,
+            _room: room,
+        });
+        self.let_go();
     }
 
     /// Gives back memory that no batch in flight refers to.
@@ -478,15 +493,6 @@ impl Stream {
             ),
         )
     }
-}
-
-/// Whether a segment is needed to go on, or only soon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Urgency {
-    /// Nothing can be sent without it.
-    Now,
-    /// It may be read ahead, if there is memory for it.
-    Ahead,
 }
 
 /// A number of records as a distance of offsets.

@@ -16,7 +16,11 @@ use super::batches::Outgoings;
 use super::choice::{Choice, Limits, Provenance, Section};
 use super::error::RestoreError;
 use super::parts::PART;
+use crate::buffers::Buffers;
 use crate::store::Store;
+
+/// Bytes of an object that are read at once where they are only checked.
+const CHECKED: u64 = 16 << 20;
 
 /// A pinned segment and the offsets of it that are restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +51,7 @@ impl Piece {
 
     /// The part of the object that begins at `at`, and whether it is the last one.
     pub(super) fn part_from(&self, at: u64) -> (Range<u64>, bool) {
-        let end = self.size.min(at + PART);
+        let end = self.size.min(at + PART as u64);
         (at..end, end == self.size)
     }
 
@@ -65,13 +69,41 @@ impl Piece {
             return Err(RestoreError::lost(&self.key));
         };
         if bytes.len() as u64 != expected {
-            let reason = format!(
-                "expected {} bytes, as it was listed with, found fewer",
-                self.size
-            );
-            return Err(RestoreError::damaged(&self.key, reason));
+            return Err(self.too_short());
         }
         Ok(bytes)
+    }
+
+    /// Reads the object in large pieces, which are not kept, and checks it against its name. `told` hears of the bytes of each.
+    ///
+    /// # Errors
+    /// It is gone, shorter than it was listed, or its CRC is not the name's.
+    pub(super) async fn check(
+        &self,
+        store: &Store,
+        told: impl Fn(u64),
+    ) -> Result<(), RestoreError> {
+        let (mut at, mut crc) = (0, 0);
+        while at < self.size {
+            let end = self.size.min(at + CHECKED);
+            let Some((passed, bytes)) = store.crc32c(&self.key, at..end, crc).await? else {
+                return Err(RestoreError::lost(&self.key));
+            };
+            if bytes != end - at {
+                return Err(self.too_short());
+            }
+            (at, crc) = (end, passed);
+            told(bytes);
+        }
+        self.check_crc(crc)
+    }
+
+    fn too_short(&self) -> RestoreError {
+        let reason = format!(
+            "expected {} bytes, as it was listed with, found fewer",
+            self.size
+        );
+        RestoreError::damaged(&self.key, reason)
     }
 
     /// Checks the CRC of all parts together against the name.
@@ -178,13 +210,13 @@ pub(super) struct Unit {
 
 impl Unit {
     /// What is sent for a piece, whose object is fed to it.
-    pub(super) fn outgoings(&self, piece: &Piece) -> Outgoings {
+    pub(super) fn outgoings(&self, piece: &Piece, buffers: Buffers) -> Outgoings {
         let section = Section {
             source: piece.partition,
             range: piece.link.range,
             target: self.partition,
         };
-        Outgoings::new(section, self.choice.clone())
+        Outgoings::new(section, self.choice.clone(), buffers)
     }
 
     /// Whether source offsets can be told from what is written: not where keys decide about the place.

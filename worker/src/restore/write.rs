@@ -19,13 +19,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use kafka_backup_shared::archive::layout::Layout;
 use kafka_backup_shared::plan::SpecError;
 use kafka_backup_shared::report::{Fault, error_chain};
 use kafka_backup_shared::spec::RateLimit;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +33,7 @@ use super::decide::leave_out;
 use super::error::RestoreError;
 use super::lane::{Lane, done_of};
 use super::lease::Lease;
-use super::parts::PART;
+use super::stream::ROOM;
 use super::target;
 use super::units::{Piece, Unit};
 use crate::context::{Context, Progress};
@@ -56,32 +55,36 @@ const LANES: usize = 4;
 /// Segments of a topic that are checked at once.
 const CHECKERS: usize = 4;
 
-const MIB: usize = 1 << 20;
+const KIB: usize = 1 << 10;
 
-/// How memory is shared.
+/// How memory is shared by all lanes.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
-    /// A permit for each MiB of parts of segments.
-    pub(super) memory: Arc<Semaphore>,
-    permits: u32,
-    /// Bytes of batches in flight on one connection.
-    pub(super) in_flight: usize,
+    /// A permit for each stream that reads a segment.
+    pub(super) rooms: Arc<Semaphore>,
+    /// A permit for each KiB of batches in flight.
+    in_flight: Arc<Semaphore>,
 }
 
 impl Budget {
     fn new(bytes: usize) -> Self {
-        let permits = u32::try_from(bytes / MIB).unwrap_or(u32::MAX).max(1);
+        // What is left is for a batch that each lane may have above this, for offset maps, and for batches larger than a part.
         Self {
-            memory: Arc::new(Semaphore::new(permits as usize)),
-            permits,
-            in_flight: (bytes / 8 / LANES).max(MIB),
+            rooms: Arc::new(Semaphore::new((bytes * 2 / 5 / ROOM).max(1))),
+            in_flight: Arc::new(Semaphore::new(bytes / 8 / KIB)),
         }
     }
 
-    /// Permits of a part of a segment.
-    pub(super) fn cost(&self, size: u64) -> u32 {
-        let cost = u32::try_from(size.div_ceil(MIB as u64)).unwrap_or(u32::MAX);
-        cost.clamp(1, self.permits)
+    /// Whether there may be another batch in flight beside `bytes` that are about to be.
+    pub(super) fn takes(&self, bytes: usize) -> bool {
+        bytes / KIB < self.in_flight.available_permits()
+    }
+
+    /// The share of `bytes` in flight, or what is left of all.
+    pub(super) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let share = (bytes / KIB).min(self.in_flight.available_permits());
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        self.in_flight.clone().try_acquire_many_owned(share).ok()
     }
 }
 
@@ -303,14 +306,8 @@ async fn check(
             .map(|piece| {
                 let shared = shared.clone();
                 async move {
-                    // It is closed by nobody.
-                    let cost = shared.budget.cost(piece.size.min(PART));
-                    let _memory = shared.budget.memory.acquire_many(cost).await.ok();
-                    let told = |part: Bytes, _| {
-                        shared.progress.add_checked(part.len() as u64);
-                        Ok(())
-                    };
-                    piece.read_through(&shared.store, told).await
+                    let told = |bytes| shared.progress.add_checked(bytes);
+                    piece.check(&shared.store, told).await
                 }
             })
             .buffer_unordered(CHECKERS)

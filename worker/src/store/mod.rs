@@ -22,6 +22,7 @@ mod faulty_store;
 mod folder;
 mod gcs;
 mod open;
+mod part;
 mod retry;
 mod s3;
 #[cfg(test)]
@@ -37,12 +38,15 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use kafka_backup_shared::spec::Storage;
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
+use object_store::{
+    GetOptions, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion,
+};
 
 pub use error::{Answer, Meaning, StoreError};
 pub use object_store::PutPayload;
 pub use open::Places;
 
+use crate::buffers::Buffers;
 use folder::Folder;
 use retry::{Failure, Retry, limited};
 
@@ -69,6 +73,7 @@ pub struct Store {
     prefix: Arc<str>,
     place: Arc<str>,
     folder: Option<Folder>,
+    buffers: Buffers,
     patience: Duration,
     /// What an attempt may take beside the time for its bytes.
     time_limit: Duration,
@@ -130,6 +135,7 @@ impl Store {
             prefix: Arc::from(prefix.unwrap_or_default()),
             place: Arc::from(place),
             folder: None,
+            buffers: Buffers::default(),
             patience: PATIENCE,
             time_limit: TIMEOUT,
         })
@@ -144,6 +150,11 @@ impl Store {
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
+    }
+
+    /// The memory of what was read.
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// What messages call it.
@@ -251,22 +262,55 @@ impl Store {
         absent_as_none(found.await)
     }
 
-    /// A part of an object's content; `None` where there is no object.
+    /// A part of an object's content, shorter where the object ends before it does; `None` where there is no object.
     ///
     /// # Errors
-    /// As [`Store::get`]; also a range beyond the object's end.
+    /// As [`Store::get`]; also a range that begins beyond the object's end.
     pub async fn get_range(
         &self,
         key: &str,
         range: Range<u64>,
     ) -> Result<Option<Bytes>, StoreError> {
+        self.part(key, range, |found, length| {
+            part::content(found, length, self.buffers.clone())
+        })
+        .await
+    }
+
+    /// The CRC-32C of what has the CRC `before` with a part of an object behind it, and the part's length: as
+    /// [`Store::get_range`], but nothing is kept.
+    ///
+    /// # Errors
+    /// As [`Store::get_range`].
+    pub async fn crc32c(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        before: u32,
+    ) -> Result<Option<(u32, u64)>, StoreError> {
+        self.part(key, range, |found, _| part::crc32c(found, before))
+            .await
+    }
+
+    async fn part<T, F>(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        read: impl Fn(GetResult, u64) -> F,
+    ) -> Result<Option<T>, StoreError>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
         let path = self.path(key)?;
         let length = range.end.saturating_sub(range.start);
         let found = self.retried("read", key, || {
-            limited(
-                self.timeout_for(length),
-                self.inner.get_range(&path, range.clone()),
-            )
+            let options = GetOptions {
+                range: Some(range.clone().into()),
+                ..GetOptions::default()
+            };
+            limited(self.timeout_for(length), async {
+                read(self.inner.get_opts(&path, options).await?, length).await
+            })
         });
         absent_as_none(found.await)
     }

@@ -1,27 +1,28 @@
-//! Memory of large answers, used again and again.
+//! Memory of large answers and parts of objects, used again and again.
 //!
-//! A backup holds its answers until they are stored. Given back to the allocator, memory of so many sizes stays with the
-//! process for a while and is found again by chance only: the peak was a third above what is held.
+//! A backup holds its answers until they are stored, a restore its parts until they are acknowledged. Given back to the
+//! allocator, memory of so many sizes stays with the process for a while and is found again by chance only, by the thread that
+//! gave it back: the peak of a backup was a third above what is held, that of a restore twice.
 //!
 //! # Guarantees
-//! - Memory comes back when the last slice of an answer is gone.
-//! - An answer takes at most twice its size; memory that waits to be used again makes room for answers of other sizes.
+//! - Memory comes back when the last slice of a content is gone.
+//! - A content takes at most twice its size; memory that waits to be used again makes room for contents of other sizes.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-/// Smaller answers are left to the allocator.
+/// Smaller contents are left to the allocator.
 const SMALLEST: usize = 256 << 10;
 
-/// Memory that waits for the next large answer; clones share it.
+/// Memory that waits for the next large content; clones share it.
 #[derive(Clone, Default)]
 pub struct Buffers {
     free: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-/// An answer's memory.
+/// The memory of a content.
 struct Lent {
     bytes: Vec<u8>,
     buffers: Buffers,
@@ -49,7 +50,7 @@ impl Buffers {
         }
         drop(free);
         match length >= SMALLEST {
-            // Answers of about the same size share their memory.
+            // Contents of about the same size share their memory.
             true => Vec::with_capacity(length.next_multiple_of(SMALLEST)),
             false => Vec::with_capacity(length),
         }
