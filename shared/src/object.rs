@@ -92,7 +92,7 @@ fn check_schedule(object: &Object) -> Result<(), SpecError> {
         return Ok(());
     };
     if let Some(schedule) = &backup.spec.schedule {
-        Schedule::parse(schedule)?;
+        Schedule::parse(schedule, backup.spec.time_zone.as_deref())?;
     }
     Ok(())
 }

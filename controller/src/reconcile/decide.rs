@@ -14,7 +14,7 @@ use kafka_backup_shared::plan::{SpecError, run_id};
 use kafka_backup_shared::report::Report;
 use kafka_backup_shared::status::{ActiveRun, HeldRun, Life, RunOutcome, time};
 
-use super::due::{Due, Moment};
+use super::due::{Busy, Due, Moment};
 use super::tidy::{self, JobAction};
 use super::view::{JobView, PodView, Trouble};
 use crate::digest::sha256_hex;
@@ -110,8 +110,8 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
     };
     let plan = digest(object);
     draft.release_held();
-    let step = draft.follow_run(plan.as_deref());
-    let plan = draft.follow_dueness(&step, plan);
+    let mut step = draft.follow_run(plan.as_deref());
+    let plan = draft.follow_dueness(&mut step, plan);
     draft.conclude(&step, plan.err());
     if draft.status != before {
         return Decision {
@@ -199,13 +199,13 @@ impl<K: Kind> Draft<'_, K> {
     /// Starts what is due, where the spec is valid; hands the spec's error on.
     fn follow_dueness(
         &mut self,
-        step: &Step,
+        step: &mut Step,
         plan: Result<String, SpecError>,
     ) -> Result<(), SpecError> {
-        let busy_until = match step {
-            Step::Idle => None,
-            Step::Active { .. } => Some(self.now),
-            Step::Over { at } => Some(*at),
+        let busy = match step {
+            Step::Idle => Busy::No,
+            Step::Active { .. } => Busy::Now,
+            Step::Over { at } => Busy::Until(*at),
         };
         let is_first_sight = K::life(&self.status).observed_generation.is_none();
         if is_first_sight {
@@ -222,7 +222,7 @@ impl<K: Kind> Draft<'_, K> {
                 now: self.now,
                 is_first_sight,
                 newest_scheduled,
-                busy_until,
+                busy,
                 plan: &plan,
             };
             let dueness = self.object.due(&mut self.status, &moment)?;
@@ -237,12 +237,7 @@ impl<K: Kind> Draft<'_, K> {
         };
         self.wake_at(dueness.wake);
         if dueness.missed > 0 {
-            let why = if busy_until.is_some() {
-                "a run was going on"
-            } else {
-                "the controller was away"
-            };
-            let missed = dueness.missed;
+            let (missed, why) = (dueness.missed, dueness.missed_because);
             self.tell(
                 true,
                 "MissedSchedule",
@@ -256,7 +251,17 @@ impl<K: Kind> Draft<'_, K> {
                 "the last run did not fail, there is nothing to retry",
             );
         }
+        if dueness.is_clock_back {
+            self.tell(
+                true,
+                "ClockMovedBack",
+                "the status spoke of ticks in the future; ticks count from now on",
+            );
+        }
         if let Some(due) = dueness.run {
+            if busy == Busy::Now {
+                *step = self.replace(&due.key);
+            }
             self.start(due, plan);
         }
         Ok(())

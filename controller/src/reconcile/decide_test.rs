@@ -1,6 +1,6 @@
 //! A table of lives: each step says what is observed and what is decided.
 
-use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::crd::{ConcurrencyPolicy, KafkaBackup, KafkaRestore};
 use kafka_backup_shared::report::{DryRun, Fault, RetentionHeld, StuckPartition};
 use kafka_backup_shared::status::{Phase, RunReason};
 use kube::ResourceExt;
@@ -661,6 +661,43 @@ fn a_tick_during_a_run_is_told_as_missed() {
     let decision = written(&mut observed, "2026-01-01T01:00:00Z");
     assert_eq!(reasons(&decision), ["MissedSchedule"]);
     assert_eq!(observed.object.status().missed_runs, 1);
+}
+
+#[test]
+fn a_tick_that_replaces_ends_the_run_counts_it_and_begins_its_own() {
+    let mut observed = running();
+    observed.object.spec.schedule = Some("0 * * * *".into());
+    observed.object.spec.concurrency_policy = ConcurrencyPolicy::Replace;
+    settled(&mut observed, "2026-01-01T00:30:00Z");
+    let decision = written(&mut observed, "2026-01-01T01:00:00Z");
+    assert_eq!(reasons(&decision), ["BackupFailed"]);
+    assert!(
+        decision.events[0]
+            .message
+            .contains("Replaced: the tick at 2026-01-01T01:00:00Z"),
+        "{:?}",
+        decision.events
+    );
+    let status = observed.object.status();
+    let ended = &status.backup_history[0];
+    assert_eq!(
+        (ended.reason.as_deref(), ended.job_uid.as_deref()),
+        (Some("Replaced"), Some("job-1"))
+    );
+    assert_eq!(ended.start_time, time(at("2026-01-01T00:00:03Z")));
+    let run = status.life.active_run.unwrap();
+    assert_eq!(
+        (run.id.as_str(), run.reason),
+        ("orders-20260101-010000", RunReason::Schedule)
+    );
+    assert_eq!(status.missed_runs, 0);
+    let decision = settled(&mut observed, "2026-01-01T01:00:00Z");
+    let delete = JobAction::Delete {
+        name: job_view("").name,
+        uid: "job-1".into(),
+    };
+    assert_eq!(decision.jobs, [delete, JobAction::Create]);
+    assert_eq!(life(&observed).totals.failure.runs, 1);
 }
 
 #[test]

@@ -138,6 +138,20 @@ impl<K: Kind> Draft<'_, K> {
         )
     }
 
+    /// Ends the run for a tick that came while it was going on. Its Job is deleted once this stands in the status.
+    pub(super) fn replace(&mut self, tick: &str) -> Step {
+        let Some(run) = self.life().active_run.clone() else {
+            return Step::Idle;
+        };
+        let message = format!("the tick at {tick} came before its end (concurrencyPolicy Replace)");
+        let mut ended = unstarted(&run, "Replaced", message, self.now);
+        if let Some(job) = &self.observed.active_job {
+            ended.started = job.started.min(self.now);
+            ended.attempts = job.ended_pods.max(1);
+        }
+        self.account(&run, ended)
+    }
+
     /// One more Job: the worker finds its own manifest or the end of the restore, and reports without moving data.
     fn repeat(&mut self, run: &ActiveRun, job: &JobView) -> Step {
         if run.job.ends_with(REPETITION) {

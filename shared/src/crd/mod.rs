@@ -8,7 +8,7 @@
 mod backup;
 mod restore;
 
-pub use backup::{KafkaBackup, KafkaBackupSpec, KafkaBackupStatus};
+pub use backup::{ConcurrencyPolicy, KafkaBackup, KafkaBackupSpec, KafkaBackupStatus};
 pub use restore::{KafkaRestore, KafkaRestoreSpec, KafkaRestoreStatus, RestoredTopic};
 
 /// The API group of every kind.
