@@ -94,7 +94,9 @@ fn permissions() -> Vec<Value> {
                 { "apiGroups": [GROUP], "resources": kinds, "verbs": ["get", "list", "watch"] },
                 { "apiGroups": [GROUP], "resources": kinds.map(|kind| format!("{kind}/status")), "verbs": ["patch"] },
                 { "apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "delete", "get", "list", "patch", "watch"] },
-                { "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"] },
+                { "apiGroups": [""], "resources": ["pods"], "verbs": ["delete", "get", "list", "watch"] },
+                // A pod of a lost node is given up: marked as failed, and deleted.
+                { "apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"] },
                 { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "list", "patch"] },
                 { "apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"] },
             ]),

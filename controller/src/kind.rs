@@ -11,7 +11,7 @@ use kafka_backup_shared::crd::{
 };
 use kafka_backup_shared::plan::{self, Plan, SpecError};
 use kafka_backup_shared::report::Report;
-use kafka_backup_shared::spec::JobSettings;
+use kafka_backup_shared::spec::{JobSettings, PodTemplate};
 use kafka_backup_shared::status::{FinishedRun, Life, RunOutcome, time};
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
@@ -111,6 +111,8 @@ pub(crate) trait Kind:
     fn plan(&self, run: &str) -> Result<Plan, SpecError>;
     /// Settings of its Jobs.
     fn job_settings(&self) -> &JobSettings;
+    /// Additions to its Jobs' pods.
+    fn pod_template(&self) -> &PodTemplate;
     /// Resources of the worker's container.
     fn resources(&self) -> Option<&ResourceRequirements>;
     /// How many finished Jobs are kept.
@@ -168,6 +170,10 @@ impl Kind for KafkaBackup {
 
     fn job_settings(&self) -> &JobSettings {
         &self.spec.job
+    }
+
+    fn pod_template(&self) -> &PodTemplate {
+        &self.spec.pod_template
     }
 
     fn resources(&self) -> Option<&ResourceRequirements> {
@@ -247,6 +253,10 @@ impl Kind for KafkaRestore {
 
     fn job_settings(&self) -> &JobSettings {
         &self.spec.job
+    }
+
+    fn pod_template(&self) -> &PodTemplate {
+        &self.spec.pod_template
     }
 
     fn resources(&self) -> Option<&ResourceRequirements> {

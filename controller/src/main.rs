@@ -19,6 +19,7 @@ mod reconcile;
 mod render;
 mod run;
 mod volumes;
+mod worker_pod;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};

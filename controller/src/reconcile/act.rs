@@ -6,6 +6,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
 use kafka_backup_shared::status::ActiveRun;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::reflector::ObjectRef;
@@ -200,6 +201,7 @@ async fn act<K: Kind>(
             settle(marked.map(drop), || format!("mark Job {name} as accounted"))
         }
         JobAction::Delete { name, uid } => delete(&api, name, uid).await,
+        JobAction::GiveUpPod { name, uid } => give_up_pod(context, object, name, uid).await,
         JobAction::DeleteStray { name, uid } => {
             delete_stray(context, object, &api, name, uid).await
         }
@@ -256,6 +258,61 @@ async fn delete(api: &Api<Job>, name: &str, uid: &str) -> Result<Next, Reconcile
     settle(api.delete(name, &params).await.map(drop), || {
         format!("delete Job {name}")
     })
+}
+
+/// Says Failed for a kubelet that cannot, as the pod garbage collector does for nodes that are gone: the Job controller lets go
+/// of no pod before. As a disruption, it does not count against `backoffLimit`.
+async fn give_up_pod<K: Kind>(
+    context: &Context,
+    object: &K,
+    name: &str,
+    uid: &str,
+) -> Result<Next, ReconcileError> {
+    let namespace = object.namespace().unwrap_or_default();
+    let api = Api::<Pod>::namespaced(context.client.clone(), &namespace);
+    let message = "its node did not report its end within 5 minutes of its grace period";
+    let patch = json!({
+        "metadata": { "uid": uid },
+        "status": {
+            "phase": "Failed",
+            "reason": "NodeLost",
+            "message": message,
+            "conditions": [{
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "NodeLost",
+                "message": message,
+                "lastTransitionTime": whole_seconds(Timestamp::now()).to_string(),
+            }],
+        },
+    });
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    };
+    let marked = api
+        .patch_status(name, &params, &Patch::Strategic(&patch))
+        .await;
+    settle(marked.map(drop), || format!("mark pod {name} as failed"))?;
+    let only_this = Preconditions {
+        uid: Some(uid.into()),
+        resource_version: None,
+    };
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(only_this),
+        ..DeleteParams::default()
+    };
+    let next = settle(api.delete(name, &params).await.map(drop), || {
+        format!("delete pod {name}")
+    })?;
+    let note = Note {
+        is_warning: true,
+        reason: "NodeLost".into(),
+        message: format!("pod {name} was given up: {message}"),
+    };
+    events::publish(&context.client, &object.object_ref(&()), &note).await;
+    Ok(next)
 }
 
 /// A Job that looks like a stray may belong to a run that is newer than the cache: the newest status decides.

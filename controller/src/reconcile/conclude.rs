@@ -51,11 +51,15 @@ impl<K: Kind> Draft<'_, K> {
                 now,
             );
         }
+        let failing = self.observed.active_job.as_ref().and_then(|job| {
+            let is_it = active.as_ref().is_some_and(|run| run.job == job.name);
+            job.failing.as_ref().filter(|_| is_it)
+        });
         let conditions = &mut self.life().conditions;
         condition::set(
             conditions,
             PROGRESSING,
-            progressing(active.as_ref()),
+            progressing(active.as_ref(), failing),
             generation,
             now,
         );
@@ -133,14 +137,22 @@ impl<K: Kind> Draft<'_, K> {
     }
 }
 
-fn progressing(active: Option<&ActiveRun>) -> Saying {
-    match active {
-        Some(run) => Saying::new(
+fn progressing(active: Option<&ActiveRun>, failing: Option<&Trouble>) -> Saying {
+    match (active, failing) {
+        (Some(run), Some(failing)) => Saying::new(
+            true,
+            "RunFailing",
+            format!(
+                "run {} in Job {} is failing: {}: {}",
+                run.id, run.job, failing.reason, failing.message
+            ),
+        ),
+        (Some(run), None) => Saying::new(
             true,
             "RunActive",
             format!("run {} in Job {}", run.id, run.job),
         ),
-        None => Saying::new(false, "NoActiveRun", ""),
+        (None, _) => Saying::new(false, "NoActiveRun", ""),
     }
 }
 

@@ -123,6 +123,11 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
     }
     let (mut jobs, wake) = tidy::jobs::<K>(observed, &before, now);
     draft.wake_at(wake);
+    if matches!(step, Step::Active { .. }) {
+        let (lost, wake) = tidy::lost_pods(&observed.pods, now);
+        jobs.extend(lost);
+        draft.wake_at(wake);
+    }
     if matches!(
         step,
         Step::Active {

@@ -455,7 +455,10 @@ fn a_lost_report_is_asked_for_once_more_and_then_given_up() {
         .iter()
         .filter_map(|action| match action {
             JobAction::Mark { uid, .. } => Some(uid.as_str()),
-            JobAction::Create | JobAction::Delete { .. } | JobAction::DeleteStray { .. } => None,
+            JobAction::Create
+            | JobAction::Delete { .. }
+            | JobAction::DeleteStray { .. }
+            | JobAction::GiveUpPod { .. } => None,
         })
         .collect();
     assert_eq!(marked, ["job-1", "job-2"]);
@@ -521,6 +524,57 @@ fn a_pod_that_started_has_no_start_deadline() {
     let mut observed = running();
     assert_eq!(settled(&mut observed, "2026-01-01T09:00:00Z").jobs, []);
     assert!(life(&observed).active_run.is_some());
+}
+
+#[test]
+fn a_pod_of_a_lost_node_is_told_after_a_minute_and_given_up_after_five() {
+    let mut observed = running();
+    // Told to end at 00:09:00, with a minute of grace.
+    observed.pods[0].gone_by = Some(at("2026-01-01T00:10:00Z"));
+    observed.pods[0].is_unready = true;
+    let decision = settled(&mut observed, "2026-01-01T00:10:30Z");
+    assert_eq!(
+        (decision.jobs, decision.wake),
+        (vec![], Some(at("2026-01-01T00:11:00Z")))
+    );
+    assert_eq!(condition(&observed, READY).0, "True");
+    let decision = settled(&mut observed, "2026-01-01T00:11:00Z");
+    assert_eq!(
+        (decision.jobs, decision.wake),
+        (vec![], Some(at("2026-01-01T00:15:00Z")))
+    );
+    assert_eq!(condition(&observed, READY).1, "NodeLost");
+    let decision = settled(&mut observed, "2026-01-01T00:15:00Z");
+    let give_up = JobAction::GiveUpPod {
+        name: "pod".into(),
+        uid: "pod-uid".into(),
+    };
+    assert_eq!(decision.jobs, [give_up]);
+    assert!(
+        life(&observed).active_run.is_some(),
+        "its Job makes another pod"
+    );
+}
+
+#[test]
+fn a_job_that_is_about_to_fail_says_so_and_is_not_counted_yet() {
+    let mut observed = running();
+    let failing = JobView {
+        failing: Some(Trouble {
+            reason: "BackoffLimitExceeded".into(),
+            message: "job words".into(),
+        }),
+        ..job_view("job-1")
+    };
+    observe_job(&mut observed, failing);
+    settled(&mut observed, "2026-01-01T00:05:00Z");
+    let (status, reason, message) = condition(&observed, PROGRESSING);
+    assert_eq!((&*status, &*reason), ("True", "RunFailing"));
+    assert!(
+        message.contains("BackoffLimitExceeded: job words"),
+        "{message}"
+    );
+    assert_eq!(observed.object.status().backup_history, []);
 }
 
 #[test]
@@ -908,9 +962,9 @@ fn a_life_that_is_cut_anywhere_ends_the_same() {
                 match action {
                     JobAction::Create => is_job_there = true,
                     JobAction::Mark { .. } => observed.jobs[0].accounted = Some(at(&now)),
-                    JobAction::Delete { .. } | JobAction::DeleteStray { .. } => {
-                        panic!("{action:?}")
-                    }
+                    JobAction::Delete { .. }
+                    | JobAction::DeleteStray { .. }
+                    | JobAction::GiveUpPod { .. } => panic!("{action:?}"),
                 }
             }
             if is_job_there && observed.jobs.is_empty() {

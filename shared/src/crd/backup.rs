@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{IsolationLevel, SegmentLimits};
 use crate::schedule::admission;
 use crate::spec::{
-    Compression, JobSettings, KafkaCluster, MissingTopics, RateLimit, Retention, Storage,
+    Compression, JobSettings, KafkaCluster, MissingTopics, PodTemplate, RateLimit, Retention,
+    Storage,
 };
 use crate::status::{FinishedRun, Life};
 
@@ -165,6 +166,9 @@ pub struct KafkaBackupSpec {
     /// Resources of the worker's container; the controller's defaults where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+    /// Additions to the Job's pod.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
 }
 
 /// What a tick does that comes while a run is going on. Two runs of one archive at a time would be pointless: there is no Allow.

@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{
-    IfTopicNotEmpty, JobSettings, KafkaCluster, MissingTopics, Pitr, RateLimit, Repartition,
-    RestoreFrom, Storage, TopicConfig,
+    IfTopicNotEmpty, JobSettings, KafkaCluster, MissingTopics, Pitr, PodTemplate, RateLimit,
+    Repartition, RestoreFrom, Storage, TopicConfig,
 };
 use crate::status::{FinishedRun, Life};
 
@@ -117,6 +117,9 @@ pub struct KafkaRestoreSpec {
     /// Resources of the worker's container; the controller's defaults where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+    /// Additions to the Job's pod.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
 }
 
 fn create_topics() -> bool {

@@ -164,6 +164,7 @@ pub fn restore(object: &KafkaRestore, run: &str) -> Result<Plan, SpecError> {
     check_topics(&spec.topics, &spec.exclude_topics)?;
     spec.storage.check()?;
     check_mapping(&spec.topic_mapping)?;
+    spec.pod_template.check()?;
     if let Some(limit) = &spec.rate_limit {
         check_rate_limit(limit)?;
     }
