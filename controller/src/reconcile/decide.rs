@@ -314,3 +314,7 @@ impl<K: Kind> Draft<'_, K> {
 #[cfg(test)]
 #[path = "decide_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "interleaving_test.rs"]
+mod interleavings;
