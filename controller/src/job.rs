@@ -15,6 +15,7 @@ use k8s_openapi::api::batch::v1::{
 };
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kafka_backup_shared::crd::KafkaBackup;
 use kafka_backup_shared::plan::{Plan, SpecError};
 use kafka_backup_shared::pod;
 use kafka_backup_shared::report::Fault;
@@ -75,9 +76,10 @@ pub(crate) fn name(object: &str, uid: &str, key: &str, at: Timestamp) -> String 
 pub(crate) fn build<K: Kind>(
     object: &K,
     run: &ActiveRun,
+    referenced: Option<&KafkaBackup>,
     settings: &WorkerSettings,
 ) -> Result<Job, SpecError> {
-    let plan = object.plan(&run.id)?;
+    let plan = object.plan(&run.id, referenced)?;
     let plan_json = plan.to_json()?;
     let labels = labels(object, run);
     let annotations = annotations(object, run);
@@ -218,7 +220,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
-    use kafka_backup_shared::crd::KafkaBackup;
     use proptest::prelude::*;
 
     use super::*;
@@ -233,7 +234,7 @@ mod tests {
     }
 
     fn built(object: &KafkaBackup) -> Job {
-        build(object, &fixtures::active_run(object), &settings()).unwrap()
+        build(object, &fixtures::active_run(object), None, &settings()).unwrap()
     }
 
     fn pod_of(job: &Job) -> &PodSpec {
@@ -295,7 +296,9 @@ mod tests {
         let plan: Plan = serde_json::from_str(json).unwrap();
         assert_eq!(
             plan,
-            object.plan(&fixtures::active_run(&object).id).unwrap()
+            object
+                .plan(&fixtures::active_run(&object).id, None)
+                .unwrap()
         );
         assert!(
             !job.annotations().contains_key(pod::PLAN_ANNOTATION),

@@ -46,7 +46,8 @@ impl Object {
     pub fn plan(&self, run: &str) -> Result<Plan, SpecError> {
         match self {
             Self::Backup(object) => plan::backup(object, run),
-            Self::Restore(object) => plan::restore(object, run),
+            // At a terminal there are no other objects to refer to.
+            Self::Restore(object) => plan::restore(object, None, run),
         }
     }
 }

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::Context;
 use super::decide::{Decision, Note, decide};
 use super::error::ReconcileError;
-use super::observe::observe;
+use super::observe::{observe, referenced};
 use super::queue::Key;
 use super::tidy::{self, JobAction};
 use super::view::{JobView, Trouble};
@@ -215,7 +215,8 @@ async fn create<K: Kind>(
     run: &ActiveRun,
 ) -> Result<Next, ReconcileError> {
     let uid = object.uid().unwrap_or_default();
-    let Ok(job) = job::build(object, run, &context.worker) else {
+    let referenced = referenced(context, object).await?;
+    let Ok(job) = job::build(object, run, referenced.as_ref(), &context.worker) else {
         // decide has checked the same spec; it will say what is wrong with it when it sees the newer one.
         return Ok(Next::LookAgain);
     };

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use kafka_backup_shared::crd::KafkaBackup;
 use kafka_backup_shared::plan::{SpecError, run_id};
 use kafka_backup_shared::report::Report;
 use kafka_backup_shared::status::{ActiveRun, HeldRun, Life, RunOutcome, time};
@@ -22,10 +23,15 @@ use crate::exporter::Exposed;
 use crate::job;
 use crate::kind::Kind;
 
+/// How soon an object is looked at again whose reference leads nowhere.
+const REFERENCE_POLL: SignedDuration = SignedDuration::from_secs(15);
+
 /// One object and what belongs to it, at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed<K> {
     pub(crate) object: K,
+    /// The KafkaBackup that it refers to; `None` only if it refers to none, or the API server says that there is none.
+    pub(crate) referenced: Option<KafkaBackup>,
     /// Its Jobs, as the cache has them.
     pub(crate) jobs: Vec<JobView>,
     /// The Job that `activeRun` names; `None` only if the API server says that there is none.
@@ -108,11 +114,16 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
         wake: None,
         now,
     };
-    let plan = digest(object);
+    let plan = digest(object, observed.referenced.as_ref());
     draft.release_held();
     let mut step = draft.follow_run(plan.as_deref());
     let plan = draft.follow_dueness(&mut step, plan);
+    if plan.is_err() && object.reference().is_some() {
+        // Nothing announces to a restore that its backup has come.
+        draft.wake_at(Some(now + REFERENCE_POLL));
+    }
     draft.conclude(&step, plan.err());
+    object.show(&mut draft.status);
     if draft.status != before {
         return Decision {
             status: Some(draft.status),
@@ -146,8 +157,8 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
 }
 
 /// Digest of what a run of the object would do now.
-fn digest<K: Kind>(object: &K) -> Result<String, SpecError> {
-    let plan = object.plan("")?.to_json()?;
+fn digest<K: Kind>(object: &K, referenced: Option<&KafkaBackup>) -> Result<String, SpecError> {
+    let plan = object.plan("", referenced)?.to_json()?;
     Ok(sha256_hex(plan.as_bytes()))
 }
 

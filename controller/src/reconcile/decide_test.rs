@@ -21,6 +21,7 @@ const HOLD: Duration = Duration::from_secs(90);
 fn seen<K: Kind>(object: K) -> Observed<K> {
     Observed {
         object,
+        referenced: None,
         jobs: Vec::new(),
         active_job: None,
         pods: Vec::new(),
@@ -1065,4 +1066,96 @@ fn a_dry_run_says_what_it_would_write_and_counts_no_record() {
         "{}",
         succeeded.message
     );
+}
+
+#[test]
+fn a_restore_by_reference_waits_for_its_backup_and_takes_it_from_its_own_namespace_only() {
+    let mut object = fixtures::restore();
+    object.spec.backup_id = None;
+    object.spec.storage = None;
+    object.spec.backup_ref = serde_json::from_value(serde_json::json!({"name": "orders"})).unwrap();
+    let mut observed = seen(object);
+    let step = |observed: &mut Observed<KafkaRestore>, now: &str| {
+        let decision = decide(observed, at(now));
+        if let Some(status) = decision.status.clone() {
+            observed.object.status = Some(status);
+        }
+        decision
+    };
+    let mut elsewhere = fixtures::backup();
+    elsewhere.metadata.namespace = Some("other".into());
+    for referenced in [None, Some(elsewhere)] {
+        observed.referenced = referenced;
+        step(&mut observed, "2026-01-01T00:00:01Z");
+        let decision = step(&mut observed, "2026-01-01T00:00:01Z");
+        assert_eq!((decision.status, decision.jobs), (None, vec![]));
+        assert_eq!(decision.wake, Some(at("2026-01-01T00:00:16Z")));
+        let conditions = observed.object.status().life.conditions;
+        let ready = condition::find(&conditions, READY).unwrap();
+        assert_eq!((&*ready.status, &*ready.reason), ("False", "InvalidSpec"));
+        assert!(
+            ready.message.contains("spec.backupRef.name"),
+            "{}",
+            ready.message
+        );
+    }
+    observed.referenced = Some(fixtures::backup());
+    step(&mut observed, "2026-01-01T00:01:00Z");
+    assert_eq!(
+        step(&mut observed, "2026-01-01T00:01:00Z").jobs,
+        [JobAction::Create]
+    );
+    let plan = observed
+        .object
+        .plan("r", observed.referenced.as_ref())
+        .unwrap();
+    let kafka_backup_shared::plan::Plan::Restore(plan) = plan else {
+        panic!("{plan:?}");
+    };
+    assert_eq!(plan.storage, fixtures::backup().spec.storage);
+    assert_eq!(plan.request.backup_id, "latest");
+    assert_eq!(plan.request.archive.unwrap().to_string(), "shop/orders");
+}
+
+#[test]
+fn no_column_is_ever_empty() {
+    fn columns<K: Kind>(status: &K::Status) -> Vec<(String, String)> {
+        let status = serde_json::to_value(status).unwrap();
+        let columns = status["columns"].as_object().unwrap().clone();
+        columns
+            .into_iter()
+            .map(|(name, value)| (name, value.as_str().unwrap().to_owned()))
+            .collect()
+    }
+    let mut scheduled = fixtures::backup();
+    scheduled.spec.schedule = Some("@daily".into());
+    scheduled.spec.time_zone = Some("Europe/Berlin".into());
+    let mut suspended = scheduled.clone();
+    suspended.spec.suspend = true;
+    let mut invalid = fixtures::backup();
+    invalid.spec.topics.clear();
+    let mut all = Vec::new();
+    for object in [fixtures::backup(), scheduled, suspended, invalid] {
+        let status = decide(&seen(object), at("2026-01-01T00:00:01Z"))
+            .status
+            .unwrap();
+        all.extend(columns::<KafkaBackup>(&status));
+    }
+    let status = decide(&seen(fixtures::restore()), at("2026-01-01T00:00:01Z"))
+        .status
+        .unwrap();
+    all.extend(columns::<KafkaRestore>(&status));
+    assert!(all.iter().all(|(_, value)| !value.is_empty()), "{all:?}");
+    let said = |value: &str| all.iter().any(|(_, found)| found == value);
+    for value in [
+        "once",
+        "@daily Europe/Berlin",
+        "never",
+        "suspended",
+        "2026-01-01T23:00:00Z",
+        "latest",
+        "-",
+    ] {
+        assert!(said(value), "{value}: {all:?}");
+    }
 }

@@ -271,6 +271,7 @@ impl Controller {
         let job_uid = active.and_then(|run| run.job_uid);
         Some(Observed {
             object,
+            referenced: None,
             jobs: self.jobs.clone(),
             active_job,
             pods,

@@ -16,8 +16,8 @@ fn template(additions: Value) -> Value {
         image: "worker:1".into(),
         push_url: "http://controller:8080".into(),
     };
-    let job = job::build(&object, &fixtures::active_run(&object), &settings).unwrap();
-    assert!(object.plan("run").is_ok());
+    let job = job::build(&object, &fixtures::active_run(&object), None, &settings).unwrap();
+    assert!(object.plan("run", None).is_ok());
     serde_json::to_value(job.spec.unwrap().template).unwrap()
 }
 

@@ -32,26 +32,26 @@ use crate::status::{FinishedRun, Life};
     derive = "PartialEq",
     doc = "Copies topics of a Kafka cluster into an archive in an object store, once or by schedule.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Schedule", type_ = "string", json_path = ".spec.schedule"),
+    printcolumn(
+        name = "Schedule",
+        type_ = "string",
+        json_path = ".status.columns.schedule"
+    ),
     printcolumn(
         name = "Last Backup",
-        type_ = "date",
-        json_path = ".status.lastBackupTime"
-    ),
-    printcolumn(
-        name = "Next",
         type_ = "string",
-        json_path = ".status.nextScheduledTime"
+        json_path = ".status.columns.lastBackup"
     ),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.columns.next"),
     printcolumn(
         name = "Records",
-        type_ = "integer",
-        json_path = ".status.lastBackupRecords"
+        type_ = "string",
+        json_path = ".status.columns.records"
     ),
     printcolumn(
         name = "Size",
-        type_ = "integer",
-        json_path = ".status.lastBackupSize",
+        type_ = "string",
+        json_path = ".status.columns.size",
         priority = "1"
     ),
     printcolumn(
@@ -185,6 +185,22 @@ fn default_history_limit() -> u32 {
     3
 }
 
+/// The columns of `kubectl get`, each with something in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupColumns {
+    /// The cron line and its zone; `once` without one.
+    pub schedule: String,
+    /// When the newest successful run ended; `never` before the first.
+    pub last_backup: String,
+    /// When the next run begins; `suspended`, or `-` where none is planned.
+    pub next: String,
+    /// Records that the newest successful run added.
+    pub records: String,
+    /// Bytes that it added.
+    pub size: String,
+}
+
 /// What has become of a KafkaBackup.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -192,6 +208,9 @@ pub struct KafkaBackupStatus {
     /// The life of its runs.
     #[serde(flatten)]
     pub life: Life,
+    /// What `kubectl get` shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<BackupColumns>,
     /// Run id of the newest successful run; what a restore names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup_id: Option<String>,
