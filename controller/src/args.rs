@@ -38,6 +38,12 @@ pub(crate) struct RunArguments {
     /// How long a counter's value stays exposed before a finished run changes it: three scrapes (90s, 2m).
     #[arg(long, value_name = "DURATION", default_value = "90s", value_parser = duration)]
     pub(crate) hold: Duration,
+    /// Runs that may be going on at once; those that are due beyond wait in line. Left out, no limit.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit_runs: Option<u32>,
+    /// The same, of one namespace.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit_runs_per_namespace: Option<u32>,
     /// Where /metrics is served and workers push.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     pub(crate) metrics_addr: SocketAddr,

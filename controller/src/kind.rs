@@ -28,7 +28,7 @@ const NOTHING: &str = "-";
 const STATUS_LIST_MAX: usize = 100;
 
 /// The kinds by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ObjectKind {
     /// KafkaBackup.
     Backup,

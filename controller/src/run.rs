@@ -25,6 +25,7 @@ use crate::job::WorkerSettings;
 use crate::kind::ObjectKind;
 use crate::objects::Objects;
 use crate::push::{ClusterRuns, Push};
+use crate::reconcile::line::Limits;
 use crate::reconcile::{self, Context, watch};
 
 /// Readiness waits for it.
@@ -96,6 +97,10 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
         exporter.clone(),
         worker,
         arguments.hold,
+        Limits {
+            runs: arguments.limit_runs,
+            runs_per_namespace: arguments.limit_runs_per_namespace,
+        },
     ));
     let push = Arc::new(Push {
         identities: Identities::kubernetes(client.clone()),

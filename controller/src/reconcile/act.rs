@@ -162,6 +162,9 @@ fn forget_accounted<K: Kind>(context: &Context, object: &K, status: &K::Status) 
     if let Some(uid) = ended.and_then(|run| run.job_uid.as_deref()) {
         context.objects.forget_report(uid);
     }
+    if ended.is_some() {
+        context.call_next();
+    }
     if K::life(status).active_run.is_none() {
         context.note_refusal(&object.uid().unwrap_or_default(), None);
     }

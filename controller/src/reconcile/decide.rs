@@ -16,6 +16,7 @@ use kafka_backup_shared::report::Report;
 use kafka_backup_shared::status::{ActiveRun, HeldRun, Life, RunOutcome, time};
 
 use super::due::{Busy, Due, Moment};
+use super::line::{Limits, Place};
 use super::tidy::{self, JobAction};
 use super::view::{JobView, PodView, Trouble};
 use crate::digest::sha256_hex;
@@ -25,6 +26,9 @@ use crate::kind::Kind;
 
 /// How soon an object is looked at again whose reference leads nowhere.
 const REFERENCE_POLL: SignedDuration = SignedDuration::from_secs(15);
+
+/// How soon a run that waits for its place is looked at again, if nobody says before that there is one.
+const LINE_POLL: SignedDuration = SignedDuration::from_secs(15);
 
 /// One object and what belongs to it, at one moment.
 #[derive(Clone, Debug)]
@@ -48,6 +52,9 @@ pub(crate) struct Observed<K> {
     pub(crate) exposed: Exposed,
     /// How long they must be before they change.
     pub(crate) hold: Duration,
+    pub(crate) limits: Limits,
+    /// Where the run that waits stands; `None` where none does.
+    pub(crate) place: Option<Place>,
 }
 
 /// An Event on the object.
@@ -248,6 +255,7 @@ impl<K: Kind> Draft<'_, K> {
             Ok(found) => found,
             Err(error) => {
                 K::pause(&mut self.status);
+                self.life().waiting_run = None;
                 return Err(error);
             }
         };
@@ -274,13 +282,34 @@ impl<K: Kind> Draft<'_, K> {
                 "the status spoke of ticks in the future; ticks count from now on",
             );
         }
-        if let Some(due) = dueness.run {
-            if busy == Busy::Now {
+        let limits = self.observed.limits;
+        match dueness.run {
+            // A run that replaces another takes its place.
+            Some(due) if busy == Busy::Now => {
                 *step = self.replace(&due.key);
+                self.start(due, plan);
             }
-            self.start(due, plan);
+            Some(due) if limits.are_set() => self.life().waiting_run = Some(due.waiting()),
+            Some(due) => self.start(due, plan),
+            None if busy == Busy::No => self.start_waiting(plan),
+            None => {}
         }
         Ok(())
+    }
+
+    /// Starts the run that waits, once it has its place. It stands in the status already, so that all who wait are in line.
+    fn start_waiting(&mut self, plan: String) {
+        let Some(waiting) = self.life().waiting_run.clone() else {
+            return;
+        };
+        let stood = K::life(&self.object.status()).waiting_run.as_ref() == Some(&waiting);
+        let is_free = !self.observed.limits.are_set() || self.observed.place == Some(Place::Free);
+        if stood && is_free {
+            self.life().waiting_run = None;
+            self.start(Due::of(&waiting), plan);
+            return;
+        }
+        self.wake_at(Some(self.now + LINE_POLL));
     }
 
     fn start(&mut self, due: Due, plan: String) {

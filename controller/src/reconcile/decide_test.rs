@@ -33,6 +33,8 @@ fn seen<K: Kind>(object: K) -> Observed<K> {
             failure: HOLD,
         },
         hold: HOLD,
+        limits: Limits::default(),
+        place: None,
     }
 }
 
@@ -1158,4 +1160,114 @@ fn no_column_is_ever_empty() {
     ] {
         assert!(said(value), "{value}: {all:?}");
     }
+}
+
+/// An hourly backup that has run, under a limit, at 00:30.
+fn limited() -> Observed<KafkaBackup> {
+    let mut observed = running();
+    observe_job(&mut observed, complete("job-1"));
+    observed.pushed = Some(success_report(5));
+    settled(&mut observed, "2026-01-01T00:05:04Z");
+    observed.pushed = None;
+    observed.jobs[0].accounted = Some(at("2026-01-01T00:05:04Z"));
+    observed.object.spec.schedule = Some("0 * * * *".into());
+    observed.limits.runs = Some(1);
+    settled(&mut observed, "2026-01-01T00:30:00Z");
+    observed
+}
+
+#[test]
+fn a_run_without_a_place_waits_in_the_status_and_starts_when_it_has_one() {
+    let mut observed = limited();
+    let decision = written(&mut observed, "2026-01-01T01:00:00Z");
+    assert_eq!(decision.jobs, []);
+    let waiting = life(&observed).waiting_run.unwrap();
+    assert_eq!(
+        (waiting.key.as_str(), waiting.due),
+        ("2026-01-01T01:00:00Z", time(at("2026-01-01T01:00:00Z")))
+    );
+    observed.place = Some(Place::Waits(3));
+    let decision = settled(&mut observed, "2026-01-01T01:00:01Z");
+    assert_eq!(
+        (decision.jobs, decision.wake),
+        (vec![], Some(at("2026-01-01T01:00:16Z")))
+    );
+    assert_eq!(life(&observed).phase, Phase::Pending);
+    let (status, reason, message) = condition(&observed, PROGRESSING);
+    assert_eq!((&*status, &*reason), ("False", "WaitsForPlace"));
+    assert!(message.starts_with("place 3 "), "{message}");
+    assert_eq!(
+        condition(&observed, SUCCEEDED).0,
+        "True",
+        "the last run succeeded"
+    );
+
+    observed.place = Some(Place::Free);
+    let decision = settled(&mut observed, "2026-01-01T01:20:00Z");
+    assert_eq!(decision.jobs, [JobAction::Create]);
+    let run = life(&observed).active_run.unwrap();
+    assert_eq!(
+        (run.id.as_str(), run.start_time),
+        ("orders-20260101-010000", time(at("2026-01-01T01:20:00Z")))
+    );
+    assert_eq!(life(&observed).waiting_run, None);
+    assert_eq!(observed.object.status().missed_runs, 0);
+}
+
+#[test]
+fn a_newer_tick_takes_the_place_of_one_that_waits_and_a_trigger_stays_behind_it() {
+    let mut observed = limited();
+    observed.place = Some(Place::Waits(1));
+    settled(&mut observed, "2026-01-01T01:00:00Z");
+    observed
+        .object
+        .annotations_mut()
+        .insert(TRIGGER.into(), "now".into());
+    settled(&mut observed, "2026-01-01T01:30:00Z");
+    assert_eq!(
+        observed.object.status().last_trigger,
+        None,
+        "it is not lost"
+    );
+    let decision = written(&mut observed, "2026-01-01T02:00:00Z");
+    assert_eq!(reasons(&decision), ["MissedSchedule"]);
+    assert_eq!(
+        life(&observed).waiting_run.unwrap().key,
+        "2026-01-01T02:00:00Z"
+    );
+    assert_eq!(observed.object.status().missed_runs, 1);
+
+    observed.object.spec.starting_deadline_seconds = Some(600);
+    settled(&mut observed, "2026-01-01T02:10:00Z");
+    assert!(life(&observed).waiting_run.is_some());
+    settled(&mut observed, "2026-01-01T02:10:01Z");
+    assert_eq!(
+        observed.object.status().missed_runs,
+        2,
+        "it had no place in time"
+    );
+    let waiting = life(&observed).waiting_run.unwrap();
+    assert_eq!(
+        (waiting.reason, waiting.key.as_str()),
+        (RunReason::Trigger, "now")
+    );
+}
+
+#[test]
+fn a_suspended_schedule_leaves_the_line_and_a_trigger_does_not() {
+    let mut observed = limited();
+    observed.place = Some(Place::Waits(1));
+    settled(&mut observed, "2026-01-01T01:00:00Z");
+    observed.object.spec.suspend = true;
+    settled(&mut observed, "2026-01-01T01:10:00Z");
+    assert_eq!(life(&observed).waiting_run, None);
+    assert_eq!(observed.object.status().missed_runs, 0);
+    observed
+        .object
+        .annotations_mut()
+        .insert(TRIGGER.into(), "now".into());
+    settled(&mut observed, "2026-01-01T01:20:00Z");
+    observed.place = Some(Place::Free);
+    let decision = settled(&mut observed, "2026-01-01T01:30:00Z");
+    assert_eq!(decision.jobs, [JobAction::Create]);
 }

@@ -15,7 +15,7 @@ use kafka_backup_shared::crd::{
 };
 use kafka_backup_shared::plan::SpecError;
 use kafka_backup_shared::schedule::Schedule;
-use kafka_backup_shared::status::{Life, RunOutcome, RunReason, time};
+use kafka_backup_shared::status::{Life, RunOutcome, RunReason, WaitingRun, time};
 use kube::ResourceExt;
 
 use crate::digest::sha256_hex;
@@ -66,6 +66,30 @@ pub(crate) struct Due {
     pub(crate) key: String,
     /// The time in the run id.
     pub(crate) at: Timestamp,
+    /// Since when it is due.
+    pub(crate) since: Timestamp,
+}
+
+impl Due {
+    /// As it stands in the status while it waits.
+    pub(crate) fn waiting(self) -> WaitingRun {
+        WaitingRun {
+            reason: self.reason,
+            key: self.key,
+            at: time(self.at),
+            due: time(self.since),
+        }
+    }
+
+    /// The run that waited.
+    pub(crate) fn of(waiting: &WaitingRun) -> Self {
+        Self {
+            reason: waiting.reason,
+            key: waiting.key.clone(),
+            at: waiting.at.0,
+            since: waiting.due.0,
+        }
+    }
 }
 
 /// What is due.
@@ -96,7 +120,8 @@ pub(crate) fn backup(
     let trigger = object.annotations().get(TRIGGER);
     let mut dueness = Dueness::default();
     follow_schedule(object, status, moment, &mut dueness)?;
-    if moment.busy != Busy::No || dueness.run.is_some() {
+    leave_line(object, status, moment, &mut dueness);
+    if moment.busy != Busy::No || dueness.run.is_some() || status.life.waiting_run.is_some() {
         return Ok(dueness);
     }
     if trigger.is_some() && trigger != status.last_trigger.as_ref() {
@@ -105,6 +130,7 @@ pub(crate) fn backup(
             reason: RunReason::Trigger,
             key: value.clone(),
             at: moment.now,
+            since: moment.now,
         });
     } else if object.spec.schedule.is_none() && !object.spec.suspend {
         dueness.run = one_shot(object, &status.life, moment);
@@ -120,7 +146,7 @@ pub(crate) fn restore(
 ) -> Dueness {
     let retry = object.annotations().get(RETRY);
     let mut dueness = Dueness::default();
-    if moment.busy != Busy::No {
+    if moment.busy != Busy::No || status.life.waiting_run.is_some() {
         return dueness;
     }
     if status.life.last_run_generation.is_none() {
@@ -140,6 +166,7 @@ pub(crate) fn restore(
             reason: RunReason::Retry,
             key: value.clone(),
             at: moment.now,
+            since: moment.now,
         });
     } else {
         dueness.is_retry_refused = true;
@@ -223,10 +250,53 @@ fn follow_schedule(
             },
             key: tick.to_string(),
             at: tick,
+            since: tick + jitter,
         });
     }
     status.missed_runs += dueness.missed;
     Ok(())
+}
+
+/// Takes a run out of the line that must not start any more: one of a tick for which a newer one has come, which is too late, or
+/// whose schedule is suspended.
+fn leave_line(
+    object: &KafkaBackup,
+    status: &mut KafkaBackupStatus,
+    moment: &Moment,
+    dueness: &mut Dueness,
+) {
+    let is_of_tick =
+        |run: &&WaitingRun| matches!(run.reason, RunReason::Schedule | RunReason::CatchUp);
+    let Some(waiting) = status.life.waiting_run.as_ref() else {
+        return;
+    };
+    if object.spec.suspend && waiting.reason != RunReason::Trigger {
+        status.life.waiting_run = None;
+        return;
+    }
+    let Some(waiting) = Some(waiting).filter(is_of_tick) else {
+        // A trigger or a change that waits does what the newer tick would.
+        if dueness.run.take().is_some() {
+            miss(status, dueness, "another run was waiting for its place");
+        }
+        return;
+    };
+    let late = moment.now.duration_since(waiting.due.0).as_secs();
+    let deadline = object.spec.starting_deadline_seconds.map(i64::from);
+    if dueness.run.is_some() {
+        status.life.waiting_run = None;
+        miss(status, dueness, "another run was waiting for its place");
+    } else if deadline.is_some_and(|deadline| late > deadline) {
+        status.life.waiting_run = None;
+        let why = "their runs had no place within spec.startingDeadlineSeconds";
+        miss(status, dueness, why);
+    }
+}
+
+fn miss(status: &mut KafkaBackupStatus, dueness: &mut Dueness, why: &'static str) {
+    status.missed_runs += 1;
+    dueness.missed += 1;
+    dueness.missed_because = why;
 }
 
 /// Ticks count after this time.
@@ -280,6 +350,7 @@ fn one_shot(object: &impl ResourceExt, life: &Life, moment: &Moment) -> Option<D
             reason: RunReason::OneShot,
             key: "creation".into(),
             at: created_at(object.meta()),
+            since: created_at(object.meta()),
         });
     };
     let generation = object.meta().generation.unwrap_or(0);
@@ -292,6 +363,7 @@ fn one_shot(object: &impl ResourceExt, life: &Life, moment: &Moment) -> Option<D
         reason: RunReason::SpecChanged,
         key: format!("generation {generation}"),
         at: moment.now,
+        since: moment.now,
     })
 }
 

@@ -13,8 +13,10 @@ pub(crate) mod decide;
 pub(crate) mod due;
 mod error;
 mod follow;
+pub(crate) mod line;
 mod observe;
 mod outcome;
+mod places;
 pub(crate) mod queue;
 mod tidy;
 pub(crate) mod view;
@@ -34,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::error::ReconcileError;
+use self::line::{Limits, Place, Waiter};
+use self::places::Places;
 use self::queue::Key;
 use self::view::Trouble;
 use crate::exporter::Exporter;
@@ -50,6 +54,8 @@ const RESYNC: Duration = Duration::from_secs(300);
 const RETRY_MAX: Duration = Duration::from_secs(120);
 /// The longest that a look may take. Given up in the middle it is what a crash there is, and the next look observes anew.
 const LOOK_LIMIT: Duration = Duration::from_secs(90);
+/// How long after the end of a run those are called who wait.
+const CALL: Duration = Duration::from_millis(300);
 const BEAT: Duration = Duration::from_secs(15);
 
 /// What every look at an object needs.
@@ -60,7 +66,9 @@ pub(crate) struct Context {
     pub(crate) worker: WorkerSettings,
     /// How long a counter's value must have been exposed before it changes.
     pub(crate) hold: Duration,
+    pub(crate) limits: Limits,
     refusals: Mutex<HashMap<String, Trouble>>,
+    places: Mutex<Places>,
 }
 
 impl Context {
@@ -71,6 +79,7 @@ impl Context {
         exporter: Arc<Exporter>,
         worker: WorkerSettings,
         hold: Duration,
+        limits: Limits,
     ) -> Self {
         Self {
             client,
@@ -78,7 +87,9 @@ impl Context {
             exporter,
             worker,
             hold,
+            limits,
             refusals: Mutex::default(),
+            places: Mutex::default(),
         }
     }
 
@@ -99,6 +110,38 @@ impl Context {
             .unwrap_or_else(PoisonError::into_inner)
             .get(uid)
             .cloned()
+    }
+
+    /// Where the waiting run of an object stands. A place that is given is taken until the cache shows the run.
+    fn place<K: Kind>(&self, object: &K) -> Option<Place> {
+        let waiting = K::life(&object.status()).waiting_run.clone()?;
+        let uid = object.meta().uid.clone().unwrap_or_default();
+        let own = Waiter {
+            due: waiting.due.0,
+            namespace: object.meta().namespace.clone().unwrap_or_default(),
+            name: object.meta().name.clone().unwrap_or_default(),
+            kind: K::KIND,
+            uid: uid.clone(),
+        };
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.place(self.limits, &self.objects, own)
+    }
+
+    /// Has those looked at who may start now that a run has ended.
+    fn call_next(&self) {
+        if !self.limits.are_set() {
+            return;
+        }
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        for waiter in places.next(self.limits, &self.objects) {
+            let key = Key {
+                namespace: waiter.namespace,
+                name: waiter.name,
+            };
+            // By then the cache has seen the end of the run.
+            let soon = Instant::now() + CALL;
+            self.objects.queue(waiter.kind).add(key, soon);
+        }
     }
 
     fn note_refusal(&self, uid: &str, refusal: Option<Trouble>) {

@@ -67,6 +67,8 @@ pub(crate) async fn observe<K: Kind>(
             .exporter
             .exposed(&uid, &K::life(&shown).totals, Instant::now()),
         hold: context.hold,
+        limits: context.limits,
+        place: context.place(&object),
         object,
         referenced,
         jobs,
