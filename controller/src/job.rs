@@ -97,7 +97,8 @@ pub(crate) fn build<K: Kind>(
             namespace: object.namespace(),
             labels: Some(labels.clone()),
             annotations: Some(annotations),
-            owner_references: Some(vec![owner(object)]),
+            // An object from a file has no UID, and a Job without an owner can be created by hand.
+            owner_references: object.uid().map(|uid| vec![owner(object, uid)]),
             ..ObjectMeta::default()
         },
         spec: Some(JobSpec {
@@ -125,12 +126,12 @@ pub(crate) fn build<K: Kind>(
     })
 }
 
-fn owner<K: Kind>(object: &K) -> OwnerReference {
+fn owner<K: Kind>(object: &K, uid: String) -> OwnerReference {
     OwnerReference {
         api_version: K::api_version(&()).into_owned(),
         kind: K::kind(&()).into_owned(),
         name: object.name_any(),
-        uid: object.uid().unwrap_or_default(),
+        uid,
         controller: Some(true),
         // Blocking the deletion of an owner needs the permission to change its finalizers; the pods go anyway.
         block_owner_deletion: None,

@@ -358,3 +358,7 @@ mod tests;
 #[cfg(test)]
 #[path = "interleaving_test.rs"]
 mod interleavings;
+
+#[cfg(test)]
+#[path = "decide_table_test.rs"]
+mod table;
