@@ -3,7 +3,7 @@
 //! # Guarantees
 //! - An object that cannot be read stalls neither its kind nor its own metrics: it stays in the cache as it was last.
 //! - Whatever a broken watch may have hidden is made up for: after each new listing every object is looked at.
-//! - Caches hold no managed fields, no pod specs and no plans.
+//! - Caches hold no managed fields, no pod specs, no plans, and of pods little but how their containers stand.
 //! - A kind whose CRD is missing, or goes, has no objects, and stalls no other: that is named, and asked again until it is there.
 
 use std::fmt::Debug;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
 use kafka_backup_shared::report::error_chain;
 use kube::core::DeserializeGuard;
@@ -181,6 +181,17 @@ pub(crate) async fn jobs(watched: Watch, writer: Writer<Job>) {
 pub(crate) async fn pods(watched: Watch, writer: Writer<Pod>) {
     let slim = |pod: &mut Pod| {
         pod.metadata.managed_fields = None;
+        pod.metadata.owner_references = None;
+        pod.metadata.finalizers = None;
+        if let Some(status) = pod.status.as_mut() {
+            let conditions = status.conditions.take().unwrap_or_default().into_iter();
+            let scheduled = conditions.filter(|condition| condition.type_ == "PodScheduled");
+            *status = PodStatus {
+                conditions: Some(scheduled.collect()),
+                container_statuses: status.container_statuses.take(),
+                ..PodStatus::default()
+            };
+        }
         if let Some(annotations) = pod.metadata.annotations.as_mut() {
             annotations.retain(|name, _| name == NAME);
         }

@@ -34,6 +34,8 @@ use tokio::net::TcpStream;
 
 /// How long anything may take that a test waits for.
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// The label of the namespaces that are made here.
+const OURS: &str = "kafka-backup.dev/lab=controllers";
 const LOOK: Duration = Duration::from_millis(100);
 /// The records that a played worker reports.
 pub const RECORDS: u64 = 7;
@@ -86,6 +88,9 @@ impl<'a> Stage<'a> {
 
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
+        // Before pods are placed again: a test that has failed may have left a thousand of them.
+        let args = ["delete", "namespaces", "--selector", OURS, "--timeout=120s"];
+        operator::kubectl(self.lab, &args).unwrap();
         kubernetes::release(self.lab, Component::Scheduler).unwrap();
         if self.operators > 0 {
             self.scale(self.operators);
@@ -130,7 +135,8 @@ impl Place {
             client: client.clone(),
             namespace: format!("{name}-{since}"),
         };
-        let namespace = json!({ "metadata": { "name": place.namespace } });
+        let (key, value) = OURS.split_once('=').unwrap();
+        let namespace = json!({ "metadata": { "name": place.namespace, "labels": { key: value } } });
         let namespace: Namespace = serde_json::from_value(namespace).unwrap();
         let namespaces = Api::<Namespace>::all(client.clone());
         namespaces
