@@ -22,7 +22,7 @@ pub(crate) enum Command {
     /// Print the custom resource definitions.
     Crds,
     /// Print everything that an installation needs: CRDs, permissions, Deployment, Service.
-    Install,
+    Install(InstallArguments),
     /// Print the Job that the controller would create for each object in a file.
     Render(RenderArguments),
 }
@@ -34,10 +34,16 @@ pub(crate) struct RunArguments {
     pub(crate) worker: WorkerArguments,
     /// Watch this namespace only; all of them where it is left out.
     #[arg(long, value_name = "NAMESPACE")]
-    pub(crate) namespace: Option<String>,
+    pub(crate) watch_namespace: Option<String>,
     /// How long a counter's value stays exposed before a finished run changes it: three scrapes (90s, 2m).
     #[arg(long, value_name = "DURATION", default_value = "90s", value_parser = duration)]
     pub(crate) hold: Duration,
+    /// Runs that may be going on at once; those that are due beyond wait in line. Left out, no limit.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit_runs: Option<u32>,
+    /// The same, of one namespace.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit_runs_per_namespace: Option<u32>,
     /// Where /metrics is served and workers push.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     pub(crate) metrics_addr: SocketAddr,
@@ -47,6 +53,14 @@ pub(crate) struct RunArguments {
     /// How log lines look; RUST_LOG chooses what is logged.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
+}
+
+/// Flags of `install`.
+#[derive(Debug, Args)]
+pub(crate) struct InstallArguments {
+    /// Install a controller that watches this namespace only, with permissions for no other.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) watch_namespace: Option<String>,
 }
 
 /// What every Job gets.

@@ -3,7 +3,6 @@
 //! # Guarantees
 //! - One Event per object, reason and message: its name is made from them, so that a repetition moves its time instead of
 //!   adding another one, also after a restart.
-//! - Events are told, not relied on: a failure to write one is logged and changes nothing.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -11,7 +10,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
-use tracing::warn;
 
 use crate::digest::sha256_hex;
 use crate::reconcile::decide::Note;
@@ -22,22 +20,27 @@ const MESSAGE_MAX: usize = 1024;
 const NAME_PART: usize = 200;
 
 /// Writes an Event on `object`.
-pub(crate) async fn publish(client: &Client, object: &ObjectReference, note: &Note) {
+///
+/// # Errors
+/// What the API server answered.
+pub(crate) async fn publish(
+    client: &Client,
+    object: &ObjectReference,
+    note: &Note,
+) -> Result<(), kube::Error> {
     let event = event(object, note, Timestamp::now());
     let namespace = event.metadata.namespace.clone().unwrap_or_default();
     let name = event.metadata.name.clone().unwrap_or_default();
     let api = Api::<Event>::namespaced(client.clone(), &namespace);
     let created = api.create(&PostParams::default(), &event).await;
-    let written = match created {
+    match created {
         Err(error) if is_conflict(&error) => {
             let again = json!({ "lastTimestamp": event.last_timestamp });
-            api.patch(&name, &PatchParams::default(), &Patch::Merge(&again))
-                .await
+            let patch = Patch::Merge(&again);
+            let patched = api.patch(&name, &PatchParams::default(), &patch).await;
+            patched.map(drop)
         }
-        other => other,
-    };
-    if let Err(error) = written {
-        warn!(%namespace, event = %name, %error, "failed to write an Event");
+        other => other.map(drop),
     }
 }
 

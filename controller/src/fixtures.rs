@@ -82,6 +82,7 @@ pub(crate) fn job_view(uid: &str) -> JobView {
         accounted: None,
         scheduled_at: None,
         is_going: false,
+        failing: None,
     }
 }
 
@@ -112,6 +113,10 @@ pub(crate) fn ended_pod(exit_code: i32, reason: &str, message: &str) -> PodView 
             at: Some(at("2026-01-01T00:04:59Z")),
         }),
         trouble: None,
+        failed: None,
+        memory_limit: None,
+        gone_by: None,
+        is_unready: false,
     }
 }
 

@@ -4,7 +4,7 @@
 //! - Alive: every reconcile loop has made progress within [`STALLED`]. Whether the API server answers does not matter:
 //!   a restart would not bring it back.
 //! - Ready: the watch caches are synced, so that the totals on the page are whole. Once ready, it stays ready: losing the
-//!   API server must not take the endpoint of the metrics Service away.
+//!   API server, a missing CRD and another leader must not take the endpoint of the metrics Service away. They are named.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,9 +23,10 @@ pub(crate) struct Health {
 struct State {
     beats: BTreeMap<&'static str, Instant>,
     awaited: Vec<&'static str>,
+    notes: BTreeMap<&'static str, String>,
 }
 
-/// The heartbeat of one loop.
+/// The heartbeat of one loop, until it is dropped.
 pub(crate) struct Heartbeat {
     health: Arc<Health>,
     name: &'static str,
@@ -42,6 +43,24 @@ impl Health {
     /// Takes one thing off the list that readiness waits for.
     pub(crate) fn arrived(&self, what: &'static str) {
         self.state().awaited.retain(|awaited| *awaited != what);
+    }
+
+    /// Has a trouble of `what` named until it is taken back with `None`; it changes neither life nor readiness.
+    pub(crate) fn note(&self, what: &'static str, trouble: Option<String>) {
+        let mut state = self.state();
+        match trouble {
+            Some(trouble) => state.notes.insert(what, trouble),
+            None => state.notes.remove(what),
+        };
+    }
+
+    /// The troubles, one a line.
+    pub(crate) fn notes(&self) -> String {
+        let state = self.state();
+        let lines = state.notes.iter();
+        lines
+            .map(|(what, trouble)| format!("{what} {trouble}\n"))
+            .collect()
     }
 
     /// Adds a loop that must beat at least every [`STALLED`], also when it has nothing to do.
@@ -90,6 +109,13 @@ impl Heartbeat {
     }
 }
 
+impl Drop for Heartbeat {
+    /// A loop that has ended is not a silent one.
+    fn drop(&mut self) {
+        self.health.state().beats.remove(self.name);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +131,18 @@ mod tests {
         assert_eq!(stuck, "the backup loop has made no progress for 121 s");
         backup.beat();
         assert_eq!(health.check_alive(Instant::now()), Ok(()));
+        drop(backup);
+        assert_eq!(health.check_alive(later + STALLED), Ok(()));
+    }
+
+    #[test]
+    fn troubles_are_named_until_they_are_over() {
+        let health = Health::awaiting(&[]);
+        health.note("KafkaRestore", Some("has no CRD".into()));
+        health.note("KafkaBackup", Some("has no CRD".into()));
+        health.note("KafkaBackup", None);
+        assert_eq!(health.notes(), "KafkaRestore has no CRD\n");
+        assert_eq!(health.check_ready(), Ok(()));
     }
 
     #[test]

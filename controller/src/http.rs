@@ -150,17 +150,21 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 }
 
 async fn healthz(State(health): State<Arc<Health>>) -> Response {
-    probe(health.check_alive(Instant::now()))
+    match health.check_alive(Instant::now()) {
+        Ok(()) => "ok\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n").into_response(),
+    }
 }
 
 async fn readyz(State(health): State<Arc<Health>>) -> Response {
-    probe(health.check_ready())
-}
-
-fn probe(result: Result<(), String>) -> Response {
-    match result {
-        Ok(()) => "ok\n".into_response(),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n").into_response(),
+    let notes = health.notes();
+    match health.check_ready() {
+        Ok(()) => format!("ok\n{notes}").into_response(),
+        Err(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{reason}\n{notes}"),
+        )
+            .into_response(),
     }
 }
 

@@ -1,12 +1,15 @@
 //! What is generated: the CRDs, and the manifest that installs the operator.
 //!
 //! # Guarantees
-//! - The controller's permissions are those that its code uses; it reads no Secrets.
+//! - The controller's permissions are those that its code uses; it reads no Secrets. With one watched namespace they are Roles,
+//!   but for the review of tokens, which no Role can grant.
 //! - The committed files under `manifests/` are what these functions print; a test compares.
 
 use kafka_backup_shared::crd::{GROUP, KafkaBackup, KafkaRestore};
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
+
+use crate::leadership::{LABEL as LEADER, lease_name, value as leader};
 
 /// The release's name: Deployment, Service, ServiceAccount.
 pub(crate) const NAME: &str = "kafka-backup-operator";
@@ -22,12 +25,12 @@ pub(crate) fn crds() -> String {
     stream(&custom_resources())
 }
 
-/// Everything that an installation needs, CRDs first, as one YAML stream.
-pub(crate) fn install() -> String {
+/// Everything that an installation needs, CRDs first, as one YAML stream; of a controller that watches `watched`, or all namespaces.
+pub(crate) fn install(watched: Option<&str>) -> String {
     let mut documents = vec![namespace()];
     documents.extend(custom_resources());
-    documents.extend(permissions());
-    documents.extend([deployment(), service()]);
+    documents.extend(permissions(watched));
+    documents.extend([deployment(watched), service(watched)]);
     stream(&documents)
 }
 
@@ -73,55 +76,115 @@ fn namespace() -> Value {
     })
 }
 
-fn permissions() -> Vec<Value> {
-    let kinds = ["kafkabackups", "kafkarestores"];
-    let role = |name: &str, labels: Value, rules: Value| {
+/// The kinds that the controller is made for.
+const KINDS: [&str; 2] = ["kafkabackups", "kafkarestores"];
+
+fn permissions(watched: Option<&str>) -> Vec<Value> {
+    let mut documents = vec![json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": { "name": NAME, "namespace": NAMESPACE, "labels": labels() },
+    })];
+    let reviews = json!({ "apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"] });
+    match watched {
+        None => {
+            let mut rules = work();
+            rules.push(reviews);
+            documents.extend(granted(None, NAME, rules));
+        }
+        Some(watched) => {
+            documents.extend(granted(Some(watched), NAME, work()));
+            let name = format!("{NAME}-{watched}");
+            documents.extend(granted(None, &name, vec![reviews]));
+        }
+    }
+    let name = format!("{NAME}-leader");
+    documents.extend(granted(Some(NAMESPACE), &name, leadership(watched)));
+    documents.extend(users());
+    documents
+}
+
+/// What the life of a run needs, where the objects are.
+fn work() -> Vec<Value> {
+    let statuses = KINDS.map(|kind| format!("{kind}/status"));
+    let rule = |group: &str, resources: Value, verbs: &[&str]| json!({ "apiGroups": [group], "resources": resources, "verbs": verbs });
+    vec![
+        rule(GROUP, json!(KINDS), &["get", "list", "watch"]),
+        rule(GROUP, json!(statuses), &["patch"]),
+        rule(
+            "batch",
+            json!(["jobs"]),
+            &["create", "delete", "get", "list", "patch", "watch"],
+        ),
+        rule("", json!(["pods"]), &["delete", "get", "list", "watch"]),
+        // A pod of a lost node is given up: marked as failed, and deleted.
+        rule("", json!(["pods/status"]), &["patch"]),
+        rule("", json!(["events"]), &["create", "list", "patch"]),
+    ]
+}
+
+/// What two controllers need to agree on, in their own namespace.
+fn leadership(watched: Option<&str>) -> Vec<Value> {
+    let group = "coordination.k8s.io";
+    vec![
+        json!({ "apiGroups": [group], "resources": ["leases"], "verbs": ["create"] }),
+        json!({
+            "apiGroups": [group], "resources": ["leases"], "resourceNames": [lease_name(watched)],
+            "verbs": ["get", "update"],
+        }),
+        json!({ "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "patch"] }),
+    ]
+}
+
+/// A Role in `namespace`, or a ClusterRole without one, for the controller.
+fn granted(namespace: Option<&str>, name: &str, rules: Vec<Value>) -> [Value; 2] {
+    let (prefix, mut metadata) = ("Cluster", json!({ "name": name, "labels": labels() }));
+    let prefix = match namespace {
+        Some(namespace) => {
+            metadata["namespace"] = json!(namespace);
+            ""
+        }
+        None => prefix,
+    };
+    let role = format!("{prefix}Role");
+    let api = "rbac.authorization.k8s.io";
+    [
+        json!({
+            "apiVersion": format!("{api}/v1"), "kind": role, "metadata": metadata, "rules": rules,
+        }),
+        json!({
+            "apiVersion": format!("{api}/v1"), "kind": format!("{role}Binding"), "metadata": metadata,
+            "roleRef": { "apiGroup": api, "kind": role, "name": name },
+            "subjects": [{ "kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE }],
+        }),
+    ]
+}
+
+/// What users get by the roles that every cluster has.
+fn users() -> [Value; 2] {
+    let role = |name: &str, labels: Value, verbs: &[&str]| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
             "metadata": { "name": name, "labels": labels },
-            "rules": rules,
+            "rules": [{ "apiGroups": [GROUP], "resources": KINDS, "verbs": verbs }],
         })
     };
-    vec![
-        json!({
-            "apiVersion": "v1", "kind": "ServiceAccount",
-            "metadata": { "name": NAME, "namespace": NAMESPACE, "labels": labels() },
-        }),
-        role(
-            NAME,
-            labels(),
-            json!([
-                { "apiGroups": [GROUP], "resources": kinds, "verbs": ["get", "list", "watch"] },
-                { "apiGroups": [GROUP], "resources": kinds.map(|kind| format!("{kind}/status")), "verbs": ["patch"] },
-                { "apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "delete", "get", "list", "patch", "watch"] },
-                { "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"] },
-                { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "list", "patch"] },
-                { "apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"] },
-            ]),
-        ),
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": { "name": NAME, "labels": labels() },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NAME },
-            "subjects": [{ "kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE }],
-        }),
+    let all = [
+        "create",
+        "delete",
+        "deletecollection",
+        "get",
+        "list",
+        "patch",
+        "update",
+        "watch",
+    ];
+    [
         // Whoever may create these kinds can send any Secret of the namespace to a broker of their choice: edit, never less.
-        role(
-            "kafka-backup-edit",
-            aggregated_to(&["admin", "edit"]),
-            json!([
-                {
-                    "apiGroups": [GROUP], "resources": kinds,
-                    "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-                },
-            ]),
-        ),
+        role("kafka-backup-edit", aggregated_to(&["admin", "edit"]), &all),
         role(
             "kafka-backup-view",
             aggregated_to(&["view"]),
-            json!([
-                { "apiGroups": [GROUP], "resources": kinds, "verbs": ["get", "list", "watch"] },
-            ]),
+            &["get", "list", "watch"],
         ),
     ]
 }
@@ -134,15 +197,22 @@ fn aggregated_to(roles: &[&str]) -> Value {
     labels
 }
 
-fn deployment() -> Value {
+fn deployment(watched: Option<&str>) -> Value {
+    let mut args = vec![
+        "run".to_owned(),
+        format!("--worker-image={WORKER_IMAGE}"),
+        "--hold=90s".to_owned(),
+        "--log-format=json".to_owned(),
+    ];
+    args.extend(watched.map(|watched| format!("--watch-namespace={watched}")));
+    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     let probe = |path: &str| json!({ "httpGet": { "path": path, "port": "health" }, "periodSeconds": 5, "timeoutSeconds": 3 });
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": { "name": NAME, "namespace": NAMESPACE, "labels": labels() },
         "spec": {
+            // More of them follow the one that leads, and take over within 15 s when it is gone.
             "replicas": 1,
-            // Two pods behind the metrics Service would be two targets with the same series.
-            "strategy": { "type": "Recreate" },
             "selector": { "matchLabels": labels() },
             "template": {
                 "metadata": { "labels": labels() },
@@ -157,7 +227,8 @@ fn deployment() -> Value {
                         "name": "controller",
                         "image": CONTROLLER_IMAGE,
                         "imagePullPolicy": "IfNotPresent",
-                        "args": ["run", format!("--worker-image={WORKER_IMAGE}"), "--hold=90s", "--log-format=json"],
+                        "args": args,
+                        "env": [field("POD_NAME", "metadata.name"), field("POD_UID", "metadata.uid")],
                         "ports": [
                             { "name": "metrics", "containerPort": 8080 },
                             { "name": "health", "containerPort": 8081 },
@@ -180,12 +251,15 @@ fn deployment() -> Value {
     })
 }
 
-fn service() -> Value {
+fn service(watched: Option<&str>) -> Value {
+    let mut selector = labels();
+    // Two pods behind the metrics Service would be two targets with the same series.
+    selector[LEADER] = json!(leader(watched));
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": { "name": NAME, "namespace": NAMESPACE, "labels": labels() },
         "spec": {
-            "selector": labels(),
+            "selector": selector,
             "ports": [{ "name": "metrics", "port": 8080, "targetPort": "metrics" }],
         },
     })
@@ -217,6 +291,53 @@ mod tests {
 
     #[test]
     fn the_committed_installation_is_generated() {
-        assert_committed("install.yaml", &install());
+        assert_committed("install.yaml", &install(None));
+    }
+
+    #[test]
+    fn a_controller_of_one_namespace_may_do_nothing_elsewhere() {
+        let text = install(Some("shop"));
+        let documents: Vec<Value> = text
+            .split("---\n")
+            .skip(1)
+            .filter(|document| !document.contains("kind: CustomResourceDefinition"))
+            .map(|document| serde_saphyr::from_str(document).unwrap())
+            .collect();
+        let bound = |kind: &str| {
+            let of_kind = documents.iter().filter(|document| document["kind"] == kind);
+            let place = |document: &Value| {
+                let part =
+                    |name: &str| document["metadata"][name].as_str().unwrap_or("").to_owned();
+                (
+                    part("namespace"),
+                    document["roleRef"]["name"]
+                        .as_str()
+                        .unwrap_or("")
+                        .to_owned(),
+                )
+            };
+            of_kind.map(place).collect::<Vec<_>>()
+        };
+        let place = |namespace: &str, role: &str| (namespace.to_owned(), role.to_owned());
+        assert_eq!(
+            bound("RoleBinding"),
+            [
+                place("shop", NAME),
+                place(NAMESPACE, "kafka-backup-operator-leader")
+            ]
+        );
+        assert_eq!(
+            bound("ClusterRoleBinding"),
+            [place("", "kafka-backup-operator-shop")]
+        );
+        let reviews = documents.iter().find(|document| {
+            document["kind"] == "ClusterRole"
+                && document["metadata"]["name"] == "kafka-backup-operator-shop"
+        });
+        let rules = reviews.unwrap()["rules"].as_array().unwrap().clone();
+        assert_eq!(rules.len(), 1);
+        assert_eq!(rules[0]["resources"], json!(["tokenreviews"]));
+        assert!(text.contains("--watch-namespace=shop"));
+        assert!(text.contains("kafka-backup.dev/leader-of: shop"), "{text}");
     }
 }

@@ -3,7 +3,6 @@
 //! # Guarantees
 //! - The Job holds everything that the run needs: the plan travels in the pod template's annotation and is mounted as a file, so
 //!   that it is created with the Job in one request and frozen by the API server.
-//! - The pod passes Pod Security *restricted*, and the worker's container can write nowhere but to `/tmp` and the claim.
 //! - A name is a DNS label of at most 50 characters (52 with the suffix of a repetition; the Job controller appends six more to
 //!   pods), and differs for every object and every reason to run, however long the object's name is.
 
@@ -14,12 +13,9 @@ use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement,
     PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
 };
-use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext,
-    PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext,
-};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kafka_backup_shared::crd::KafkaBackup;
 use kafka_backup_shared::plan::{Plan, SpecError};
 use kafka_backup_shared::pod;
 use kafka_backup_shared::report::Fault;
@@ -28,7 +24,7 @@ use kube::ResourceExt;
 
 use crate::digest::sha256_hex;
 use crate::kind::Kind;
-use crate::volumes;
+use crate::worker_pod;
 
 /// Label with the kind of the owner; every Job and pod of ours has it, and watches select by it.
 pub(crate) const KIND_LABEL: &str = "kafka-backup.dev/kind";
@@ -54,11 +50,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) push_url: String,
 }
 
-/// User and group of the worker's process.
-const WORKER_ID: i64 = 10_001;
 const NAME_PART: usize = 24;
 const LABEL_MAX: usize = 63;
-const GRACE_SECONDS: i64 = 60;
 
 /// The name of the Job for a reason to run: `<name>-<YYYYMMDD-HHMMSS>-<hash of uid and key>`.
 pub(crate) fn name(object: &str, uid: &str, key: &str, at: Timestamp) -> String {
@@ -83,15 +76,19 @@ pub(crate) fn name(object: &str, uid: &str, key: &str, at: Timestamp) -> String 
 pub(crate) fn build<K: Kind>(
     object: &K,
     run: &ActiveRun,
+    referenced: Option<&KafkaBackup>,
     settings: &WorkerSettings,
 ) -> Result<Job, SpecError> {
-    let plan = object.plan(&run.id)?;
+    let plan = object.plan(&run.id, referenced)?;
     let plan_json = plan.to_json()?;
     let labels = labels(object, run);
     let annotations = annotations(object, run);
-    let mut pod_annotations = annotations.clone();
+    let additions = object.pod_template();
+    let mut pod_annotations = additions.annotations.clone();
+    pod_annotations.extend(annotations.clone());
     pod_annotations.insert(pod::PLAN_ANNOTATION.into(), plan_json);
-    let mut pod_labels = labels.clone();
+    let mut pod_labels = additions.labels.clone();
+    pod_labels.extend(labels.clone());
     pod_labels.extend(identity_labels(&plan));
     let job = object.job_settings();
     Ok(Job {
@@ -100,7 +97,8 @@ pub(crate) fn build<K: Kind>(
             namespace: object.namespace(),
             labels: Some(labels.clone()),
             annotations: Some(annotations),
-            owner_references: Some(vec![owner(object)]),
+            // An object from a file has no UID, and a Job without an owner can be created by hand.
+            owner_references: object.uid().map(|uid| vec![owner(object, uid)]),
             ..ObjectMeta::default()
         },
         spec: Some(JobSpec {
@@ -115,7 +113,12 @@ pub(crate) fn build<K: Kind>(
                     annotations: Some(pod_annotations),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod_spec(object, &plan, settings)),
+                spec: Some(worker_pod::spec(
+                    &plan,
+                    additions,
+                    object.resources(),
+                    settings,
+                )),
             },
             ..JobSpec::default()
         }),
@@ -123,12 +126,12 @@ pub(crate) fn build<K: Kind>(
     })
 }
 
-fn owner<K: Kind>(object: &K) -> OwnerReference {
+fn owner<K: Kind>(object: &K, uid: String) -> OwnerReference {
     OwnerReference {
         api_version: K::api_version(&()).into_owned(),
         kind: K::kind(&()).into_owned(),
         name: object.name_any(),
-        uid: object.uid().unwrap_or_default(),
+        uid,
         controller: Some(true),
         // Blocking the deletion of an owner needs the permission to change its finalizers; the pods go anyway.
         block_owner_deletion: None,
@@ -205,89 +208,6 @@ fn failure_policy() -> PodFailurePolicy {
     }
 }
 
-fn pod_spec<K: Kind>(object: &K, plan: &Plan, settings: &WorkerSettings) -> PodSpec {
-    let (volumes, mounts) = volumes::of(plan);
-    PodSpec {
-        restart_policy: Some("Never".into()),
-        automount_service_account_token: Some(false),
-        enable_service_links: Some(false),
-        termination_grace_period_seconds: Some(GRACE_SECONDS),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(WORKER_ID),
-            run_as_group: Some(WORKER_ID),
-            fs_group: Some(WORKER_ID),
-            // Volumes with millions of files would otherwise be walked at each start.
-            fs_group_change_policy: Some("OnRootMismatch".into()),
-            seccomp_profile: Some(runtime_default()),
-            ..PodSecurityContext::default()
-        }),
-        containers: vec![Container {
-            name: pod::CONTAINER.into(),
-            image: Some(settings.image.clone()),
-            image_pull_policy: Some("IfNotPresent".into()),
-            args: Some(
-                [
-                    "run",
-                    "--plan",
-                    pod::PLAN_FILE,
-                    "--push-url",
-                    &settings.push_url,
-                ]
-                .map(String::from)
-                .into(),
-            ),
-            env: Some(vec![EnvVar {
-                name: pod::JOB_UID_ENV.into(),
-                value_from: Some(EnvVarSource {
-                    field_ref: Some(ObjectFieldSelector {
-                        field_path: "metadata.labels['batch.kubernetes.io/controller-uid']".into(),
-                        api_version: None,
-                    }),
-                    ..EnvVarSource::default()
-                }),
-                ..EnvVar::default()
-            }]),
-            resources: Some(
-                object
-                    .resources()
-                    .cloned()
-                    .unwrap_or_else(default_resources),
-            ),
-            security_context: Some(SecurityContext {
-                allow_privilege_escalation: Some(false),
-                read_only_root_filesystem: Some(true),
-                capabilities: Some(Capabilities {
-                    add: None,
-                    drop: Some(vec!["ALL".into()]),
-                }),
-                ..SecurityContext::default()
-            }),
-            volume_mounts: Some(mounts),
-            ..Container::default()
-        }],
-        volumes: Some(volumes),
-        ..PodSpec::default()
-    }
-}
-
-/// `RuntimeDefault`, as *restricted* wants it.
-pub(crate) fn runtime_default() -> SeccompProfile {
-    SeccompProfile {
-        type_: "RuntimeDefault".into(),
-        localhost_profile: None,
-    }
-}
-
-/// Never BestEffort: such pods are the first to be evicted.
-fn default_resources() -> ResourceRequirements {
-    ResourceRequirements {
-        requests: Some(quantities(&[("cpu", "100m"), ("memory", "128Mi")])),
-        limits: Some(quantities(&[("memory", "256Mi")])),
-        claims: None,
-    }
-}
-
 /// A map of strings from literals.
 pub(crate) fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs
@@ -296,23 +216,16 @@ pub(crate) fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Resource quantities from literals.
-pub(crate) fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
-    pairs
-        .iter()
-        .map(|(key, value)| ((*key).into(), Quantity((*value).into())))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use kafka_backup_shared::crd::KafkaBackup;
+    use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
     use proptest::prelude::*;
 
     use super::*;
     use crate::fixtures::{self, at};
+    use crate::worker_pod::quantities;
 
     fn settings() -> WorkerSettings {
         WorkerSettings {
@@ -322,7 +235,7 @@ mod tests {
     }
 
     fn built(object: &KafkaBackup) -> Job {
-        build(object, &fixtures::active_run(object), &settings()).unwrap()
+        build(object, &fixtures::active_run(object), None, &settings()).unwrap()
     }
 
     fn pod_of(job: &Job) -> &PodSpec {
@@ -384,7 +297,9 @@ mod tests {
         let plan: Plan = serde_json::from_str(json).unwrap();
         assert_eq!(
             plan,
-            object.plan(&fixtures::active_run(&object).id).unwrap()
+            object
+                .plan(&fixtures::active_run(&object).id, None)
+                .unwrap()
         );
         assert!(
             !job.annotations().contains_key(pod::PLAN_ANNOTATION),

@@ -7,11 +7,12 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kafka_backup_shared::crd::{
-    KafkaBackup, KafkaBackupStatus, KafkaRestore, KafkaRestoreStatus, RestoredTopic,
+    BackupColumns, KafkaBackup, KafkaBackupStatus, KafkaRestore, KafkaRestoreStatus,
+    RestoreColumns, RestoredTopic,
 };
 use kafka_backup_shared::plan::{self, Plan, SpecError};
 use kafka_backup_shared::report::Report;
-use kafka_backup_shared::spec::JobSettings;
+use kafka_backup_shared::spec::{JobSettings, PodTemplate};
 use kafka_backup_shared::status::{FinishedRun, Life, RunOutcome, time};
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
@@ -21,11 +22,13 @@ use serde::de::DeserializeOwned;
 use crate::objects::Objects;
 use crate::reconcile::due::{self, Dueness, Moment};
 
+/// In a column without a value.
+const NOTHING: &str = "-";
 /// Entries that a list in a status may have.
 const STATUS_LIST_MAX: usize = 100;
 
 /// The kinds by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ObjectKind {
     /// KafkaBackup.
     Backup,
@@ -104,13 +107,19 @@ pub(crate) trait Kind:
     fn history(status: &Self::Status) -> &Vec<FinishedRun>;
     /// Finished runs, to change.
     fn history_mut(status: &mut Self::Status) -> &mut Vec<FinishedRun>;
-    /// What run `run` must do.
+    /// What run `run` must do; `referenced` is what [`Self::reference`] names, where that exists.
     ///
     /// # Errors
     /// The field that cannot be obeyed.
-    fn plan(&self, run: &str) -> Result<Plan, SpecError>;
+    fn plan(&self, run: &str, referenced: Option<&KafkaBackup>) -> Result<Plan, SpecError>;
+    /// Name of the KafkaBackup of the same namespace that the plan needs.
+    fn reference(&self) -> Option<&str>;
+    /// Puts what is known into the columns of `kubectl get`.
+    fn show(&self, status: &mut Self::Status);
     /// Settings of its Jobs.
     fn job_settings(&self) -> &JobSettings;
+    /// Additions to its Jobs' pods.
+    fn pod_template(&self) -> &PodTemplate;
     /// Resources of the worker's container.
     fn resources(&self) -> Option<&ResourceRequirements>;
     /// How many finished Jobs are kept.
@@ -162,12 +171,41 @@ impl Kind for KafkaBackup {
         &mut status.backup_history
     }
 
-    fn plan(&self, run: &str) -> Result<Plan, SpecError> {
+    fn plan(&self, run: &str, _referenced: Option<&KafkaBackup>) -> Result<Plan, SpecError> {
         plan::backup(self, run)
+    }
+
+    fn reference(&self) -> Option<&str> {
+        None
+    }
+
+    fn show(&self, status: &mut KafkaBackupStatus) {
+        let schedule = match (&self.spec.schedule, &self.spec.time_zone) {
+            (None, _) => "once".into(),
+            (Some(line), None) => line.clone(),
+            (Some(line), Some(zone)) => format!("{line} {zone}"),
+        };
+        let next = match &status.next_scheduled_time {
+            _ if self.spec.suspend => "suspended".into(),
+            Some(next) => next.0.to_string(),
+            None => NOTHING.into(),
+        };
+        let last = status.last_backup_time.as_ref();
+        status.columns = Some(BackupColumns {
+            schedule,
+            last_backup: last.map_or_else(|| "never".into(), |last| last.0.to_string()),
+            next,
+            records: shown(status.last_backup_records),
+            size: shown(status.last_backup_size),
+        });
     }
 
     fn job_settings(&self) -> &JobSettings {
         &self.spec.job
+    }
+
+    fn pod_template(&self) -> &PodTemplate {
+        &self.spec.pod_template
     }
 
     fn resources(&self) -> Option<&ResourceRequirements> {
@@ -241,12 +279,33 @@ impl Kind for KafkaRestore {
         &mut status.run_history
     }
 
-    fn plan(&self, run: &str) -> Result<Plan, SpecError> {
-        plan::restore(self, run)
+    fn plan(&self, run: &str, referenced: Option<&KafkaBackup>) -> Result<Plan, SpecError> {
+        plan::restore(self, referenced, run)
+    }
+
+    fn reference(&self) -> Option<&str> {
+        Some(&self.spec.backup_ref.as_ref()?.name)
+    }
+
+    fn show(&self, status: &mut KafkaRestoreStatus) {
+        let backup = match (&self.spec.backup_ref, &self.spec.backup_id) {
+            (Some(reference), _) => format!("{} {}", reference.name, reference.backup_id),
+            (None, Some(run)) => run.clone(),
+            (None, None) => NOTHING.into(),
+        };
+        status.columns = Some(RestoreColumns {
+            backup,
+            percent: shown(status.percent),
+            records: shown(status.restored_records),
+        });
     }
 
     fn job_settings(&self) -> &JobSettings {
         &self.spec.job
+    }
+
+    fn pod_template(&self) -> &PodTemplate {
+        &self.spec.pod_template
     }
 
     fn resources(&self) -> Option<&ResourceRequirements> {
@@ -305,6 +364,10 @@ impl Kind for KafkaRestore {
             })
             .collect();
     }
+}
+
+fn shown(number: Option<impl ToString>) -> String {
+    number.map_or_else(|| NOTHING.into(), |number| number.to_string())
 }
 
 /// When the API server stored the object first; the epoch for an object that it has never seen.

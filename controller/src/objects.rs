@@ -18,6 +18,8 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 
 use crate::exporter::QueueState;
+use crate::failpoint::Write;
+use crate::gate::Gate;
 use crate::kind::{Kind, ObjectKind};
 use crate::reconcile::queue::{Key, Queue};
 use crate::reconcile::write::{is_conflict, write_status};
@@ -105,6 +107,14 @@ impl Objects {
         }
     }
 
+    /// Has every object of kind `K` looked at.
+    pub(crate) fn add_all<K: Kind>(&self) {
+        let now = tokio::time::Instant::now();
+        for object in K::store(self).state() {
+            self.queue(K::KIND).add(Key::of(&*object), now);
+        }
+    }
+
     /// Waits until every cache holds what the API server had at the start.
     pub(crate) async fn synced(&self) {
         // An error means that the watch ended, which it does at shutdown only.
@@ -174,86 +184,72 @@ fn owner_of_run<K: Kind>(store: &Store<K>, job_uid: &str) -> Option<Key> {
         .map(|object| Key::of(&*object))
 }
 
-/// Writes how far the run of a Job is into its object's status.
-///
-/// # Errors
-/// What the API server answered, other than a conflict that another attempt got over.
-pub(crate) async fn progress(
-    client: &Client,
-    objects: &Objects,
-    kind: ObjectKind,
-    namespace: &str,
-    name: &str,
-    job_uid: &str,
-    progress: Progress,
-) -> Result<Recorded, kube::Error> {
-    match kind {
-        ObjectKind::Backup => {
-            record(
-                client,
-                objects,
-                &objects.backups,
-                namespace,
-                name,
-                job_uid,
-                progress,
-            )
-            .await
-        }
-        ObjectKind::Restore => {
-            record(
-                client,
-                objects,
-                &objects.restores,
-                namespace,
-                name,
-                job_uid,
-                progress,
-            )
-            .await
-        }
-    }
+/// What writing progress needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Writer<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) gate: &'a Gate,
+    pub(crate) objects: &'a Objects,
 }
 
-async fn record<K: Kind>(
-    client: &Client,
-    objects: &Objects,
-    store: &Store<K>,
-    namespace: &str,
-    name: &str,
-    job_uid: &str,
-    progress: Progress,
-) -> Result<Recorded, kube::Error> {
-    let Some(cached) = store.get(&ObjectRef::new(name).within(namespace)) else {
-        return Ok(Recorded::NotActive);
-    };
-    if !is_active(&*cached, job_uid) {
-        return Ok(Recorded::NotActive);
+impl Writer<'_> {
+    /// Writes how far the run of a Job is into its object's status.
+    ///
+    /// # Errors
+    /// What the API server answered, other than a conflict that another attempt got over.
+    pub(crate) async fn progress(
+        self,
+        kind: ObjectKind,
+        object: &Key,
+        job_uid: &str,
+        progress: Progress,
+    ) -> Result<Recorded, kube::Error> {
+        match kind {
+            ObjectKind::Backup => self.record::<KafkaBackup>(object, job_uid, progress).await,
+            ObjectKind::Restore => self.record::<KafkaRestore>(object, job_uid, progress).await,
+        }
     }
-    if !objects.may_progress(&cached.uid().unwrap_or_default(), Instant::now()) {
-        return Ok(Recorded::TooEarly);
-    }
-    let api = Api::<K>::namespaced(client.clone(), namespace);
-    let mut object = K::clone(&cached);
-    for attempt in 1.. {
-        if !is_active(&object, job_uid) {
+
+    async fn record<K: Kind>(
+        self,
+        key: &Key,
+        job_uid: &str,
+        progress: Progress,
+    ) -> Result<Recorded, kube::Error> {
+        let reference = ObjectRef::new(&key.name).within(&key.namespace);
+        let Some(cached) = K::store(self.objects).get(&reference) else {
+            return Ok(Recorded::NotActive);
+        };
+        if !is_active(&*cached, job_uid) {
             return Ok(Recorded::NotActive);
         }
-        let before = object.status();
-        let mut after = before.clone();
-        note_progress::<K>(&mut after, progress);
-        if after == before {
-            return Ok(Recorded::Yes);
+        let uid = cached.uid().unwrap_or_default();
+        if !self.objects.may_progress(&uid, Instant::now()) {
+            return Ok(Recorded::TooEarly);
         }
-        match write_status(client, &object, &after).await {
-            Err(error) if is_conflict(&error) && attempt < PROGRESS_ATTEMPTS => {
-                object = api.get(name).await?
+        let api = Api::<K>::namespaced(self.client.clone(), &key.namespace);
+        let mut object = K::clone(&cached);
+        for attempt in 1.. {
+            if !is_active(&object, job_uid) {
+                return Ok(Recorded::NotActive);
             }
-            Err(error) => return Err(error),
-            Ok(_) => return Ok(Recorded::Yes),
+            let before = object.status();
+            let mut after = before.clone();
+            note_progress::<K>(&mut after, progress);
+            if after == before {
+                return Ok(Recorded::Yes);
+            }
+            let write = write_status(self.client, &object, &after);
+            match self.gate.pass(Write::Progress, write).await {
+                Err(error) if is_conflict(&error) && attempt < PROGRESS_ATTEMPTS => {
+                    object = api.get(&key.name).await?
+                }
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(Recorded::Yes),
+            }
         }
+        Ok(Recorded::NotActive)
     }
-    Ok(Recorded::NotActive)
 }
 
 /// Whether the Job is the one of the active run: another Job that somebody gave the same owner has no say.

@@ -7,7 +7,8 @@
 //!
 //! 200: taken, or known already. 202: taken note of; too soon after the last one to be written, and the next one says it all.
 //! Else one line of text: 400 what is wrong with the content, 401 and 403 with the identity, 408 a body that does not
-//! arrive, 409 a run that is not active, 413 a body above [`BODY_MAX`], 415 a format that is not read, 503 what to wait for.
+//! arrive, 409 a run that is not active, 413 a body above [`BODY_MAX`], 415 a format that is not read, 503 what to wait for:
+//! the caches, the status, or another controller that leads.
 //!
 //! # Guarantees
 //! - Identity comes before content: without a valid token no body is read. The labels of a push and the run of a report
@@ -36,11 +37,14 @@ use tracing::warn;
 
 use self::values::{check_grouping, read_progress};
 use crate::exporter::{Exporter, PushResult};
+use crate::gate::Gate;
 use crate::grouping;
 use crate::health::Health;
 use crate::identity::{Identities, IdentityError, Worker};
 use crate::kind::{Kind, ObjectKind};
-use crate::objects::{Objects, Progress, Recorded, progress};
+use crate::leadership::NotLeading;
+use crate::objects::{Objects, Progress, Recorded, Writer};
+use crate::reconcile::queue::Key;
 
 /// The largest body that is read.
 pub(crate) const BODY_MAX: usize = 1 << 20;
@@ -60,6 +64,9 @@ pub(crate) enum Standing {
 
 /// Where accepted pushes go.
 pub(crate) trait Runs: Send + Sync + 'static {
+    /// Whether this controller takes pushes: only the leader may write what they say.
+    fn check(&self) -> Result<(), NotLeading>;
+
     /// Where the worker's run stands.
     fn standing(&self, worker: &Worker) -> Standing;
 
@@ -78,11 +85,17 @@ pub(crate) trait Runs: Send + Sync + 'static {
 pub(crate) struct ClusterRuns {
     /// Writes statuses.
     pub(crate) client: Client,
+    /// Lets the leader's writes through.
+    pub(crate) gate: Arc<Gate>,
     /// Knows the active runs.
     pub(crate) objects: Arc<Objects>,
 }
 
 impl Runs for ClusterRuns {
+    fn check(&self) -> Result<(), NotLeading> {
+        self.gate.check()
+    }
+
     fn standing(&self, worker: &Worker) -> Standing {
         match ObjectKind::parse(&worker.run.kind) {
             Some(ObjectKind::Backup) => standing_in(&self.objects.backups, worker),
@@ -96,14 +109,21 @@ impl Runs for ClusterRuns {
             kind,
             namespace,
             name,
-            run,
             ..
         } = &worker.run;
         let Some(kind) = ObjectKind::parse(kind) else {
             return Ok(Recorded::NotActive);
         };
-        let (client, objects) = (&self.client, &self.objects);
-        progress(client, objects, kind, namespace, name, run, values).await
+        let key = Key {
+            namespace: namespace.clone(),
+            name: name.clone(),
+        };
+        let writer = Writer {
+            client: &self.client,
+            gate: &self.gate,
+            objects: &self.objects,
+        };
+        writer.progress(kind, &key, &worker.job_uid, values).await
     }
 
     fn report(&self, worker: &Worker, report: Report) -> bool {
@@ -215,6 +235,8 @@ impl<R: Runs> Push<R> {
 
     async fn recognise(&self, headers: &HeaderMap) -> Result<Arc<Worker>, Refusal> {
         self.health.check_ready().map_err(Refusal::unavailable)?;
+        let check = self.runs.check();
+        check.map_err(|error| Refusal::unavailable(error.to_string()))?;
         let authorization = headers
             .get(AUTHORIZATION)
             .and_then(|value| value.to_str().ok());

@@ -53,19 +53,22 @@ pub(crate) fn render(
             path: path.into(),
             source: Box::new(source),
         })?;
-    let mut jobs = Vec::new();
-    for document in documents
+    let invalid = |errors| RenderError::Invalid {
+        path: path.into(),
+        errors,
+    };
+    let ours = documents
         .iter()
-        .filter(|document| object::is_ours(document))
-    {
-        let invalid = |errors| RenderError::Invalid {
-            path: path.into(),
-            errors,
-        };
-        let object = object::read(document).map_err(invalid)?;
-        let job = match &object {
-            Object::Backup(backup) => first_job(&**backup, settings, now),
-            Object::Restore(restore) => first_job(&**restore, settings, now),
+        .filter(|document| object::is_ours(document));
+    let objects: Vec<Object> = ours
+        .map(object::read)
+        .collect::<Result<_, _>>()
+        .map_err(invalid)?;
+    let mut jobs = Vec::new();
+    for object in &objects {
+        let job = match object {
+            Object::Backup(backup) => first_job(&**backup, &objects, settings, now),
+            Object::Restore(restore) => first_job(&**restore, &objects, settings, now),
         };
         jobs.push(job.map_err(|error| invalid(vec![error]))?);
     }
@@ -75,9 +78,10 @@ pub(crate) fn render(
     Ok(jobs.join("---\n"))
 }
 
-/// The Job of a run that starts now.
+/// The Job of a run that starts now. What the object refers to stands in the same file.
 fn first_job<K: Kind>(
     object: &K,
+    objects: &[Object],
     settings: &WorkerSettings,
     now: Timestamp,
 ) -> Result<String, SpecError> {
@@ -96,7 +100,13 @@ fn first_job<K: Kind>(
         bytes: 0,
         percent: None,
     };
-    Ok(yaml(&job::build(object, &run, settings)?))
+    let referenced = objects.iter().find_map(|other| match other {
+        Object::Backup(backup) if object.reference() == backup.metadata.name.as_deref() => {
+            Some(&**backup)
+        }
+        Object::Backup(_) | Object::Restore(_) => None,
+    });
+    Ok(yaml(&job::build(object, &run, referenced, settings)?))
 }
 
 #[cfg(test)]

@@ -3,32 +3,44 @@
 //! # Guarantees
 //! - Nothing is detached: when [`run`] returns, every task has ended.
 //! - No object is looked at before every cache is complete; a half-filled one would show Jobs as missing.
+//! - Only the leader looks at objects. It begins when its pod is the only one behind the metrics Service, and the time for
+//!   which counters have been exposed counts from then: to Prometheus a new leader's pod has new series.
+//! - The lease is given back when everything that writes has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::report::error_chain;
 use kube::Client;
 use kube::runtime::reflector::store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::args::RunArguments;
 use crate::exporter::{Exporter, Snapshot};
+use crate::failpoint::Failpoint;
+use crate::gate::Gate;
 use crate::health::Health;
 use crate::http::{self, HttpError, Ports};
 use crate::identity::Identities;
 use crate::install::NAME;
 use crate::job::WorkerSettings;
 use crate::kind::ObjectKind;
+use crate::leadership::{self, Candidate, Labels, Leadership};
 use crate::objects::Objects;
 use crate::push::{ClusterRuns, Push};
-use crate::reconcile::{self, Context, watch};
+use crate::reconcile::line::Limits;
+use crate::reconcile::watch::{self, Watch};
+use crate::reconcile::{self, Context};
 
-/// Readiness waits for it.
+/// Readiness waits for them.
 const CACHES: &str = "the watch caches";
+const LABEL: &str = "the leader's label to be off this pod";
+/// How soon a label is tried again that could not be set.
+const LABEL_RETRY: Duration = Duration::from_secs(2);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
 /// Why the controller could not run.
@@ -51,7 +63,10 @@ pub(crate) enum RunError {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
+pub(crate) async fn run(
+    arguments: RunArguments,
+    failpoint: Option<Failpoint>,
+) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
@@ -59,7 +74,7 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
         .await
         .map_err(RunError::Http)?;
     let client = client().await?;
-    let namespace = arguments.namespace;
+    let namespace = arguments.watch_namespace;
     let own_namespace = client.default_namespace().to_owned();
     let push_url = arguments
         .worker
@@ -69,10 +84,14 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
         image: arguments.worker.worker_image,
         push_url,
     };
+    let candidate = Candidate::new(&client, namespace.clone(), |name| std::env::var(name).ok());
+    let leadership = Arc::new(Leadership::following());
+    let gate = Arc::new(Gate::new(leadership.clone(), failpoint));
     info!(
         image = worker.image,
         push_url = worker.push_url,
         namespace,
+        identity = candidate.identity,
         "controller started"
     );
 
@@ -89,18 +108,24 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
             queues: ObjectKind::ALL.map(|kind| objects.queue_state(kind)).into(),
         }
     }));
-    let health = Health::awaiting(&[CACHES]);
+    let health = Health::awaiting(&[LABEL, CACHES]);
     let context = Arc::new(Context::new(
         client.clone(),
         objects.clone(),
+        gate.clone(),
         exporter.clone(),
         worker,
         arguments.hold,
+        Limits {
+            runs: arguments.limit_runs,
+            runs_per_namespace: arguments.limit_runs_per_namespace,
+        },
     ));
     let push = Arc::new(Push {
         identities: Identities::kubernetes(client.clone()),
         runs: ClusterRuns {
             client: client.clone(),
+            gate,
             objects: objects.clone(),
         },
         exporter,
@@ -109,22 +134,31 @@ pub(crate) async fn run(arguments: RunArguments) -> Result<(), RunError> {
 
     let mut tasks = JoinSet::new();
     tasks.spawn(http::serve(ports, push, stop.clone()));
-    macro_rules! watch {
-        ($what:path, $writer:ident) => {{
-            let (client, namespace, objects, stop) = (
-                client.clone(),
-                namespace.clone(),
-                objects.clone(),
-                stop.clone(),
-            );
-            tasks.spawn(async move { $what(client, namespace, $writer, &objects, stop).await });
-        }};
-    }
-    watch!(watch::objects::<KafkaBackup>, backup_writer);
-    watch!(watch::objects::<KafkaRestore>, restore_writer);
-    watch!(watch::jobs, job_writer);
-    watch!(watch::pods, pod_writer);
-    tasks.spawn(reconcile_when_synced(context, health, stop.clone()));
+    let watched = Watch {
+        client: client.clone(),
+        namespace,
+        objects,
+        health: health.clone(),
+        stop: stop.clone(),
+    };
+    tasks.spawn(watch::objects::<KafkaBackup>(
+        watched.clone(),
+        backup_writer,
+    ));
+    tasks.spawn(watch::objects::<KafkaRestore>(
+        watched.clone(),
+        restore_writer,
+    ));
+    tasks.spawn(watch::jobs(watched.clone(), job_writer));
+    tasks.spawn(watch::pods(watched, pod_writer));
+    let lead = Lead {
+        context,
+        leadership: leadership.clone(),
+        labels: Labels::new(client.clone(), &candidate),
+        health: health.clone(),
+        stop: stop.clone(),
+    };
+    tasks.spawn(lead.run(client, candidate));
 
     let signal = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
@@ -149,19 +183,83 @@ async fn client() -> Result<Client, RunError> {
     Client::try_from(config).map_err(RunError::Client)
 }
 
-async fn reconcile_when_synced(
+/// Looks at objects while this process leads.
+struct Lead {
     context: Arc<Context>,
+    leadership: Arc<Leadership>,
+    labels: Labels,
     health: Arc<Health>,
     stop: CancellationToken,
-) {
-    tokio::select! {
-        () = stop.cancelled() => return,
-        () = context.objects.synced() => {}
+}
+
+impl Lead {
+    async fn run(self, client: Client, candidate: Candidate) {
+        let (label, caches) = (self.take_label_off(), self.context.objects.synced());
+        let ready = async {
+            tokio::join!(label, async {
+                caches.await;
+                info!("caches are synced");
+                self.health.arrived(CACHES);
+            });
+        };
+        // A candidate that knows nothing yet would only keep others from leading.
+        if self.stop.run_until_cancelled(ready).await.is_none() {
+            return;
+        }
+        let end = CancellationToken::new();
+        let (leadership, health) = (self.leadership.clone(), self.health.clone());
+        let hold = leadership::hold(client, candidate, leadership, health, end.clone());
+        tokio::join!(hold, async {
+            while let Some(()) = self.stop.run_until_cancelled(self.leadership.won()).await {
+                self.lead().await;
+            }
+            end.cancel();
+        });
     }
-    info!("caches are synced");
-    health.arrived(CACHES);
-    tokio::join!(
-        reconcile::run::<KafkaBackup>(context.clone(), health.heartbeat("backup"), stop.clone()),
-        reconcile::run::<KafkaRestore>(context.clone(), health.heartbeat("restore"), stop.clone()),
-    );
+
+    async fn take_label_off(&self) {
+        while let Err(error) = self.labels.take_off().await {
+            let error = error_chain(&error);
+            warn!(error, "the leader's label is not off this pod yet");
+            tokio::time::sleep(LABEL_RETRY).await;
+        }
+        self.health.arrived(LABEL);
+    }
+
+    /// Until another one leads, or the shutdown.
+    async fn lead(&self) {
+        let over = self.stop.child_token();
+        tokio::join!(
+            async {
+                over.run_until_cancelled(self.leadership.lost()).await;
+                over.cancel();
+            },
+            async {
+                let own = self.context.exporter.own();
+                if over.run_until_cancelled(self.take_over()).await.is_none() {
+                    return;
+                }
+                own.show_leading(true);
+                let (context, health) = (&self.context, &self.health);
+                let run = |name| (context.clone(), health.heartbeat(name), over.clone());
+                let (backups, restores) = (run("backup"), run("restore"));
+                tokio::join!(
+                    reconcile::run::<KafkaBackup>(backups.0, backups.1, backups.2),
+                    reconcile::run::<KafkaRestore>(restores.0, restores.1, restores.2),
+                );
+                own.show_leading(false);
+            }
+        );
+    }
+
+    async fn take_over(&self) {
+        while let Err(error) = self.labels.take_over().await {
+            let error = error_chain(&error);
+            warn!(error, "this pod has not got the leader's label yet");
+            tokio::time::sleep(LABEL_RETRY).await;
+        }
+        self.context.exporter.restart_exposure();
+        self.context.objects.add_all::<KafkaBackup>();
+        self.context.objects.add_all::<KafkaRestore>();
+    }
 }

@@ -9,6 +9,7 @@
 //! | [`crd`] | the custom resources and their status |
 //! | [`spec`] | the parts that several kinds share: cluster, storage, topics, Job settings |
 //! | [`restore_spec`] | how records are brought back (part of [`spec`]) |
+//! | [`pod_template`] | what a user may add to a worker's pod (part of [`spec`]) |
 //! | [`storage`] | where an archive is kept (part of [`spec`]) |
 //! | [`plan`] | what one run must do, and the pure functions that make it from an object |
 //! | [`pod`] | what a worker finds in its pod |
@@ -26,6 +27,7 @@ pub mod metrics;
 pub mod object;
 pub mod plan;
 pub mod pod;
+pub mod pod_template;
 pub mod report;
 pub mod restore_spec;
 pub mod schedule;

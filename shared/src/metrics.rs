@@ -93,6 +93,8 @@ families! {
         "Objects put back into the queue because of an error.";
     PUSHES = "kafka_backup_operator_pushes_total", Counter, ["result"],
         "Pushes of workers by what became of them.";
+    LEADER = "kafka_backup_operator_leader", Gauge, [],
+        "1 when this controller leads and acts, 0 when it follows another one.";
     RUN_BYTES = "kafka_backup_run_bytes", Gauge, ["run"],
         "Bytes of record batches that the run has made durable so far; pushed by the worker, shown in the object's status.";
     RUN_PROGRESS = "kafka_backup_run_progress_ratio", Gauge, ["run"],

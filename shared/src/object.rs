@@ -46,7 +46,8 @@ impl Object {
     pub fn plan(&self, run: &str) -> Result<Plan, SpecError> {
         match self {
             Self::Backup(object) => plan::backup(object, run),
-            Self::Restore(object) => plan::restore(object, run),
+            // At a terminal there are no other objects to refer to.
+            Self::Restore(object) => plan::restore(object, None, run),
         }
     }
 }
@@ -92,7 +93,7 @@ fn check_schedule(object: &Object) -> Result<(), SpecError> {
         return Ok(());
     };
     if let Some(schedule) = &backup.spec.schedule {
-        Schedule::parse(schedule)?;
+        Schedule::parse(schedule, backup.spec.time_zone.as_deref())?;
     }
     Ok(())
 }
@@ -313,7 +314,12 @@ fn out_of_bounds(value: &Value, schema: &Value) -> Option<String> {
         ),
         Value::Array(items) => (items.len() as f64, ["minItems", "maxItems"], " entries"),
         Value::Number(number) => (number.as_f64()?, ["minimum", "maximum"], ""),
-        Value::Null | Value::Bool(_) | Value::Object(_) => return None,
+        Value::Object(fields) => (
+            fields.len() as f64,
+            ["minProperties", "maxProperties"],
+            " fields",
+        ),
+        Value::Null | Value::Bool(_) => return None,
     };
     let [min, max] = keys.map(|key| schema[key].as_f64());
     let inside = min.is_none_or(|min| size >= min) && max.is_none_or(|max| size <= max);
@@ -583,7 +589,7 @@ mod tests {
 
     #[test]
     fn every_keyword_of_our_schemas_is_known_here() {
-        const CHECKED: [&str; 13] = [
+        const CHECKED: [&str; 15] = [
             "type",
             "properties",
             "required",
@@ -596,6 +602,8 @@ mod tests {
             "minLength",
             "maxLength",
             "minItems",
+            "maxItems",
+            "maxProperties",
             "x-kubernetes-int-or-string",
         ];
         // Rules and patterns: crate::plan. Formats: the Rust type. The others are no constraints.

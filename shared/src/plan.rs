@@ -260,6 +260,7 @@ pub fn backup(object: &KafkaBackup, run: &str) -> Result<Plan, SpecError> {
     }
     spec.storage.check()?;
     check_level(spec.compression, spec.compression_level)?;
+    spec.pod_template.check()?;
     if let Some(limit) = &spec.rate_limit {
         check_rate_limit(limit)?;
     }

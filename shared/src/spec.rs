@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::codec::Codec;
+pub use crate::pod_template::{PodTemplate, PodVolume};
 pub use crate::restore_spec::{
     IfTopicNotEmpty, Pitr, Repartition, RestoreFrom, TimeRange, TopicConfig,
 };

@@ -87,6 +87,20 @@ pub struct ActiveRun {
     pub percent: Option<u8>,
 }
 
+/// A run that is due and waits for its place, because only so many may be going on at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitingRun {
+    /// Why it is to be started.
+    pub reason: RunReason,
+    /// What makes the reason unique.
+    pub key: String,
+    /// The time in its run id.
+    pub at: Time,
+    /// Since when it is due; the line is in this order.
+    pub due: Time,
+}
+
 /// How a run ended, in history and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RunOutcome {
@@ -242,6 +256,9 @@ pub struct Life {
     /// The run that is going on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_run: Option<ActiveRun>,
+    /// The run that waits for its place; a newer tick takes the place of an older one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_run: Option<WaitingRun>,
     /// Generation that the newest run was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run_generation: Option<i64>,

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::lab::given::Bucket;
-use crate::lab::{CONTROLLER_METRICS, Doing, Lab, LabError, kubernetes, net, process, step};
+use crate::lab::{
+    CONTROLLER_METRICS, Doing, Lab, LabError, kubernetes, net, process, step, wait_for,
+};
 
 /// Where the operator is installed.
 pub const NAMESPACE: &str = "kafka-backup";
@@ -40,8 +42,32 @@ pub fn install(lab: &Lab) -> Result<(), LabError> {
             ),
         )?;
         apply(lab, "install", &install)?;
-        rolled_out(lab, NAMESPACE)
+        rolled_out(lab, NAMESPACE)?;
+        // The Service leads to the leader only, and a new one has to be found.
+        wait_for(
+            "the leader behind the Service",
+            Duration::from_secs(60),
+            || metrics(lab).is_ok(),
+        )
     })
+}
+
+/// The CRDs alone, for controllers that run beside the cluster.
+pub fn apply_crds(lab: &Lab) -> Result<(), LabError> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds.yaml");
+    let text = fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
+    apply(lab, "crds", &text)?;
+    kubectl(
+        lab,
+        &[
+            "wait",
+            "--for=condition=Established",
+            "crd",
+            "--all",
+            "--timeout=30s",
+        ],
+    )
+    .map(drop)
 }
 
 /// The namespace of the operator in a cluster that is not the lab's: an installed one is used as it is, else it is installed with
@@ -86,7 +112,8 @@ pub fn installed(lab: &Lab, images: Option<&(String, String)>) -> Result<String,
     Ok(NAMESPACE.to_owned())
 }
 
-fn rolled_out(lab: &Lab, namespace: &str) -> Result<(), LabError> {
+/// Waits until the operator's pods are those of its Deployment, and ready.
+pub fn rolled_out(lab: &Lab, namespace: &str) -> Result<(), LabError> {
     kubectl(
         lab,
         &[

@@ -281,6 +281,71 @@ fn what_the_schema_knows_to_be_wrong_is_refused_at_admission() {
             good.clone() + "  rateLimit: {}\n",
             "bytesPerSecond",
         ),
+        (
+            "no-schedule",
+            good.clone() + "  schedule: \"* * * *\"\n",
+            "five fields",
+        ),
+        (
+            "no-hour",
+            good.clone() + "  schedule: \"0 24 * * *\"\n",
+            "five fields",
+        ),
+        (
+            "no-date",
+            good.clone() + "  schedule: \"0 0 30 2 *\"\n",
+            "does not exist",
+        ),
+        (
+            "local-zone",
+            good.clone() + "  schedule: \"@daily\"\n  timeZone: Local\n",
+            "Local is no time zone",
+        ),
+        (
+            "zone-alone",
+            good.clone() + "  timeZone: Europe/Berlin\n",
+            "belong to a schedule",
+        ),
+        (
+            "jitter-alone",
+            good.clone() + "  jitterSeconds: 5\n",
+            "belong to a schedule",
+        ),
+        (
+            "replace-alone",
+            good.clone() + "  concurrencyPolicy: Replace\n",
+            "belongs to a schedule",
+        ),
+        (
+            "allow",
+            good.clone() + "  schedule: \"@daily\"\n  concurrencyPolicy: Allow\n",
+            "Forbid",
+        ),
+        (
+            "host-path",
+            good.clone() + "  podTemplate: {volumes: [{name: a, hostPath: {path: /}}]}\n",
+            "hostPath",
+        ),
+        (
+            "own-volume",
+            good.clone() + "  podTemplate: {volumes: [{name: plan, emptyDir: {}}]}\n",
+            "the controller's own",
+        ),
+        (
+            "own-label",
+            good.clone() + "  podTemplate: {labels: {app.kubernetes.io/name: x}}\n",
+            "are set already",
+        ),
+        (
+            "own-annotation",
+            good.clone() + "  podTemplate: {annotations: {kafka-backup.dev/plan: x}}\n",
+            "the controller's own",
+        ),
+        (
+            "own-variable",
+            good.clone() + "  podTemplate: {env: [{name: KAFKA_BACKUP_JOB_UID, value: x}]}\n",
+            "the controller's own",
+        ),
     ];
     for (name, spec, said) in refused {
         let yaml = object("KafkaBackup", name, &spec).replace(NAMESPACE, namespace);
@@ -297,6 +362,21 @@ fn what_the_schema_knows_to_be_wrong_is_refused_at_admission() {
         &restore("kafka:9092", "latest", "orders"),
     )
     .replace(NAMESPACE, namespace);
+    for (name, more, without) in [
+        ("two-ways", "  backupRef: {name: orders}\n", "nothing"),
+        ("no-way", "", "  backupId: latest\n"),
+    ] {
+        let yaml = restore
+            .replace("name: fixed", &format!("name: {name}"))
+            .replace(without, "")
+            + more;
+        match operator::apply(&lab, name, &yaml) {
+            Err(LabError::Program { output, .. }) => {
+                assert!(output.contains("backupRef alone"), "{name}: {output}")
+            }
+            other => panic!("{name} was not refused: {other:?}"),
+        }
+    }
     operator::apply(&lab, "fixed", &restore).unwrap();
     let changed = operator::apply(&lab, "fixed", &restore.replace("latest", "another"));
     assert!(

@@ -139,6 +139,11 @@ impl Exporter {
         self.exposure().observe(uid, totals, now)
     }
 
+    /// Has every value count as exposed from now on: what was shown before was not what Prometheus scraped.
+    pub(crate) fn restart_exposure(&self) {
+        self.exposure().retain(|_| false);
+    }
+
     fn exposure(&self) -> MutexGuard<'_, Exposure> {
         // A panic between two fields of it leaves nothing half done.
         self.exposure.lock().unwrap_or_else(PoisonError::into_inner)

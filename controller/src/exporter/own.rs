@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kafka_backup_shared::metrics::{
-    BUILD_INFO, Family, PUSHES, RECONCILE_BUCKETS, RECONCILIATION_DURATION, RECONCILIATION_ERRORS,
-    RECONCILIATIONS, WORKQUEUE_RETRIES,
+    BUILD_INFO, Family, LEADER, PUSHES, RECONCILE_BUCKETS, RECONCILIATION_DURATION,
+    RECONCILIATION_ERRORS, RECONCILIATIONS, WORKQUEUE_RETRIES,
 };
 use prometheus::core::Collector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Controller, namespace and name of an object: the labels of its reconcile families.
@@ -58,6 +58,7 @@ pub(crate) struct OwnMetrics {
     durations: HistogramVec,
     retries: IntCounterVec,
     pushes: IntCounterVec,
+    leader: IntGauge,
 }
 
 impl OwnMetrics {
@@ -79,6 +80,8 @@ impl OwnMetrics {
         for result in PushResult::ALL {
             pushes.with_label_values(&[result.as_str()]);
         }
+        let leader = IntGauge::with_opts(opts(&LEADER)).expect(TABLE);
+        register(&registry, leader.clone());
         let opts = HistogramOpts::new(RECONCILIATION_DURATION.name, RECONCILIATION_DURATION.help)
             .buckets(RECONCILE_BUCKETS.to_vec());
         let durations = HistogramVec::new(opts, RECONCILIATION_DURATION.labels).expect(TABLE);
@@ -90,7 +93,13 @@ impl OwnMetrics {
             durations,
             retries,
             pushes,
+            leader,
         }
+    }
+
+    /// Shows whether this process leads.
+    pub(crate) fn show_leading(&self, is_leading: bool) {
+        self.leader.set(is_leading.into());
     }
 
     /// Counts a reconciliation of an object and how long it took; after an error the object is put back into the queue.

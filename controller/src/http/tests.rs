@@ -15,6 +15,7 @@ use super::*;
 use crate::exporter::{Snapshot, fixtures::backup};
 use crate::fixtures::success_report;
 use crate::identity::{Identities, Worker};
+use crate::leadership::NotLeading;
 use crate::objects::{Progress, Recorded};
 use crate::push::Standing;
 
@@ -22,11 +23,21 @@ const JOB_UID: &str = "job-uid-1";
 
 /// Remembers what it was given.
 struct Recorder {
+    /// Another controller.
+    leader: Mutex<Option<String>>,
     standing: Mutex<Standing>,
     taken: Mutex<(Vec<Progress>, Vec<Report>)>,
 }
 
 impl Runs for Recorder {
+    fn check(&self) -> Result<(), NotLeading> {
+        let leader = self.leader.lock().unwrap().clone();
+        match leader {
+            None => Ok(()),
+            leader => Err(NotLeading::Following { leader }),
+        }
+    }
+
     fn standing(&self, _: &Worker) -> Standing {
         *self.standing.lock().unwrap()
     }
@@ -67,6 +78,7 @@ impl Rig {
         let push = Arc::new(Push {
             identities: Identities::Listed(HashMap::from([("good", worker)])),
             runs: Recorder {
+                leader: Mutex::default(),
                 standing: Mutex::new(Standing::Active),
                 taken: Mutex::default(),
             },
@@ -170,6 +182,40 @@ async fn not_ready_before_the_caches_are_synced() {
     rig.push.health.arrived("caches");
     assert_eq!(ask(rig.health, "GET /readyz", &[], b"").await.status, 200);
     assert_eq!(rig.metrics("GET /metrics", &[], b"").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_follower_is_ready_and_serves_the_page_and_takes_no_push() {
+    let rig = Rig::ready().await;
+    let led = rig.metrics("GET /metrics", &[], b"").await.text();
+    *rig.push.runs.leader.lock().unwrap() = Some("other".into());
+    let push = rig.push("").await;
+    let refused = "this controller does not lead; other does\n";
+    assert_eq!(push.both(), (503, refused.to_owned()));
+    assert!(push.head.contains("retry-after: 5"), "{}", push.head);
+    let json = serde_json::to_vec(&success_report(5)).unwrap();
+    let report = format!("PUT {}", report_path(JOB_UID));
+    assert_eq!(rig.metrics(&report, &[GOOD], &json).await.status, 503);
+    assert_eq!((rig.progress(), rig.reports()), (vec![], vec![]));
+
+    assert_eq!(ask(rig.health, "GET /readyz", &[], b"").await.status, 200);
+    let objects = |page: &str| {
+        let lines = page.lines().filter(|line| line.contains("backup-0"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let followed = rig.metrics("GET /metrics", &[], b"").await.text();
+    assert!(!objects(&led).is_empty());
+    assert_eq!(objects(&followed), objects(&led));
+}
+
+#[tokio::test]
+async fn a_missing_crd_is_named_and_does_not_make_unready() {
+    let rig = Rig::ready().await;
+    rig.push
+        .health
+        .note("KafkaRestore", Some("has no CRD".into()));
+    let named = (200, "ok\nKafkaRestore has no CRD\n".to_owned());
+    assert_eq!(ask(rig.health, "GET /readyz", &[], b"").await.both(), named);
 }
 
 #[tokio::test]

@@ -3,10 +3,14 @@
 //! # Guarantees
 //! - A refused write (409) is no error: somebody else was faster, the object is observed again.
 //! - Jobs are created with POST, and removed or marked only under the UID that was decided upon.
+//! - The Events of a change are told before it is written, so that a crash between the two repeats them instead of losing them:
+//!   the same news is the same Event. Told without effect is only what a conflict then decides otherwise.
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use kafka_backup_shared::status::ActiveRun;
+use k8s_openapi::api::core::v1::Pod;
+use kafka_backup_shared::report::error_chain;
+use kafka_backup_shared::status::{ActiveRun, Life};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
@@ -16,7 +20,7 @@ use tracing::{info, warn};
 use super::Context;
 use super::decide::{Decision, Note, decide};
 use super::error::ReconcileError;
-use super::observe::observe;
+use super::observe::{observe, referenced};
 use super::queue::Key;
 use super::tidy::{self, JobAction};
 use super::view::{JobView, Trouble};
@@ -24,6 +28,7 @@ use super::write::{
     FIELD_MANAGER, is_conflict, is_namespace_terminating, is_not_found, write_status,
 };
 use crate::events;
+use crate::failpoint::Write;
 use crate::job::{self, ACCOUNTED_AT};
 use crate::kind::Kind;
 
@@ -94,12 +99,14 @@ async fn write<K: Kind>(
     notes: &[Note],
 ) -> Result<Option<K>, ReconcileError> {
     let name = object.name_any();
-    match write_status(&context.client, object, status).await {
+    let what = change_of(K::life(&object.status()), K::life(status));
+    for note in notes {
+        tell(context, object, event_of(what), note).await;
+    }
+    let write = write_status(&context.client, object, status);
+    match context.gate.pass(what, write).await {
         Ok(newer) => {
             log_change::<K>(object, status);
-            for note in notes {
-                events::publish(&context.client, &object.object_ref(&()), note).await;
-            }
             forget_accounted::<K>(context, object, status);
             Ok(Some(newer))
         }
@@ -109,6 +116,65 @@ async fn write<K: Kind>(
             format!("write the status of {name}"),
             error,
         )),
+    }
+}
+
+/// What the change of a status does to the life of a run.
+fn change_of(before: &Life, after: &Life) -> Write {
+    match (&before.active_run, &after.active_run) {
+        (Some(_), None) => Write::Account,
+        (Some(before), Some(after)) if before.id != after.id => Write::Account,
+        (Some(before), Some(after)) if before.job != after.job => Write::RepeatJob,
+        (Some(before), Some(after)) if before.job_uid != after.job_uid => Write::RecordJob,
+        (None, Some(_)) => Write::Decide,
+        (Some(_), Some(_)) | (None, None) => {
+            if after.totals.held.len() < before.totals.held.len() {
+                Write::Release
+            } else {
+                Write::Show
+            }
+        }
+    }
+}
+
+/// The write that tells of `change`.
+fn event_of(change: Write) -> Write {
+    match change {
+        Write::RecordJob => Write::TellStarted,
+        Write::Account => Write::TellEnded,
+        Write::DeleteStray => Write::TellStray,
+        Write::DeletePod => Write::TellLost,
+        Write::Decide
+        | Write::CreateJob
+        | Write::TellStarted
+        | Write::Progress
+        | Write::RepeatJob
+        | Write::TellEnded
+        | Write::MarkJob
+        | Write::Release
+        | Write::DeleteJob
+        | Write::TellStray
+        | Write::MarkPod
+        | Write::TellLost
+        | Write::Tell
+        | Write::Show => Write::Tell,
+    }
+}
+
+/// Writes an Event on `object`. Events are told, not relied on: a failure is logged, and changes nothing.
+async fn tell<K: Kind>(context: &Context, object: &K, write: Write, note: &Note) {
+    let reference = object.object_ref(&());
+    let publish = events::publish(&context.client, &reference, note);
+    if let Err(error) = context.gate.pass(write, publish).await {
+        let error = error_chain(&error);
+        let (namespace, name) = (object.namespace(), object.name_any());
+        warn!(
+            namespace,
+            name,
+            reason = note.reason,
+            error,
+            "failed to write an Event"
+        );
     }
 }
 
@@ -161,6 +227,9 @@ fn forget_accounted<K: Kind>(context: &Context, object: &K, status: &K::Status) 
     if let Some(uid) = ended.and_then(|run| run.job_uid.as_deref()) {
         context.objects.forget_report(uid);
     }
+    if ended.is_some() {
+        context.call_next();
+    }
     if K::life(status).active_run.is_none() {
         context.note_refusal(&object.uid().unwrap_or_default(), None);
     }
@@ -196,10 +265,13 @@ async fn act<K: Kind>(
                 field_manager: Some(FIELD_MANAGER.into()),
                 ..PatchParams::default()
             };
-            let marked = api.patch(name, &params, &Patch::Merge(&patch)).await;
+            let patch = Patch::Merge(&patch);
+            let mark = api.patch(name, &params, &patch);
+            let marked = context.gate.pass(Write::MarkJob, mark).await;
             settle(marked.map(drop), || format!("mark Job {name} as accounted"))
         }
-        JobAction::Delete { name, uid } => delete(&api, name, uid).await,
+        JobAction::Delete { name, uid } => delete(context, &api, Write::DeleteJob, name, uid).await,
+        JobAction::GiveUpPod { name, uid } => give_up_pod(context, object, name, uid).await,
         JobAction::DeleteStray { name, uid } => {
             delete_stray(context, object, &api, name, uid).await
         }
@@ -213,7 +285,8 @@ async fn create<K: Kind>(
     run: &ActiveRun,
 ) -> Result<Next, ReconcileError> {
     let uid = object.uid().unwrap_or_default();
-    let Ok(job) = job::build(object, run, &context.worker) else {
+    let referenced = referenced(context, object).await?;
+    let Ok(job) = job::build(object, run, referenced.as_ref(), &context.worker) else {
         // decide has checked the same spec; it will say what is wrong with it when it sees the newer one.
         return Ok(Next::LookAgain);
     };
@@ -221,7 +294,8 @@ async fn create<K: Kind>(
         field_manager: Some(FIELD_MANAGER.into()),
         ..PostParams::default()
     };
-    match api.create(&params, &job).await {
+    let create = api.create(&params, &job);
+    match context.gate.pass(Write::CreateJob, create).await {
         Ok(_) => {
             context.note_refusal(&uid, None);
             Ok(Next::LookAgain)
@@ -244,7 +318,13 @@ async fn create<K: Kind>(
     }
 }
 
-async fn delete(api: &Api<Job>, name: &str, uid: &str) -> Result<Next, ReconcileError> {
+async fn delete(
+    context: &Context,
+    api: &Api<Job>,
+    write: Write,
+    name: &str,
+    uid: &str,
+) -> Result<Next, ReconcileError> {
     let only_this = Preconditions {
         uid: Some(uid.into()),
         resource_version: None,
@@ -253,9 +333,64 @@ async fn delete(api: &Api<Job>, name: &str, uid: &str) -> Result<Next, Reconcile
         preconditions: Some(only_this),
         ..DeleteParams::background()
     };
-    settle(api.delete(name, &params).await.map(drop), || {
-        format!("delete Job {name}")
-    })
+    let deleted = context.gate.pass(write, api.delete(name, &params)).await;
+    settle(deleted.map(drop), || format!("delete Job {name}"))
+}
+
+/// Says Failed for a kubelet that cannot, as the pod garbage collector does for nodes that are gone: the Job controller lets go
+/// of no pod before. As a disruption, it does not count against `backoffLimit`.
+async fn give_up_pod<K: Kind>(
+    context: &Context,
+    object: &K,
+    name: &str,
+    uid: &str,
+) -> Result<Next, ReconcileError> {
+    let namespace = object.namespace().unwrap_or_default();
+    let api = Api::<Pod>::namespaced(context.client.clone(), &namespace);
+    let message = "its node did not report its end within 5 minutes of its grace period";
+    let patch = json!({
+        "metadata": { "uid": uid },
+        "status": {
+            "phase": "Failed",
+            "reason": "NodeLost",
+            "message": message,
+            "conditions": [{
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "NodeLost",
+                "message": message,
+                "lastTransitionTime": whole_seconds(Timestamp::now()).to_string(),
+            }],
+        },
+    });
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    };
+    let patch = Patch::Strategic(&patch);
+    let mark = api.patch_status(name, &params, &patch);
+    let marked = context.gate.pass(Write::MarkPod, mark).await;
+    settle(marked.map(drop), || format!("mark pod {name} as failed"))?;
+    let only_this = Preconditions {
+        uid: Some(uid.into()),
+        resource_version: None,
+    };
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(only_this),
+        ..DeleteParams::default()
+    };
+    let note = Note {
+        is_warning: true,
+        reason: "NodeLost".into(),
+        message: format!("pod {name} was given up: {message}"),
+    };
+    tell(context, object, Write::TellLost, &note).await;
+    let deleted = context
+        .gate
+        .pass(Write::DeletePod, api.delete(name, &params))
+        .await;
+    settle(deleted.map(drop), || format!("delete pod {name}"))
 }
 
 /// A Job that looks like a stray may belong to a run that is newer than the cache: the newest status decides.
@@ -285,16 +420,15 @@ async fn delete_stray<K: Kind>(
         job = name,
         "deleting a Job that no status knows"
     );
-    let next = delete(api, name, uid).await?;
     let note = Note {
         is_warning: true,
         reason: "StrayJobDeleted".into(),
         message: format!(
-            "Job {name} belongs to no run that was decided; it was deleted and is not counted"
+            "Job {name} belongs to no run that was decided; it is deleted and not counted"
         ),
     };
-    events::publish(&context.client, &newest.object_ref(&()), &note).await;
-    Ok(next)
+    tell(context, &newest, event_of(Write::DeleteStray), &note).await;
+    delete(context, api, Write::DeleteStray, name, uid).await
 }
 
 /// Gone, or another one under the name: what was wanted holds already.
@@ -306,5 +440,49 @@ fn settle(
         Ok(()) => Ok(Next::Wait),
         Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(Next::Wait),
         Err(error) => Err(ReconcileError::api(step(), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_backup_shared::status::{HeldRun, RunOutcome, time};
+
+    use super::*;
+    use crate::fixtures;
+
+    #[test]
+    fn each_step_of_a_life_is_told_from_the_others() {
+        let idle = Life::default();
+        let mut decided = idle.clone();
+        decided.active_run = Some(fixtures::active_run(&fixtures::backup()));
+        let changed = |change: fn(&mut ActiveRun)| {
+            let mut life = decided.clone();
+            change(life.active_run.as_mut().unwrap());
+            life
+        };
+        let recorded = changed(|run| run.job_uid = Some("u".into()));
+        let repeated = changed(|run| run.job.push_str("-r"));
+        let another = changed(|run| run.id.push_str("-2"));
+        let moved = changed(|run| run.records = 5);
+        let mut accounted = idle.clone();
+        accounted.totals.held.push(HeldRun {
+            id: "r".into(),
+            outcome: RunOutcome::Success,
+            duration_ms: 1,
+            since: time(Timestamp::UNIX_EPOCH),
+        });
+        let table = [
+            (&idle, &idle, Write::Show),
+            (&idle, &decided, Write::Decide),
+            (&decided, &recorded, Write::RecordJob),
+            (&decided, &moved, Write::Show),
+            (&recorded, &repeated, Write::RepeatJob),
+            (&recorded, &accounted, Write::Account),
+            (&recorded, &another, Write::Account),
+            (&accounted, &idle, Write::Release),
+        ];
+        for (before, after, expected) in table {
+            assert_eq!(change_of(before, after), expected);
+        }
     }
 }

@@ -8,6 +8,7 @@ use super::condition::{
     self, CAPTURE_HELD, PROGRESSING, READY, RETENTION_HELD, SUCCEEDED, SUSPENDED, Saying, Truth,
 };
 use super::decide::{Draft, Step};
+use super::line::{self, Place};
 use super::view::Trouble;
 use crate::kind::Kind;
 
@@ -21,8 +22,10 @@ impl<K: Kind> Draft<'_, K> {
         let generation = self.object.meta().generation;
         let last = K::history(&self.status).last().cloned();
         let active = self.life().active_run.clone();
+        let waiting = self.life().waiting_run.is_some();
         self.life().phase = match (&active, &invalid, &last) {
             (Some(_), _, _) => Phase::Running,
+            (None, None, _) if waiting => Phase::Pending,
             (None, Some(_), _) => Phase::Failed,
             (None, None, Some(last)) if last.outcome == RunOutcome::Success => Phase::Completed,
             (None, None, Some(_)) => Phase::Failed,
@@ -51,11 +54,28 @@ impl<K: Kind> Draft<'_, K> {
                 now,
             );
         }
+        let failing = self.observed.active_job.as_ref().and_then(|job| {
+            let is_it = active.as_ref().is_some_and(|run| run.job == job.name);
+            job.failing.as_ref().filter(|_| is_it)
+        });
+        let idle = match self.observed.place {
+            Some(Place::Waits(place)) if waiting => Saying::new(
+                false,
+                "WaitsForPlace",
+                line::words(place, self.observed.limits),
+            ),
+            Some(Place::Waits(_) | Place::Free) | None if waiting => Saying::new(
+                false,
+                "WaitsForPlace",
+                "the run is due and waits for its place",
+            ),
+            Some(Place::Waits(_) | Place::Free) | None => Saying::new(false, "NoActiveRun", ""),
+        };
         let conditions = &mut self.life().conditions;
         condition::set(
             conditions,
             PROGRESSING,
-            progressing(active.as_ref()),
+            progressing(active.as_ref(), failing).unwrap_or(idle),
             generation,
             now,
         );
@@ -133,15 +153,17 @@ impl<K: Kind> Draft<'_, K> {
     }
 }
 
-fn progressing(active: Option<&ActiveRun>) -> Saying {
-    match active {
-        Some(run) => Saying::new(
+fn progressing(active: Option<&ActiveRun>, failing: Option<&Trouble>) -> Option<Saying> {
+    let run = active?;
+    let (id, job) = (&run.id, &run.job);
+    Some(match failing {
+        None => Saying::new(true, "RunActive", format!("run {id} in Job {job}")),
+        Some(Trouble { reason, message }) => Saying::new(
             true,
-            "RunActive",
-            format!("run {} in Job {}", run.id, run.job),
+            "RunFailing",
+            format!("run {id} in Job {job} is failing: {reason}: {message}"),
         ),
-        None => Saying::new(false, "NoActiveRun", ""),
-    }
+    })
 }
 
 fn succeeded<K: Kind>(active: Option<&ActiveRun>, last: Option<&FinishedRun>) -> Saying {

@@ -10,11 +10,13 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use kafka_backup_shared::crd::KafkaBackup;
 use kafka_backup_shared::plan::{SpecError, run_id};
 use kafka_backup_shared::report::Report;
 use kafka_backup_shared::status::{ActiveRun, HeldRun, Life, RunOutcome, time};
 
-use super::due::{Due, Moment};
+use super::due::{Busy, Due, Moment};
+use super::line::{Limits, Place};
 use super::tidy::{self, JobAction};
 use super::view::{JobView, PodView, Trouble};
 use crate::digest::sha256_hex;
@@ -22,10 +24,18 @@ use crate::exporter::Exposed;
 use crate::job;
 use crate::kind::Kind;
 
+/// How soon an object is looked at again whose reference leads nowhere.
+const REFERENCE_POLL: SignedDuration = SignedDuration::from_secs(15);
+
+/// How soon a run that waits for its place is looked at again, if nobody says before that there is one.
+const LINE_POLL: SignedDuration = SignedDuration::from_secs(15);
+
 /// One object and what belongs to it, at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed<K> {
     pub(crate) object: K,
+    /// The KafkaBackup that it refers to; `None` only if it refers to none, or the API server says that there is none.
+    pub(crate) referenced: Option<KafkaBackup>,
     /// Its Jobs, as the cache has them.
     pub(crate) jobs: Vec<JobView>,
     /// The Job that `activeRun` names; `None` only if the API server says that there is none.
@@ -42,6 +52,9 @@ pub(crate) struct Observed<K> {
     pub(crate) exposed: Exposed,
     /// How long they must be before they change.
     pub(crate) hold: Duration,
+    pub(crate) limits: Limits,
+    /// Where the run that waits stands; `None` where none does.
+    pub(crate) place: Option<Place>,
 }
 
 /// An Event on the object.
@@ -108,11 +121,16 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
         wake: None,
         now,
     };
-    let plan = digest(object);
+    let plan = digest(object, observed.referenced.as_ref());
     draft.release_held();
-    let step = draft.follow_run(plan.as_deref());
-    let plan = draft.follow_dueness(&step, plan);
+    let mut step = draft.follow_run(plan.as_deref());
+    let plan = draft.follow_dueness(&mut step, plan);
+    if plan.is_err() && object.reference().is_some() {
+        // Nothing announces to a restore that its backup has come.
+        draft.wake_at(Some(now + REFERENCE_POLL));
+    }
     draft.conclude(&step, plan.err());
+    object.show(&mut draft.status);
     if draft.status != before {
         return Decision {
             status: Some(draft.status),
@@ -123,6 +141,11 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
     }
     let (mut jobs, wake) = tidy::jobs::<K>(observed, &before, now);
     draft.wake_at(wake);
+    if matches!(step, Step::Active { .. }) {
+        let (lost, wake) = tidy::lost_pods(&observed.pods, now);
+        jobs.extend(lost);
+        draft.wake_at(wake);
+    }
     if matches!(
         step,
         Step::Active {
@@ -141,8 +164,8 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
 }
 
 /// Digest of what a run of the object would do now.
-fn digest<K: Kind>(object: &K) -> Result<String, SpecError> {
-    let plan = object.plan("")?.to_json()?;
+fn digest<K: Kind>(object: &K, referenced: Option<&KafkaBackup>) -> Result<String, SpecError> {
+    let plan = object.plan("", referenced)?.to_json()?;
     Ok(sha256_hex(plan.as_bytes()))
 }
 
@@ -199,13 +222,13 @@ impl<K: Kind> Draft<'_, K> {
     /// Starts what is due, where the spec is valid; hands the spec's error on.
     fn follow_dueness(
         &mut self,
-        step: &Step,
+        step: &mut Step,
         plan: Result<String, SpecError>,
     ) -> Result<(), SpecError> {
-        let busy_until = match step {
-            Step::Idle => None,
-            Step::Active { .. } => Some(self.now),
-            Step::Over { at } => Some(*at),
+        let busy = match step {
+            Step::Idle => Busy::No,
+            Step::Active { .. } => Busy::Now,
+            Step::Over { at } => Busy::Until(*at),
         };
         let is_first_sight = K::life(&self.status).observed_generation.is_none();
         if is_first_sight {
@@ -222,7 +245,7 @@ impl<K: Kind> Draft<'_, K> {
                 now: self.now,
                 is_first_sight,
                 newest_scheduled,
-                busy_until,
+                busy,
                 plan: &plan,
             };
             let dueness = self.object.due(&mut self.status, &moment)?;
@@ -232,17 +255,13 @@ impl<K: Kind> Draft<'_, K> {
             Ok(found) => found,
             Err(error) => {
                 K::pause(&mut self.status);
+                self.life().waiting_run = None;
                 return Err(error);
             }
         };
         self.wake_at(dueness.wake);
         if dueness.missed > 0 {
-            let why = if busy_until.is_some() {
-                "a run was going on"
-            } else {
-                "the controller was away"
-            };
-            let missed = dueness.missed;
+            let (missed, why) = (dueness.missed, dueness.missed_because);
             self.tell(
                 true,
                 "MissedSchedule",
@@ -256,10 +275,41 @@ impl<K: Kind> Draft<'_, K> {
                 "the last run did not fail, there is nothing to retry",
             );
         }
-        if let Some(due) = dueness.run {
-            self.start(due, plan);
+        if dueness.is_clock_back {
+            self.tell(
+                true,
+                "ClockMovedBack",
+                "the status spoke of ticks in the future; ticks count from now on",
+            );
+        }
+        let limits = self.observed.limits;
+        match dueness.run {
+            // A run that replaces another takes its place.
+            Some(due) if busy == Busy::Now => {
+                *step = self.replace(&due.key);
+                self.start(due, plan);
+            }
+            Some(due) if limits.are_set() => self.life().waiting_run = Some(due.waiting()),
+            Some(due) => self.start(due, plan),
+            None if busy == Busy::No => self.start_waiting(plan),
+            None => {}
         }
         Ok(())
+    }
+
+    /// Starts the run that waits, once it has its place. It stands in the status already, so that all who wait are in line.
+    fn start_waiting(&mut self, plan: String) {
+        let Some(waiting) = self.life().waiting_run.clone() else {
+            return;
+        };
+        let stood = K::life(&self.object.status()).waiting_run.as_ref() == Some(&waiting);
+        let is_free = !self.observed.limits.are_set() || self.observed.place == Some(Place::Free);
+        if stood && is_free {
+            self.life().waiting_run = None;
+            self.start(Due::of(&waiting), plan);
+            return;
+        }
+        self.wake_at(Some(self.now + LINE_POLL));
     }
 
     fn start(&mut self, due: Due, plan: String) {
@@ -304,3 +354,11 @@ impl<K: Kind> Draft<'_, K> {
 #[cfg(test)]
 #[path = "decide_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "interleaving_test.rs"]
+mod interleavings;
+
+#[cfg(test)]
+#[path = "decide_table_test.rs"]
+mod table;

@@ -1,6 +1,6 @@
 //! A table of lives: each step says what is observed and what is decided.
 
-use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::crd::{ConcurrencyPolicy, KafkaBackup, KafkaRestore};
 use kafka_backup_shared::report::{DryRun, Fault, RetentionHeld, StuckPartition};
 use kafka_backup_shared::status::{Phase, RunReason};
 use kube::ResourceExt;
@@ -21,6 +21,7 @@ const HOLD: Duration = Duration::from_secs(90);
 fn seen<K: Kind>(object: K) -> Observed<K> {
     Observed {
         object,
+        referenced: None,
         jobs: Vec::new(),
         active_job: None,
         pods: Vec::new(),
@@ -32,6 +33,8 @@ fn seen<K: Kind>(object: K) -> Observed<K> {
             failure: HOLD,
         },
         hold: HOLD,
+        limits: Limits::default(),
+        place: None,
     }
 }
 
@@ -455,7 +458,10 @@ fn a_lost_report_is_asked_for_once_more_and_then_given_up() {
         .iter()
         .filter_map(|action| match action {
             JobAction::Mark { uid, .. } => Some(uid.as_str()),
-            JobAction::Create | JobAction::Delete { .. } | JobAction::DeleteStray { .. } => None,
+            JobAction::Create
+            | JobAction::Delete { .. }
+            | JobAction::DeleteStray { .. }
+            | JobAction::GiveUpPod { .. } => None,
         })
         .collect();
     assert_eq!(marked, ["job-1", "job-2"]);
@@ -521,6 +527,57 @@ fn a_pod_that_started_has_no_start_deadline() {
     let mut observed = running();
     assert_eq!(settled(&mut observed, "2026-01-01T09:00:00Z").jobs, []);
     assert!(life(&observed).active_run.is_some());
+}
+
+#[test]
+fn a_pod_of_a_lost_node_is_told_after_a_minute_and_given_up_after_five() {
+    let mut observed = running();
+    // Told to end at 00:09:00, with a minute of grace.
+    observed.pods[0].gone_by = Some(at("2026-01-01T00:10:00Z"));
+    observed.pods[0].is_unready = true;
+    let decision = settled(&mut observed, "2026-01-01T00:10:30Z");
+    assert_eq!(
+        (decision.jobs, decision.wake),
+        (vec![], Some(at("2026-01-01T00:11:00Z")))
+    );
+    assert_eq!(condition(&observed, READY).0, "True");
+    let decision = settled(&mut observed, "2026-01-01T00:11:00Z");
+    assert_eq!(
+        (decision.jobs, decision.wake),
+        (vec![], Some(at("2026-01-01T00:15:00Z")))
+    );
+    assert_eq!(condition(&observed, READY).1, "NodeLost");
+    let decision = settled(&mut observed, "2026-01-01T00:15:00Z");
+    let give_up = JobAction::GiveUpPod {
+        name: "pod".into(),
+        uid: "pod-uid".into(),
+    };
+    assert_eq!(decision.jobs, [give_up]);
+    assert!(
+        life(&observed).active_run.is_some(),
+        "its Job makes another pod"
+    );
+}
+
+#[test]
+fn a_job_that_is_about_to_fail_says_so_and_is_not_counted_yet() {
+    let mut observed = running();
+    let failing = JobView {
+        failing: Some(Trouble {
+            reason: "BackoffLimitExceeded".into(),
+            message: "job words".into(),
+        }),
+        ..job_view("job-1")
+    };
+    observe_job(&mut observed, failing);
+    settled(&mut observed, "2026-01-01T00:05:00Z");
+    let (status, reason, message) = condition(&observed, PROGRESSING);
+    assert_eq!((&*status, &*reason), ("True", "RunFailing"));
+    assert!(
+        message.contains("BackoffLimitExceeded: job words"),
+        "{message}"
+    );
+    assert_eq!(observed.object.status().backup_history, []);
 }
 
 #[test]
@@ -661,6 +718,43 @@ fn a_tick_during_a_run_is_told_as_missed() {
     let decision = written(&mut observed, "2026-01-01T01:00:00Z");
     assert_eq!(reasons(&decision), ["MissedSchedule"]);
     assert_eq!(observed.object.status().missed_runs, 1);
+}
+
+#[test]
+fn a_tick_that_replaces_ends_the_run_counts_it_and_begins_its_own() {
+    let mut observed = running();
+    observed.object.spec.schedule = Some("0 * * * *".into());
+    observed.object.spec.concurrency_policy = ConcurrencyPolicy::Replace;
+    settled(&mut observed, "2026-01-01T00:30:00Z");
+    let decision = written(&mut observed, "2026-01-01T01:00:00Z");
+    assert_eq!(reasons(&decision), ["BackupFailed"]);
+    assert!(
+        decision.events[0]
+            .message
+            .contains("Replaced: the tick at 2026-01-01T01:00:00Z"),
+        "{:?}",
+        decision.events
+    );
+    let status = observed.object.status();
+    let ended = &status.backup_history[0];
+    assert_eq!(
+        (ended.reason.as_deref(), ended.job_uid.as_deref()),
+        (Some("Replaced"), Some("job-1"))
+    );
+    assert_eq!(ended.start_time, time(at("2026-01-01T00:00:03Z")));
+    let run = status.life.active_run.unwrap();
+    assert_eq!(
+        (run.id.as_str(), run.reason),
+        ("orders-20260101-010000", RunReason::Schedule)
+    );
+    assert_eq!(status.missed_runs, 0);
+    let decision = settled(&mut observed, "2026-01-01T01:00:00Z");
+    let delete = JobAction::Delete {
+        name: job_view("").name,
+        uid: "job-1".into(),
+    };
+    assert_eq!(decision.jobs, [delete, JobAction::Create]);
+    assert_eq!(life(&observed).totals.failure.runs, 1);
 }
 
 #[test]
@@ -871,9 +965,9 @@ fn a_life_that_is_cut_anywhere_ends_the_same() {
                 match action {
                     JobAction::Create => is_job_there = true,
                     JobAction::Mark { .. } => observed.jobs[0].accounted = Some(at(&now)),
-                    JobAction::Delete { .. } | JobAction::DeleteStray { .. } => {
-                        panic!("{action:?}")
-                    }
+                    JobAction::Delete { .. }
+                    | JobAction::DeleteStray { .. }
+                    | JobAction::GiveUpPod { .. } => panic!("{action:?}"),
                 }
             }
             if is_job_there && observed.jobs.is_empty() {
@@ -974,4 +1068,206 @@ fn a_dry_run_says_what_it_would_write_and_counts_no_record() {
         "{}",
         succeeded.message
     );
+}
+
+#[test]
+fn a_restore_by_reference_waits_for_its_backup_and_takes_it_from_its_own_namespace_only() {
+    let mut object = fixtures::restore();
+    object.spec.backup_id = None;
+    object.spec.storage = None;
+    object.spec.backup_ref = serde_json::from_value(serde_json::json!({"name": "orders"})).unwrap();
+    let mut observed = seen(object);
+    let step = |observed: &mut Observed<KafkaRestore>, now: &str| {
+        let decision = decide(observed, at(now));
+        if let Some(status) = decision.status.clone() {
+            observed.object.status = Some(status);
+        }
+        decision
+    };
+    let mut elsewhere = fixtures::backup();
+    elsewhere.metadata.namespace = Some("other".into());
+    for referenced in [None, Some(elsewhere)] {
+        observed.referenced = referenced;
+        step(&mut observed, "2026-01-01T00:00:01Z");
+        let decision = step(&mut observed, "2026-01-01T00:00:01Z");
+        assert_eq!((decision.status, decision.jobs), (None, vec![]));
+        assert_eq!(decision.wake, Some(at("2026-01-01T00:00:16Z")));
+        let conditions = observed.object.status().life.conditions;
+        let ready = condition::find(&conditions, READY).unwrap();
+        assert_eq!((&*ready.status, &*ready.reason), ("False", "InvalidSpec"));
+        assert!(
+            ready.message.contains("spec.backupRef.name"),
+            "{}",
+            ready.message
+        );
+    }
+    observed.referenced = Some(fixtures::backup());
+    step(&mut observed, "2026-01-01T00:01:00Z");
+    assert_eq!(
+        step(&mut observed, "2026-01-01T00:01:00Z").jobs,
+        [JobAction::Create]
+    );
+    let plan = observed
+        .object
+        .plan("r", observed.referenced.as_ref())
+        .unwrap();
+    let kafka_backup_shared::plan::Plan::Restore(plan) = plan else {
+        panic!("{plan:?}");
+    };
+    assert_eq!(plan.storage, fixtures::backup().spec.storage);
+    assert_eq!(plan.request.backup_id, "latest");
+    assert_eq!(plan.request.archive.unwrap().to_string(), "shop/orders");
+}
+
+#[test]
+fn no_column_is_ever_empty() {
+    fn columns<K: Kind>(status: &K::Status) -> Vec<(String, String)> {
+        let status = serde_json::to_value(status).unwrap();
+        let columns = status["columns"].as_object().unwrap().clone();
+        columns
+            .into_iter()
+            .map(|(name, value)| (name, value.as_str().unwrap().to_owned()))
+            .collect()
+    }
+    let mut scheduled = fixtures::backup();
+    scheduled.spec.schedule = Some("@daily".into());
+    scheduled.spec.time_zone = Some("Europe/Berlin".into());
+    let mut suspended = scheduled.clone();
+    suspended.spec.suspend = true;
+    let mut invalid = fixtures::backup();
+    invalid.spec.topics.clear();
+    let mut all = Vec::new();
+    for object in [fixtures::backup(), scheduled, suspended, invalid] {
+        let status = decide(&seen(object), at("2026-01-01T00:00:01Z"))
+            .status
+            .unwrap();
+        all.extend(columns::<KafkaBackup>(&status));
+    }
+    let status = decide(&seen(fixtures::restore()), at("2026-01-01T00:00:01Z"))
+        .status
+        .unwrap();
+    all.extend(columns::<KafkaRestore>(&status));
+    assert!(all.iter().all(|(_, value)| !value.is_empty()), "{all:?}");
+    let said = |value: &str| all.iter().any(|(_, found)| found == value);
+    for value in [
+        "once",
+        "@daily Europe/Berlin",
+        "never",
+        "suspended",
+        "2026-01-01T23:00:00Z",
+        "latest",
+        "-",
+    ] {
+        assert!(said(value), "{value}: {all:?}");
+    }
+}
+
+/// An hourly backup that has run, under a limit, at 00:30.
+fn limited() -> Observed<KafkaBackup> {
+    let mut observed = running();
+    observe_job(&mut observed, complete("job-1"));
+    observed.pushed = Some(success_report(5));
+    settled(&mut observed, "2026-01-01T00:05:04Z");
+    observed.pushed = None;
+    observed.jobs[0].accounted = Some(at("2026-01-01T00:05:04Z"));
+    observed.object.spec.schedule = Some("0 * * * *".into());
+    observed.limits.runs = Some(1);
+    settled(&mut observed, "2026-01-01T00:30:00Z");
+    observed
+}
+
+#[test]
+fn a_run_without_a_place_waits_in_the_status_and_starts_when_it_has_one() {
+    let mut observed = limited();
+    let decision = written(&mut observed, "2026-01-01T01:00:00Z");
+    assert_eq!(decision.jobs, []);
+    let waiting = life(&observed).waiting_run.unwrap();
+    assert_eq!(
+        (waiting.key.as_str(), waiting.due),
+        ("2026-01-01T01:00:00Z", time(at("2026-01-01T01:00:00Z")))
+    );
+    observed.place = Some(Place::Waits(3));
+    let decision = settled(&mut observed, "2026-01-01T01:00:01Z");
+    assert_eq!(
+        (decision.jobs, decision.wake),
+        (vec![], Some(at("2026-01-01T01:00:16Z")))
+    );
+    assert_eq!(life(&observed).phase, Phase::Pending);
+    let (status, reason, message) = condition(&observed, PROGRESSING);
+    assert_eq!((&*status, &*reason), ("False", "WaitsForPlace"));
+    assert!(message.starts_with("place 3 "), "{message}");
+    assert_eq!(
+        condition(&observed, SUCCEEDED).0,
+        "True",
+        "the last run succeeded"
+    );
+
+    observed.place = Some(Place::Free);
+    let decision = settled(&mut observed, "2026-01-01T01:20:00Z");
+    assert_eq!(decision.jobs, [JobAction::Create]);
+    let run = life(&observed).active_run.unwrap();
+    assert_eq!(
+        (run.id.as_str(), run.start_time),
+        ("orders-20260101-010000", time(at("2026-01-01T01:20:00Z")))
+    );
+    assert_eq!(life(&observed).waiting_run, None);
+    assert_eq!(observed.object.status().missed_runs, 0);
+}
+
+#[test]
+fn a_newer_tick_takes_the_place_of_one_that_waits_and_a_trigger_stays_behind_it() {
+    let mut observed = limited();
+    observed.place = Some(Place::Waits(1));
+    settled(&mut observed, "2026-01-01T01:00:00Z");
+    observed
+        .object
+        .annotations_mut()
+        .insert(TRIGGER.into(), "now".into());
+    settled(&mut observed, "2026-01-01T01:30:00Z");
+    assert_eq!(
+        observed.object.status().last_trigger,
+        None,
+        "it is not lost"
+    );
+    let decision = written(&mut observed, "2026-01-01T02:00:00Z");
+    assert_eq!(reasons(&decision), ["MissedSchedule"]);
+    assert_eq!(
+        life(&observed).waiting_run.unwrap().key,
+        "2026-01-01T02:00:00Z"
+    );
+    assert_eq!(observed.object.status().missed_runs, 1);
+
+    observed.object.spec.starting_deadline_seconds = Some(600);
+    settled(&mut observed, "2026-01-01T02:10:00Z");
+    assert!(life(&observed).waiting_run.is_some());
+    settled(&mut observed, "2026-01-01T02:10:01Z");
+    assert_eq!(
+        observed.object.status().missed_runs,
+        2,
+        "it had no place in time"
+    );
+    let waiting = life(&observed).waiting_run.unwrap();
+    assert_eq!(
+        (waiting.reason, waiting.key.as_str()),
+        (RunReason::Trigger, "now")
+    );
+}
+
+#[test]
+fn a_suspended_schedule_leaves_the_line_and_a_trigger_does_not() {
+    let mut observed = limited();
+    observed.place = Some(Place::Waits(1));
+    settled(&mut observed, "2026-01-01T01:00:00Z");
+    observed.object.spec.suspend = true;
+    settled(&mut observed, "2026-01-01T01:10:00Z");
+    assert_eq!(life(&observed).waiting_run, None);
+    assert_eq!(observed.object.status().missed_runs, 0);
+    observed
+        .object
+        .annotations_mut()
+        .insert(TRIGGER.into(), "now".into());
+    settled(&mut observed, "2026-01-01T01:20:00Z");
+    observed.place = Some(Place::Free);
+    let decision = settled(&mut observed, "2026-01-01T01:30:00Z");
+    assert_eq!(decision.jobs, [JobAction::Create]);
 }

@@ -3,17 +3,22 @@
 //! # Guarantees
 //! - Dueness comes from the status, never from memory: any process decides the same, and what it decides it notes in the same
 //!   status, so that each tick and each annotation value takes effect once.
-//! - A tick during a run is missed and counted (Forbid); after a time without a controller the newest tick is made up for and
-//!   the others are missed; a tick while the object is suspended or its spec invalid is neither.
+//! - A tick during a run is missed and counted (Forbid) or ends that run (Replace); after a time without a controller the
+//!   newest tick is made up for, inside `startingDeadlineSeconds`, and the others are missed; a tick while the object is
+//!   suspended or its spec invalid is neither.
+//! - Jitter moves all ticks of an object by the same time, which follows from its UID.
 //! - An annotation that is there at first sight is recorded, not obeyed: Git or a cluster restore re-created the object.
 
 use jiff::{SignedDuration, Timestamp};
-use kafka_backup_shared::crd::{KafkaBackup, KafkaBackupStatus, KafkaRestore, KafkaRestoreStatus};
+use kafka_backup_shared::crd::{
+    ConcurrencyPolicy, KafkaBackup, KafkaBackupStatus, KafkaRestore, KafkaRestoreStatus,
+};
 use kafka_backup_shared::plan::SpecError;
 use kafka_backup_shared::schedule::Schedule;
-use kafka_backup_shared::status::{Life, RunOutcome, RunReason, time};
+use kafka_backup_shared::status::{Life, RunOutcome, RunReason, WaitingRun, time};
 use kube::ResourceExt;
 
+use crate::digest::sha256_hex;
 use crate::kind::created_at;
 
 /// Annotation: one backup now, for each new value.
@@ -25,6 +30,19 @@ pub(crate) const RETRY: &str = "kafka-backup.dev/retry";
 const LATE: SignedDuration = SignedDuration::from_secs(60);
 /// Ticks that are counted one by one.
 const TICKS_MAX: u64 = 10_000;
+/// A status from further in the future was written while a clock was wrong; ticks do not wait until it comes true.
+const FUTURE_MAX: SignedDuration = SignedDuration::from_hours(24);
+
+/// Whether a run is in the way of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Busy {
+    /// None is.
+    No,
+    /// One is going on.
+    Now,
+    /// One was until then; it is accounted by the decision that is being made.
+    Until(Timestamp),
+}
 
 /// What dueness depends on besides the object.
 #[derive(Clone, Debug)]
@@ -35,8 +53,7 @@ pub(crate) struct Moment<'a> {
     pub(crate) is_first_sight: bool,
     /// The newest scheduled-at annotation on the object's Jobs.
     pub(crate) newest_scheduled: Option<Timestamp>,
-    /// A run is or was going on until then.
-    pub(crate) busy_until: Option<Timestamp>,
+    pub(crate) busy: Busy,
     /// Digest of what a run would do now.
     pub(crate) plan: &'a str,
 }
@@ -49,6 +66,30 @@ pub(crate) struct Due {
     pub(crate) key: String,
     /// The time in the run id.
     pub(crate) at: Timestamp,
+    /// Since when it is due.
+    pub(crate) since: Timestamp,
+}
+
+impl Due {
+    /// As it stands in the status while it waits.
+    pub(crate) fn waiting(self) -> WaitingRun {
+        WaitingRun {
+            reason: self.reason,
+            key: self.key,
+            at: time(self.at),
+            due: time(self.since),
+        }
+    }
+
+    /// The run that waited.
+    pub(crate) fn of(waiting: &WaitingRun) -> Self {
+        Self {
+            reason: waiting.reason,
+            key: waiting.key.clone(),
+            at: waiting.at.0,
+            since: waiting.due.0,
+        }
+    }
 }
 
 /// What is due.
@@ -57,6 +98,10 @@ pub(crate) struct Dueness {
     pub(crate) run: Option<Due>,
     /// Ticks that will never run.
     pub(crate) missed: u64,
+    /// Why, as a part of a sentence.
+    pub(crate) missed_because: &'static str,
+    /// What the status said of ticks was from the future, and is forgotten.
+    pub(crate) is_clock_back: bool,
     /// A retry was asked for where there is nothing to retry.
     pub(crate) is_retry_refused: bool,
     /// When the next tick is.
@@ -75,7 +120,8 @@ pub(crate) fn backup(
     let trigger = object.annotations().get(TRIGGER);
     let mut dueness = Dueness::default();
     follow_schedule(object, status, moment, &mut dueness)?;
-    if moment.busy_until.is_some() || dueness.run.is_some() {
+    leave_line(object, status, moment, &mut dueness);
+    if moment.busy != Busy::No || dueness.run.is_some() || status.life.waiting_run.is_some() {
         return Ok(dueness);
     }
     if trigger.is_some() && trigger != status.last_trigger.as_ref() {
@@ -84,6 +130,7 @@ pub(crate) fn backup(
             reason: RunReason::Trigger,
             key: value.clone(),
             at: moment.now,
+            since: moment.now,
         });
     } else if object.spec.schedule.is_none() && !object.spec.suspend {
         dueness.run = one_shot(object, &status.life, moment);
@@ -99,7 +146,7 @@ pub(crate) fn restore(
 ) -> Dueness {
     let retry = object.annotations().get(RETRY);
     let mut dueness = Dueness::default();
-    if moment.busy_until.is_some() {
+    if moment.busy != Busy::No || status.life.waiting_run.is_some() {
         return dueness;
     }
     if status.life.last_run_generation.is_none() {
@@ -119,6 +166,7 @@ pub(crate) fn restore(
             reason: RunReason::Retry,
             key: value.clone(),
             at: moment.now,
+            since: moment.now,
         });
     } else {
         dueness.is_retry_refused = true;
@@ -129,6 +177,7 @@ pub(crate) fn restore(
 /// Stops counting ticks: of a suspended or invalid object they are neither missed nor made up for.
 pub(crate) fn pause(status: &mut KafkaBackupStatus) {
     status.observed_schedule = None;
+    status.observed_time_zone = None;
     status.next_scheduled_time = None;
 }
 
@@ -138,13 +187,18 @@ fn follow_schedule(
     moment: &Moment,
     dueness: &mut Dueness,
 ) -> Result<(), SpecError> {
-    let line = object.spec.schedule.as_ref();
-    let schedule = line.map(|line| Schedule::parse(line)).transpose()?;
-    let Some(schedule) = schedule.filter(|_| !object.spec.suspend) else {
+    let spec = &object.spec;
+    let line = spec.schedule.as_deref();
+    let schedule = line.map(|line| Schedule::parse(line, spec.time_zone.as_deref()));
+    let Some(schedule) = schedule.transpose()?.filter(|_| !spec.suspend) else {
         pause(status);
         return Ok(());
     };
-    if status.observed_schedule.as_ref() != line {
+    let is_other =
+        status.observed_schedule != spec.schedule || status.observed_time_zone != spec.time_zone;
+    dueness.is_clock_back =
+        ticks_begin(status).is_some_and(|from| from.duration_since(moment.now) > FUTURE_MAX);
+    if is_other || dueness.is_clock_back {
         let from = if moment.is_first_sight {
             moment
                 .newest_scheduled
@@ -152,39 +206,115 @@ fn follow_schedule(
         } else {
             Some(moment.now)
         };
+        if dueness.is_clock_back {
+            status.last_schedule_time = None;
+        }
         status.schedule_from = from.map(time);
-        status.observed_schedule = line.cloned();
+        status.observed_schedule = spec.schedule.clone();
+        status.observed_time_zone = spec.time_zone.clone();
     }
-    let from = status
+    let jitter = jitter(object);
+    let next = schedule.next_after(moment.now - jitter);
+    dueness.wake = next.and_then(|tick| tick.checked_add(jitter).ok());
+    status.next_scheduled_time = dueness.wake.map(time);
+    let is_replacing = spec.concurrency_policy == ConcurrencyPolicy::Replace;
+    let until = match moment.busy {
+        // What came during a run that would have been replaced is due when it is accounted.
+        Busy::Until(_) if is_replacing => return Ok(()),
+        Busy::Until(end) => end.min(moment.now),
+        Busy::No | Busy::Now => moment.now,
+    };
+    let from = ticks_begin(status).unwrap_or(moment.now);
+    let (count, newest) = ticks(&schedule, from, until - jitter);
+    let Some(tick) = newest else {
+        return Ok(());
+    };
+    status.last_schedule_time = Some(time(tick));
+    let late = moment.now.duration_since(tick + jitter);
+    let deadline = spec.starting_deadline_seconds.map(i64::from);
+    let is_too_late = deadline.is_some_and(|deadline| late.as_secs() > deadline);
+    let is_blocked = moment.busy != Busy::No && !is_replacing;
+    dueness.missed_because = match (is_blocked, is_too_late) {
+        (true, _) => "a run was going on",
+        (false, true) => "their runs could not start within spec.startingDeadlineSeconds",
+        (false, false) => "the controller was away",
+    };
+    dueness.missed = count;
+    if !is_blocked && !is_too_late {
+        dueness.missed -= 1;
+        dueness.run = Some(Due {
+            reason: if late > LATE {
+                RunReason::CatchUp
+            } else {
+                RunReason::Schedule
+            },
+            key: tick.to_string(),
+            at: tick,
+            since: tick + jitter,
+        });
+    }
+    status.missed_runs += dueness.missed;
+    Ok(())
+}
+
+/// Takes a run out of the line that must not start any more: one of a tick for which a newer one has come, which is too late, or
+/// whose schedule is suspended.
+fn leave_line(
+    object: &KafkaBackup,
+    status: &mut KafkaBackupStatus,
+    moment: &Moment,
+    dueness: &mut Dueness,
+) {
+    let is_of_tick =
+        |run: &&WaitingRun| matches!(run.reason, RunReason::Schedule | RunReason::CatchUp);
+    let Some(waiting) = status.life.waiting_run.as_ref() else {
+        return;
+    };
+    if object.spec.suspend && waiting.reason != RunReason::Trigger {
+        status.life.waiting_run = None;
+        return;
+    }
+    let Some(waiting) = Some(waiting).filter(is_of_tick) else {
+        // A trigger or a change that waits does what the newer tick would.
+        if dueness.run.take().is_some() {
+            miss(status, dueness, "another run was waiting for its place");
+        }
+        return;
+    };
+    let late = moment.now.duration_since(waiting.due.0).as_secs();
+    let deadline = object.spec.starting_deadline_seconds.map(i64::from);
+    if dueness.run.is_some() {
+        status.life.waiting_run = None;
+        miss(status, dueness, "another run was waiting for its place");
+    } else if deadline.is_some_and(|deadline| late > deadline) {
+        status.life.waiting_run = None;
+        let why = "their runs had no place within spec.startingDeadlineSeconds";
+        miss(status, dueness, why);
+    }
+}
+
+fn miss(status: &mut KafkaBackupStatus, dueness: &mut Dueness, why: &'static str) {
+    status.missed_runs += 1;
+    dueness.missed += 1;
+    dueness.missed_because = why;
+}
+
+/// Ticks count after this time.
+fn ticks_begin(status: &KafkaBackupStatus) -> Option<Timestamp> {
+    status
         .schedule_from
         .iter()
         .chain(&status.last_schedule_time)
         .map(|at| at.0)
-        .max();
-    let from = from.unwrap_or(moment.now);
-    let until = moment.busy_until.unwrap_or(moment.now).min(moment.now);
-    let (count, newest) = ticks(&schedule, from, until);
-    if let Some(tick) = newest {
-        status.last_schedule_time = Some(time(tick));
-        dueness.missed = count;
-        if moment.busy_until.is_none() {
-            dueness.missed -= 1;
-            let is_late = moment.now.duration_since(tick) > LATE;
-            dueness.run = Some(Due {
-                reason: if is_late {
-                    RunReason::CatchUp
-                } else {
-                    RunReason::Schedule
-                },
-                key: tick.to_string(),
-                at: tick,
-            });
-        }
-        status.missed_runs += dueness.missed;
-    }
-    dueness.wake = schedule.next_after(moment.now);
-    status.next_scheduled_time = dueness.wake.map(time);
-    Ok(())
+        .max()
+}
+
+/// By how much this object's runs are later than their ticks: whole seconds up to `jitterSeconds`.
+fn jitter(object: &KafkaBackup) -> SignedDuration {
+    let most = u64::from(object.spec.jitter_seconds.unwrap_or(0));
+    let digest = sha256_hex(object.uid().unwrap_or_default().as_bytes());
+    let number = u64::from_str_radix(&digest[..12], 16).unwrap_or(0);
+    SignedDuration::from_secs((number % (most + 1)) as i64)
 }
 
 /// How many ticks lie in `(from, until]`, and the newest. Above [`TICKS_MAX`] the number is a lower bound: nobody is
@@ -220,6 +350,7 @@ fn one_shot(object: &impl ResourceExt, life: &Life, moment: &Moment) -> Option<D
             reason: RunReason::OneShot,
             key: "creation".into(),
             at: created_at(object.meta()),
+            since: created_at(object.meta()),
         });
     };
     let generation = object.meta().generation.unwrap_or(0);
@@ -232,281 +363,10 @@ fn one_shot(object: &impl ResourceExt, life: &Life, moment: &Moment) -> Option<D
         reason: RunReason::SpecChanged,
         key: format!("generation {generation}"),
         at: moment.now,
+        since: moment.now,
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::{self, at};
-    use crate::kind::Kind;
-
-    const NEW: Moment = Moment {
-        now: Timestamp::UNIX_EPOCH,
-        is_first_sight: false,
-        newest_scheduled: None,
-        busy_until: None,
-        plan: "plan",
-    };
-
-    /// A backup at minute 0 of each hour, whose ticks count from 2026-01-01T00:00:00Z.
-    fn hourly() -> (KafkaBackup, KafkaBackupStatus) {
-        let mut object = fixtures::backup();
-        object.spec.schedule = Some("0 * * * *".into());
-        let status = KafkaBackupStatus {
-            schedule_from: Some(time(at("2026-01-01T00:00:00Z"))),
-            observed_schedule: object.spec.schedule.clone(),
-            ..KafkaBackupStatus::default()
-        };
-        (object, status)
-    }
-
-    fn look(object: &KafkaBackup, status: &mut KafkaBackupStatus, now: &str) -> Dueness {
-        backup(
-            object,
-            status,
-            &Moment {
-                now: at(now),
-                ..NEW
-            },
-        )
-        .unwrap()
-    }
-
-    #[test]
-    fn ticks_take_effect_once_and_in_time() {
-        let (object, mut status) = hourly();
-        // now, run at, reason, missed
-        let cases = [
-            ("2026-01-01T00:59:59Z", None, 0),
-            (
-                "2026-01-01T01:00:00Z",
-                Some(("2026-01-01T01:00:00Z", RunReason::Schedule)),
-                0,
-            ),
-            ("2026-01-01T01:00:00Z", None, 0),
-            ("2026-01-01T01:59:59Z", None, 0),
-            (
-                "2026-01-01T02:01:00Z",
-                Some(("2026-01-01T02:00:00Z", RunReason::Schedule)),
-                0,
-            ),
-            (
-                "2026-01-01T03:01:01Z",
-                Some(("2026-01-01T03:00:00Z", RunReason::CatchUp)),
-                0,
-            ),
-            (
-                "2026-01-01T09:30:00Z",
-                Some(("2026-01-01T09:00:00Z", RunReason::CatchUp)),
-                5,
-            ),
-        ];
-        for (now, run, missed) in cases {
-            let dueness = look(&object, &mut status, now);
-            let found = dueness.run.map(|due| (due.at, due.reason));
-            assert_eq!(found, run.map(|(tick, reason)| (at(tick), reason)), "{now}");
-            assert_eq!(dueness.missed, missed, "{now}");
-        }
-        assert_eq!(status.missed_runs, 5);
-        assert_eq!(
-            status.next_scheduled_time,
-            Some(time(at("2026-01-01T10:00:00Z")))
-        );
-    }
-
-    #[test]
-    fn a_tick_during_a_run_is_missed_and_one_after_it_is_made_up_for() {
-        let (object, mut status) = hourly();
-        let mut moment = Moment {
-            now: at("2026-01-01T01:30:00Z"),
-            busy_until: Some(at("2026-01-01T01:30:00Z")),
-            ..NEW
-        };
-        let dueness = backup(&object, &mut status, &moment).unwrap();
-        assert_eq!((dueness.run, dueness.missed), (None, 1));
-        // The run ended at 02:10, the controller was away until 04:30.
-        moment.now = at("2026-01-01T04:30:00Z");
-        moment.busy_until = Some(at("2026-01-01T02:10:00Z"));
-        let dueness = backup(&object, &mut status, &moment).unwrap();
-        assert_eq!((dueness.run, dueness.missed), (None, 1));
-        let dueness = look(&object, &mut status, "2026-01-01T04:30:00Z");
-        assert_eq!(dueness.run.unwrap().at, at("2026-01-01T04:00:00Z"));
-        assert_eq!(dueness.missed, 1);
-        assert_eq!(status.missed_runs, 3);
-    }
-
-    #[test]
-    fn ticks_while_suspended_are_neither_missed_nor_made_up_for() {
-        let (mut object, mut status) = hourly();
-        object.spec.suspend = true;
-        let dueness = look(&object, &mut status, "2026-01-01T05:30:00Z");
-        assert_eq!(dueness, Dueness::default());
-        assert_eq!(status.next_scheduled_time, None);
-        object.spec.suspend = false;
-        let dueness = look(&object, &mut status, "2026-01-01T07:30:00Z");
-        assert_eq!((dueness.run, dueness.missed), (None, 0));
-        assert_eq!(dueness.wake, Some(at("2026-01-01T08:00:00Z")));
-        assert!(
-            look(&object, &mut status, "2026-01-01T08:00:00Z")
-                .run
-                .is_some()
-        );
-    }
-
-    #[test]
-    fn a_changed_schedule_counts_from_now() {
-        let (mut object, mut status) = hourly();
-        object.spec.schedule = Some("30 * * * *".into());
-        let dueness = look(&object, &mut status, "2026-01-01T05:45:00Z");
-        assert_eq!(dueness.run, None);
-        assert_eq!(dueness.wake, Some(at("2026-01-01T06:30:00Z")));
-    }
-
-    #[test]
-    fn a_new_object_counts_from_its_creation_or_its_newest_job() {
-        let (object, _) = hourly();
-        let first = Moment {
-            now: at("2026-01-01T03:00:30Z"),
-            is_first_sight: true,
-            ..NEW
-        };
-        let mut status = KafkaBackupStatus::default();
-        let dueness = backup(&object, &mut status, &first).unwrap();
-        assert_eq!(
-            (dueness.run.unwrap().at, dueness.missed),
-            (at("2026-01-01T03:00:00Z"), 2)
-        );
-        let lost = Moment {
-            newest_scheduled: Some(at("2026-01-01T03:00:00Z")),
-            ..first
-        };
-        let dueness = backup(&object, &mut KafkaBackupStatus::default(), &lost).unwrap();
-        assert_eq!((dueness.run, dueness.missed), (None, 0));
-    }
-
-    #[test]
-    fn a_lost_year_of_minutes_still_runs_its_newest_tick() {
-        let schedule = Schedule::parse("* * * * *").unwrap();
-        let (count, newest) = ticks(
-            &schedule,
-            at("2025-01-01T00:00:00Z"),
-            at("2026-01-01T00:00:30Z"),
-        );
-        assert_eq!(
-            (count, newest),
-            (TICKS_MAX, Some(at("2026-01-01T00:00:00Z")))
-        );
-    }
-
-    #[test]
-    fn each_trigger_value_runs_once_also_when_suspended() {
-        let (mut object, mut status) = hourly();
-        object.spec.suspend = true;
-        object.annotations_mut().insert(TRIGGER.into(), "a".into());
-        let due = look(&object, &mut status, "2026-01-01T00:10:00Z")
-            .run
-            .unwrap();
-        assert_eq!((due.reason, due.key.as_str()), (RunReason::Trigger, "a"));
-        assert_eq!(look(&object, &mut status, "2026-01-01T00:20:00Z").run, None);
-    }
-
-    #[test]
-    fn a_trigger_during_a_run_waits_and_only_the_newest_value_counts() {
-        let (mut object, mut status) = hourly();
-        let busy = Moment {
-            now: at("2026-01-01T00:10:00Z"),
-            busy_until: Some(at("2026-01-01T00:10:00Z")),
-            ..NEW
-        };
-        for value in ["a", "b"] {
-            object
-                .annotations_mut()
-                .insert(TRIGGER.into(), value.into());
-            assert_eq!(backup(&object, &mut status, &busy).unwrap().run, None);
-        }
-        assert_eq!(
-            look(&object, &mut status, "2026-01-01T00:20:00Z")
-                .run
-                .unwrap()
-                .key,
-            "b"
-        );
-        assert_eq!(look(&object, &mut status, "2026-01-01T00:30:00Z").run, None);
-    }
-
-    #[test]
-    fn an_annotation_at_first_sight_is_recorded_and_not_run() {
-        let first = Moment {
-            now: at("2026-01-01T00:10:00Z"),
-            is_first_sight: true,
-            ..NEW
-        };
-        let (mut object, _) = hourly();
-        object
-            .annotations_mut()
-            .insert(TRIGGER.into(), "from git".into());
-        let mut status = KafkaBackupStatus::default();
-        object.first_sight(&mut status);
-        assert_eq!(backup(&object, &mut status, &first).unwrap().run, None);
-        assert_eq!(status.last_trigger.as_deref(), Some("from git"));
-    }
-
-    #[test]
-    fn a_one_shot_runs_once_and_again_when_what_it_does_changes() {
-        let mut object = fixtures::backup();
-        let mut status = KafkaBackupStatus::default();
-        let due = look(&object, &mut status, "2026-01-01T00:10:00Z")
-            .run
-            .unwrap();
-        assert_eq!(
-            (due.reason, due.at),
-            (RunReason::OneShot, at("2026-01-01T00:00:00Z"))
-        );
-        status.life.last_run_generation = Some(1);
-        status.life.last_run_plan = Some("plan".into());
-        assert_eq!(look(&object, &mut status, "2026-01-01T00:10:00Z").run, None);
-        object.metadata.generation = Some(2);
-        assert_eq!(
-            look(&object, &mut status, "2026-01-01T00:10:00Z").run,
-            None,
-            "the plan is the same"
-        );
-        status.life.last_run_plan = Some("another plan".into());
-        let due = look(&object, &mut status, "2026-01-01T00:10:00Z")
-            .run
-            .unwrap();
-        assert_eq!(due.reason, RunReason::SpecChanged);
-        object.spec.suspend = true;
-        assert_eq!(look(&object, &mut status, "2026-01-01T00:10:00Z").run, None);
-    }
-
-    #[test]
-    fn only_a_failed_restore_is_retried_and_each_value_once() {
-        let mut object = fixtures::restore();
-        let mut status = KafkaRestoreStatus::default();
-        let moment = Moment {
-            now: at("2026-01-01T00:10:00Z"),
-            ..NEW
-        };
-        assert_eq!(
-            restore(&object, &mut status, &moment).run.unwrap().reason,
-            RunReason::OneShot
-        );
-        status.life.last_run_generation = Some(1);
-        assert_eq!(restore(&object, &mut status, &moment), Dueness::default());
-
-        status.run_history = vec![fixtures::finished("r", RunOutcome::Failure)];
-        object.annotations_mut().insert(RETRY.into(), "1".into());
-        assert_eq!(
-            restore(&object, &mut status, &moment).run.unwrap().reason,
-            RunReason::Retry
-        );
-        assert_eq!(restore(&object, &mut status, &moment), Dueness::default());
-
-        status.run_history = vec![fixtures::finished("r", RunOutcome::Success)];
-        object.annotations_mut().insert(RETRY.into(), "2".into());
-        let refused = restore(&object, &mut status, &moment);
-        assert!(refused.is_retry_refused && refused.run.is_none());
-    }
-}
+#[path = "due_test.rs"]
+mod tests;

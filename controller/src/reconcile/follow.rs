@@ -8,12 +8,14 @@ use kafka_backup_shared::status::{ActiveRun, FinishedRun, HeldRun, RunOutcome, t
 use super::decide::{Draft, Step};
 use super::outcome::{Ended, Verdict, judge};
 use super::tidy;
-use super::view::{JobView, Trouble};
+use super::view::{JobView, PodView, Trouble};
 use crate::job::REPETITION;
 use crate::kind::Kind;
 
 /// How soon a run that has not started is looked at again: Events say why, and nothing announces them.
 const START_POLL: SignedDuration = SignedDuration::from_secs(10);
+/// How long a node may be late with the report of a pod's end before that is told.
+const SILENT: SignedDuration = SignedDuration::from_secs(60);
 
 impl<K: Kind> Draft<'_, K> {
     /// Follows the active run as far as what was observed carries it.
@@ -91,6 +93,12 @@ impl<K: Kind> Draft<'_, K> {
 
     /// A run whose Job exists: has its pod started?
     fn follow_start(&mut self, run: &ActiveRun, job: &JobView) -> Step {
+        if let Some(trouble) = self.overdue_pod() {
+            return Step::Active {
+                trouble: Some(trouble),
+                is_unborn: false,
+            };
+        }
         let newest = self.observed.pods.iter().max_by_key(|pod| pod.created);
         let waiting_since = match newest {
             Some(pod) if pod.has_started => None,
@@ -117,6 +125,23 @@ impl<K: Kind> Draft<'_, K> {
         }
     }
 
+    /// A pod that its node should have ended by now.
+    fn overdue_pod(&mut self) -> Option<Trouble> {
+        let overdue = |pod: &PodView| Some((pod.name.clone(), pod.overdue_since()?));
+        let (name, since) = self.observed.pods.iter().find_map(overdue)?;
+        if since + SILENT > self.now {
+            self.wake_at(Some(since + SILENT));
+            return None;
+        }
+        Some(Trouble {
+            reason: "NodeLost".into(),
+            message: format!(
+                "pod {name} was to be gone by {since}, but its node does not report; it is given up {} s after that time",
+                tidy::LOST.as_secs()
+            ),
+        })
+    }
+
     fn start_deadline(&self) -> i64 {
         self.object.job_settings().start_deadline_seconds()
     }
@@ -136,6 +161,20 @@ impl<K: Kind> Draft<'_, K> {
             run,
             unstarted(run, "StartDeadlineExceeded", message, self.now),
         )
+    }
+
+    /// Ends the run for a tick that came while it was going on. Its Job is deleted once this stands in the status.
+    pub(super) fn replace(&mut self, tick: &str) -> Step {
+        let Some(run) = self.life().active_run.clone() else {
+            return Step::Idle;
+        };
+        let message = format!("the tick at {tick} came before its end (concurrencyPolicy Replace)");
+        let mut ended = unstarted(&run, "Replaced", message, self.now);
+        if let Some(job) = &self.observed.active_job {
+            ended.started = job.started.min(self.now);
+            ended.attempts = job.ended_pods.max(1);
+        }
+        self.account(&run, ended)
     }
 
     /// One more Job: the worker finds its own manifest or the end of the restore, and reports without moving data.

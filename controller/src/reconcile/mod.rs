@@ -13,8 +13,10 @@ pub(crate) mod decide;
 pub(crate) mod due;
 mod error;
 mod follow;
+pub(crate) mod line;
 mod observe;
 mod outcome;
+mod places;
 pub(crate) mod queue;
 mod tidy;
 pub(crate) mod view;
@@ -25,7 +27,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::task::JoinSet;
@@ -34,9 +36,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::error::ReconcileError;
+use self::line::{Limits, Place, Waiter};
+use self::places::Places;
 use self::queue::Key;
 use self::view::Trouble;
 use crate::exporter::Exporter;
+use crate::gate::Gate;
 use crate::health::Heartbeat;
 use crate::job::WorkerSettings;
 use crate::kind::Kind;
@@ -44,23 +49,30 @@ use crate::objects::Objects;
 
 /// Objects of one kind that are worked on at a time.
 const CONCURRENT: usize = 16;
-/// The longest time between two looks at an object: a clock that jumps is noticed by then.
+/// The longest time between two looks at an object.
 const RESYNC: Duration = Duration::from_secs(300);
 /// The longest time between two attempts at an object that fails.
 const RETRY_MAX: Duration = Duration::from_secs(120);
 /// The longest that a look may take. Given up in the middle it is what a crash there is, and the next look observes anew.
 const LOOK_LIMIT: Duration = Duration::from_secs(90);
+/// How long after the end of a run those are called who wait.
+const CALL: Duration = Duration::from_millis(300);
 const BEAT: Duration = Duration::from_secs(15);
+/// How far the clock may be set at a time, by what keeps it right, without being noticed.
+const JUMP: SignedDuration = SignedDuration::from_secs(2);
 
 /// What every look at an object needs.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) objects: Arc<Objects>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) exporter: Arc<Exporter>,
     pub(crate) worker: WorkerSettings,
     /// How long a counter's value must have been exposed before it changes.
     pub(crate) hold: Duration,
+    pub(crate) limits: Limits,
     refusals: Mutex<HashMap<String, Trouble>>,
+    places: Mutex<Places>,
 }
 
 impl Context {
@@ -68,17 +80,22 @@ impl Context {
     pub(crate) fn new(
         client: Client,
         objects: Arc<Objects>,
+        gate: Arc<Gate>,
         exporter: Arc<Exporter>,
         worker: WorkerSettings,
         hold: Duration,
+        limits: Limits,
     ) -> Self {
         Self {
             client,
             objects,
+            gate,
             exporter,
             worker,
             hold,
+            limits,
             refusals: Mutex::default(),
+            places: Mutex::default(),
         }
     }
 
@@ -101,6 +118,38 @@ impl Context {
             .cloned()
     }
 
+    /// Where the waiting run of an object stands. A place that is given is taken until the cache shows the run.
+    fn place<K: Kind>(&self, object: &K) -> Option<Place> {
+        let waiting = K::life(&object.status()).waiting_run.clone()?;
+        let uid = object.meta().uid.clone().unwrap_or_default();
+        let own = Waiter {
+            due: waiting.due.0,
+            namespace: object.meta().namespace.clone().unwrap_or_default(),
+            name: object.meta().name.clone().unwrap_or_default(),
+            kind: K::KIND,
+            uid: uid.clone(),
+        };
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.place(self.limits, &self.objects, own)
+    }
+
+    /// Has those looked at who may start now that a run has ended.
+    fn call_next(&self) {
+        if !self.limits.are_set() {
+            return;
+        }
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        for waiter in places.next(self.limits, &self.objects) {
+            let key = Key {
+                namespace: waiter.namespace,
+                name: waiter.name,
+            };
+            // By then the cache has seen the end of the run.
+            let soon = Instant::now() + CALL;
+            self.objects.queue(waiter.kind).add(key, soon);
+        }
+    }
+
     fn note_refusal(&self, uid: &str, refusal: Option<Trouble>) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         match refusal {
@@ -119,11 +168,18 @@ pub(crate) async fn run<K: Kind>(
     let queue = context.objects.queue(K::KIND);
     let mut failures: HashMap<Key, u32> = HashMap::new();
     let mut tasks: JoinSet<(Key, Result<Option<Timestamp>, ReconcileError>)> = JoinSet::new();
+    let mut clock = Clock::new(Timestamp::now(), Instant::now());
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !(stop.is_cancelled() && tasks.is_empty()) {
         tokio::select! {
-            _ = beat.tick() => heartbeat.beat(),
+            _ = beat.tick() => {
+                heartbeat.beat();
+                if clock.has_jumped(Timestamp::now(), Instant::now()) {
+                    warn!(kind = K::KIND.as_str(), "the clock was set: every object is looked at");
+                    context.objects.add_all::<K>();
+                }
+            }
             () = stop.cancelled(), if !stop.is_cancelled() => {}
             key = queue.next(), if tasks.len() < CONCURRENT && !stop.is_cancelled() => {
                 if !context.knows::<K>(&key) {
@@ -150,6 +206,27 @@ pub(crate) async fn run<K: Kind>(
                 queue.done(key, again);
             }
         }
+    }
+}
+
+/// Tells when the wall clock was set. Ticks are due by that clock, and queues wait by another one, which nobody sets.
+struct Clock {
+    wall: Timestamp,
+    steady: Instant,
+}
+
+impl Clock {
+    fn new(wall: Timestamp, steady: Instant) -> Self {
+        Self { wall, steady }
+    }
+
+    /// Whether the two have moved apart since the last call.
+    fn has_jumped(&mut self, wall: Timestamp, steady: Instant) -> bool {
+        let passed = steady.saturating_duration_since(self.steady).as_millis();
+        let shown = wall.duration_since(self.wall).as_millis();
+        let apart = i128::try_from(passed).map_or(i128::MAX, |passed| (shown - passed).abs());
+        *self = Self { wall, steady };
+        apart > JUMP.as_millis()
     }
 }
 
@@ -209,6 +286,19 @@ fn next_look(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_in_both_directions() {
+        let (wall, steady) = (Timestamp::now(), Instant::now());
+        let after = |seconds| steady + Duration::from_secs(seconds);
+        let shows = |seconds| wall + SignedDuration::from_secs(seconds);
+        let mut clock = Clock::new(wall, steady);
+        assert!(!clock.has_jumped(shows(15), after(15)));
+        assert!(!clock.has_jumped(shows(31), after(30)));
+        assert!(clock.has_jumped(shows(3600), after(45)));
+        assert!(!clock.has_jumped(shows(3615), after(60)));
+        assert!(clock.has_jumped(shows(75), after(75)));
+    }
 
     #[tokio::test]
     async fn a_request_without_answer_ends_the_look() {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
+use kafka_backup_shared::crd::KafkaBackup;
 use kafka_backup_shared::status::ActiveRun;
 use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
@@ -33,6 +34,7 @@ pub(crate) async fn observe<K: Kind>(
 ) -> Result<Observed<K>, ReconcileError> {
     let uid = object.uid().unwrap_or_default();
     let namespace = object.namespace().unwrap_or_default();
+    let referenced = referenced(context, &object).await?;
     let jobs = context
         .objects
         .jobs
@@ -65,13 +67,35 @@ pub(crate) async fn observe<K: Kind>(
             .exporter
             .exposed(&uid, &K::life(&shown).totals, Instant::now()),
         hold: context.hold,
+        limits: context.limits,
+        place: context.place(&object),
         object,
+        referenced,
         jobs,
         active_job,
         pods,
         trouble,
         is_refused,
     })
+}
+
+/// The KafkaBackup that the object refers to, in its own namespace.
+pub(super) async fn referenced<K: Kind>(
+    context: &Context,
+    object: &K,
+) -> Result<Option<KafkaBackup>, ReconcileError> {
+    let Some(name) = object.reference() else {
+        return Ok(None);
+    };
+    let namespace = object.namespace().unwrap_or_default();
+    let cached = ObjectRef::new(name).within(&namespace);
+    if let Some(backup) = context.objects.backups.get(&cached) {
+        return Ok(Some(KafkaBackup::clone(&backup)));
+    }
+    let api = Api::<KafkaBackup>::namespaced(context.client.clone(), &namespace);
+    api.get_opt(name)
+        .await
+        .map_err(|source| ReconcileError::api(format!("read KafkaBackup {name}"), source))
 }
 
 async fn find_job(

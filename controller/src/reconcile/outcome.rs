@@ -81,7 +81,8 @@ fn failed(
     condition: (&str, &str),
 ) -> Ended {
     let (reason, message) = condition;
-    let last = newest(pods.iter().filter(|pod| pod.terminated.is_some()));
+    let has_ended = |pod: &&PodView| pod.terminated.is_some() || pod.failed.is_some();
+    let last = newest(pods.iter().filter(has_ended));
     let report = last.and_then(report_in).or_else(|| pushed.cloned());
     let told = report.as_ref().and_then(|report| match &report.outcome {
         Outcome::Failure { fault, message } => Some((fault.reason(), message.clone())),
@@ -106,14 +107,19 @@ fn failed(
 }
 
 /// Why a container ended that left no report.
-fn killed(pod: &PodView) -> Option<(&'static str, String)> {
-    let terminated = pod.terminated.as_ref()?;
+fn killed(pod: &PodView) -> Option<(&str, String)> {
     let name = &pod.name;
+    if let Some(failed) = &pod.failed {
+        return Some((&failed.reason, format!("pod {name}: {}", failed.message)));
+    }
+    let terminated = pod.terminated.as_ref()?;
     if terminated.reason == "OOMKilled" {
-        let advice = "raise the memory limit in spec.resources";
+        let limit = pod.memory_limit.as_ref();
+        let limit = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+        let advice = "raise spec.resources.limits.memory";
         return Some((
             "OOMKilled",
-            format!("the worker in pod {name} needed more memory than its limit; {advice}"),
+            format!("the worker in pod {name} needed more memory than its limit{limit}; {advice}"),
         ));
     }
     let code = terminated.exit_code;
@@ -163,6 +169,7 @@ fn ended(
 mod tests {
     use super::*;
     use crate::fixtures::{at, ended_pod, failed_job, failure_report, job_view, success_report};
+    use crate::reconcile::view::Trouble;
 
     fn complete() -> JobView {
         JobView {
@@ -215,6 +222,18 @@ mod tests {
     #[test]
     fn the_reason_of_a_failed_job_is_the_most_telling_one() {
         let denied = failure_report(Fault::Denied).to_termination_message();
+        let oom = PodView {
+            memory_limit: Some("256Mi".into()),
+            ..ended_pod(137, "OOMKilled", "")
+        };
+        let evicted = PodView {
+            terminated: None,
+            failed: Some(Trouble {
+                reason: "Evicted".into(),
+                message: "The node was low on resource: memory.".into(),
+            }),
+            ..ended_pod(137, "Error", "")
+        };
         let cases = [
             (
                 "PodFailurePolicy",
@@ -224,9 +243,15 @@ mod tests {
             ),
             (
                 "BackoffLimitExceeded",
-                vec![ended_pod(137, "OOMKilled", "")],
+                vec![oom],
                 "OOMKilled",
-                "memory limit",
+                "more memory than its limit of 256Mi",
+            ),
+            (
+                "BackoffLimitExceeded",
+                vec![evicted],
+                "Evicted",
+                "low on resource: memory",
             ),
             (
                 "BackoffLimitExceeded",

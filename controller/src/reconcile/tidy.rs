@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use kafka_backup_shared::status::{ActiveRun, FinishedRun, RunOutcome};
 
 use super::decide::Observed;
-use super::view::JobView;
+use super::view::{JobView, PodView};
 use crate::job::REPETITION;
 use crate::kind::{HistoryLimits, Kind};
 
@@ -33,6 +33,26 @@ pub(crate) enum JobAction {
     Delete { name: String, uid: String },
     /// Remove it, unless the newest status knows it after all.
     DeleteStray { name: String, uid: String },
+    /// Give up a pod whose node is lost: the Job would wait for its end for ever.
+    GiveUpPod { name: String, uid: String },
+}
+
+/// How long after its grace period a pod is waited for whose node does not report. A predecessor that lives after all does no
+/// harm to a backup or a restore.
+pub(super) const LOST: SignedDuration = SignedDuration::from_mins(5);
+
+/// Pods of the active run to give up, and when the next one is to be looked at.
+pub(crate) fn lost_pods(pods: &[PodView], now: Timestamp) -> (Vec<JobAction>, Option<Timestamp>) {
+    let overdue = pods
+        .iter()
+        .filter_map(|pod| Some((pod, pod.overdue_since()? + LOST)));
+    let (lost, waiting): (Vec<_>, Vec<_>) = overdue.partition(|(_, end)| *end <= now);
+    let give_up = |(pod, _): (&PodView, Timestamp)| JobAction::GiveUpPod {
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+    };
+    let wake = waiting.into_iter().map(|(_, end)| end).min();
+    (lost.into_iter().map(give_up).collect(), wake)
 }
 
 /// What to do with the object's Jobs, and when to look at them again.

@@ -48,6 +48,8 @@ pub(crate) struct JobView {
     pub(crate) scheduled_at: Option<Timestamp>,
     /// It has a deletionTimestamp.
     pub(crate) is_going: bool,
+    /// Condition FailureTarget: it will fail when its pods have ended.
+    pub(crate) failing: Option<Trouble>,
 }
 
 impl JobView {
@@ -95,6 +97,10 @@ impl From<&Job> for JobView {
             },
             (None, None) => JobState::Running,
         };
+        let failing = condition("FailureTarget").map(|target| Trouble {
+            reason: target.reason.clone().unwrap_or_default(),
+            message: target.message.clone().unwrap_or_default(),
+        });
         let owners = job.owner_references();
         let ended = status.succeeded.unwrap_or(0) + status.failed.unwrap_or(0);
         Self {
@@ -112,6 +118,7 @@ impl From<&Job> for JobView {
             accounted: timestamp(ACCOUNTED_AT),
             scheduled_at: timestamp(SCHEDULED_AT),
             is_going: job.metadata.deletion_timestamp.is_some(),
+            failing,
         }
     }
 }
@@ -147,6 +154,22 @@ pub(crate) struct PodView {
     pub(crate) terminated: Option<Terminated>,
     /// What the pod's own status says against its start.
     pub(crate) trouble: Option<Trouble>,
+    /// Why the pod as a whole failed: `Evicted`, `NodeLost`...
+    pub(crate) failed: Option<Trouble>,
+    /// The memory limit of the worker's container; unknown where the pod comes from a cache.
+    pub(crate) memory_limit: Option<String>,
+    /// When it was to be gone: it was told to end a grace period earlier.
+    pub(crate) gone_by: Option<Timestamp>,
+    /// Condition Ready is False or Unknown; the node controller says so of every pod of a node that does not report.
+    pub(crate) is_unready: bool,
+}
+
+impl PodView {
+    /// Since when its node owes the report of its end; a kubelet that is alive kills and reports at the end of the grace period.
+    pub(crate) fn overdue_since(&self) -> Option<Timestamp> {
+        let is_silent = self.is_unready && self.terminated.is_none() && self.failed.is_none();
+        self.gone_by.filter(|_| is_silent)
+    }
 }
 
 /// Waiting reasons that only say that the kubelet is at it.
@@ -176,7 +199,21 @@ impl From<&Pod> for PodView {
                 reason: c.reason.clone().unwrap_or_else(|| "Unschedulable".into()),
                 message: c.message.clone().unwrap_or_default(),
             });
+        let failed = status
+            .reason
+            .as_ref()
+            .filter(|_| status.phase.as_deref() == Some("Failed"))
+            .map(|reason| Trouble {
+                reason: reason.clone(),
+                message: status.message.clone().unwrap_or_default(),
+            });
         Self {
+            failed,
+            memory_limit: memory_limit(pod),
+            gone_by: pod.metadata.deletion_timestamp.as_ref().map(|at| at.0),
+            is_unready: conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.status != "True"),
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
             created: created_at(&pod.metadata),
@@ -185,6 +222,13 @@ impl From<&Pod> for PodView {
             trouble: worker.and_then(waiting_trouble).or(unschedulable),
         }
     }
+}
+
+fn memory_limit(pod: &Pod) -> Option<String> {
+    let containers = &pod.spec.as_ref()?.containers;
+    let worker = containers.iter().find(|worker| worker.name == CONTAINER)?;
+    let limits = worker.resources.as_ref()?.limits.as_ref()?;
+    Some(limits.get("memory")?.0.clone())
 }
 
 fn waiting_trouble(worker: &ContainerStatus) -> Option<Trouble> {
@@ -275,6 +319,7 @@ mod tests {
             json!({"conditions": [{"type": "FailureTarget", "status": "True", "reason": "BackoffLimitExceeded"}]}),
         );
         assert!(!view.is_finished());
+        assert_eq!(view.failing.unwrap().reason, "BackoffLimitExceeded");
     }
 
     fn pod(status: serde_json::Value) -> PodView {
@@ -309,6 +354,49 @@ mod tests {
     fn a_kubelet_at_work_is_no_trouble() {
         assert_eq!(waiting("ContainerCreating", ""), None);
         assert!(waiting("CreateContainerConfigError", "x").is_some());
+    }
+
+    #[test]
+    fn an_evicted_pod_has_failed_with_the_words_of_the_kubelet() {
+        let view = pod(
+            json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
+        );
+        let failed = view.failed.unwrap();
+        assert_eq!(
+            (&*failed.reason, &*failed.message),
+            ("Evicted", "The node was low on resource: memory.")
+        );
+    }
+
+    #[test]
+    fn a_pod_is_overdue_when_its_node_does_not_report_its_end() {
+        let going = |ready: &str, state: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "p", "uid": "pod-1", "deletionTimestamp": "2026-01-01T00:01:00Z"},
+                "status": {
+                    "phase": "Running",
+                    "conditions": [{"type": "Ready", "status": ready}],
+                    "containerStatuses": [{
+                        "name": "worker", "image": "w:1", "imageID": "", "ready": false, "restartCount": 0, "state": state
+                    }]
+                }
+            }))
+            .unwrap();
+            PodView::from(&pod).overdue_since()
+        };
+        let running = || json!({"running": {}});
+        assert_eq!(going("False", running()), Some(at("2026-01-01T00:01:00Z")));
+        assert_eq!(
+            going("Unknown", running()),
+            Some(at("2026-01-01T00:01:00Z"))
+        );
+        assert_eq!(going("True", running()), None, "its kubelet is alive");
+        let ended = json!({"terminated": {"exitCode": 143}});
+        assert_eq!(going("False", ended), None);
+        assert_eq!(
+            pod(json!({"conditions": [{"type": "Ready", "status": "False"}]})).overdue_since(),
+            None
+        );
     }
 
     #[test]

@@ -3,14 +3,19 @@
 //! # Guarantees
 //! - An object that cannot be read stalls neither its kind nor its own metrics: it stays in the cache as it was last.
 //! - Whatever a broken watch may have hidden is made up for: after each new listing every object is looked at.
-//! - Caches hold no managed fields, no pod specs and no plans.
+//! - Caches hold no managed fields, no pod specs, no plans, and of pods little but how their containers stand.
+//! - A kind whose CRD is missing, or goes, has no objects, and stalls no other: that is named, and asked again until it is there.
 
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::report::error_chain;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -22,37 +27,111 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::queue::{Key, Queue};
+use super::queue::Key;
+use super::write::is_not_found;
+use crate::health::Health;
 use crate::job::{KIND_LABEL, NAME};
 use crate::kind::{Kind, ObjectKind};
 use crate::objects::Objects;
 
-/// An `Api` over one namespace, or all.
-fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
+/// Objects of a kind that one request of a listing returns: a listing is decoded whole before its parts are dropped.
+const PAGE: u32 = 100;
+
+/// How often a kind is asked for whose CRD is missing.
+const UNKNOWN: Duration = Duration::from_secs(5);
+
+/// What every watch needs.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    pub(crate) client: Client,
+    /// All without one.
+    pub(crate) namespace: Option<String>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Watch {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    /// The next event; errors are waited out by the stream's own back-off. `None` at shutdown.
+    async fn next<C>(
+        &self,
+        events: &mut (impl futures::Stream<Item = watcher::Result<Event<C>>> + Unpin),
+        kind: &'static str,
+    ) -> Option<Told<C>> {
+        loop {
+            let event = tokio::select! {
+                () = self.stop.cancelled() => return None,
+                event = events.next() => event?,
+            };
+            match event {
+                Ok(event) => {
+                    if let Event::InitDone = event {
+                        self.health.note(kind, None);
+                    }
+                    return Some(Told::Event(event));
+                }
+                // A watch ends now and then; what it leads to is a new listing.
+                Err(watcher::Error::WatchFailed(error)) => debug!(kind, %error, "watch ended"),
+                Err(
+                    watcher::Error::InitialListFailed(error)
+                    | watcher::Error::WatchStartFailed(error),
+                ) if is_not_found(&error) => {
+                    warn!(
+                        kind,
+                        "the API server does not know this kind: its CRD is missing"
+                    );
+                    let trouble = "is not known to the API server: its CRD is missing";
+                    self.health.note(kind, Some(trouble.into()));
+                    return Some(Told::Unknown);
+                }
+                Err(error) => {
+                    let is_list = matches!(error, watcher::Error::InitialListFailed(_));
+                    let error = error_chain(&error);
+                    warn!(kind, error, "watch failed");
+                    if is_list {
+                        self.health
+                            .note(kind, Some(format!("cannot be listed: {error}")));
+                    }
+                }
+            }
+        }
     }
 }
 
+/// What a watch tells.
+enum Told<C> {
+    Event(Event<C>),
+    /// There is no such kind.
+    Unknown,
+}
+
 /// Watches the objects of kind `K`.
-pub(crate) async fn objects<K: Kind>(
-    client: Client,
-    namespace: Option<String>,
-    mut writer: Writer<K>,
-    objects: &Objects,
-    stop: CancellationToken,
-) {
+pub(crate) async fn objects<K: Kind>(watched: Watch, mut writer: Writer<K>) {
+    let objects = &watched.objects;
     let reader = writer.as_reader();
     let queue = objects.queue(K::KIND);
-    let api = api::<DeserializeGuard<K>>(&client, namespace.as_deref());
-    let mut events = watch(api, watcher::Config::default())
-        .default_backoff()
-        .boxed();
-    while let Some(event) = next(&mut events, &stop, K::KIND.as_str()).await {
+    let config = watcher::Config::default().page_size(PAGE);
+    let stream = || watch(watched.api::<DeserializeGuard<K>>(), config.clone());
+    let mut events = stream().default_backoff().boxed();
+    while let Some(told) = watched.next(&mut events, K::KIND.as_str()).await {
+        let Told::Event(event) = told else {
+            clear(&mut writer, objects);
+            let wait = tokio::time::sleep(UNKNOWN);
+            watched.stop.run_until_cancelled(wait).await;
+            // From a new listing on: what was watched is of a kind that is gone.
+            events = stream().default_backoff().boxed();
+            continue;
+        };
         let Some(event) = readable(event, &reader) else {
             continue;
         };
@@ -60,20 +139,23 @@ pub(crate) async fn objects<K: Kind>(
         match &event {
             Event::Apply(object) => queue.add(Key::of(object), Instant::now()),
             Event::Delete(object) => objects.forget_object(object),
-            Event::InitDone => add_all(&reader, queue),
+            Event::InitDone => objects.add_all::<K>(),
             Event::Init | Event::InitApply(_) => {}
         }
     }
 }
 
+/// Without its kind an object is gone. The cache is complete then: it holds all that there is.
+fn clear<K: Kind>(writer: &mut Writer<K>, objects: &Objects) {
+    for object in writer.as_reader().state() {
+        objects.forget_object(&*object);
+    }
+    writer.apply_watcher_event(&Event::Init);
+    writer.apply_watcher_event(&Event::InitDone);
+}
+
 /// Watches the Jobs that this controller makes.
-pub(crate) async fn jobs(
-    client: Client,
-    namespace: Option<String>,
-    writer: Writer<Job>,
-    objects: &Objects,
-    stop: CancellationToken,
-) {
+pub(crate) async fn jobs(watched: Watch, writer: Writer<Job>) {
     let slim = |job: &mut Job| {
         job.metadata.managed_fields = None;
         job.spec = None;
@@ -92,28 +174,24 @@ pub(crate) async fn jobs(
             },
         ))
     };
-    children(
-        api(&client, namespace.as_deref()),
-        "Job",
-        writer,
-        objects,
-        stop,
-        slim,
-        owner,
-    )
-    .await;
+    children(watched, "Job", writer, slim, owner).await;
 }
 
 /// Watches the pods of those Jobs.
-pub(crate) async fn pods(
-    client: Client,
-    namespace: Option<String>,
-    writer: Writer<Pod>,
-    objects: &Objects,
-    stop: CancellationToken,
-) {
+pub(crate) async fn pods(watched: Watch, writer: Writer<Pod>) {
     let slim = |pod: &mut Pod| {
         pod.metadata.managed_fields = None;
+        pod.metadata.owner_references = None;
+        pod.metadata.finalizers = None;
+        if let Some(status) = pod.status.as_mut() {
+            let conditions = status.conditions.take().unwrap_or_default().into_iter();
+            let scheduled = conditions.filter(|condition| condition.type_ == "PodScheduled");
+            *status = PodStatus {
+                conditions: Some(scheduled.collect()),
+                container_statuses: status.container_statuses.take(),
+                ..PodStatus::default()
+            };
+        }
         if let Some(annotations) = pod.metadata.annotations.as_mut() {
             annotations.retain(|name, _| name == NAME);
         }
@@ -130,32 +208,34 @@ pub(crate) async fn pods(
             },
         ))
     };
-    children(
-        api(&client, namespace.as_deref()),
-        "Pod",
-        writer,
-        objects,
-        stop,
-        slim,
-        owner,
-    )
-    .await;
+    children(watched, "Pod", writer, slim, owner).await;
 }
 
 async fn children<C>(
-    api: Api<C>,
+    watched: Watch,
     kind: &'static str,
     mut writer: Writer<C>,
-    objects: &Objects,
-    stop: CancellationToken,
     slim: impl Fn(&mut C) + Send,
     owner: impl Fn(&C) -> Option<(ObjectKind, Key)>,
 ) where
-    C: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    C: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
 {
-    let ours = watcher::Config::default().labels(KIND_LABEL);
-    let mut events = watch(api, ours).default_backoff().boxed();
-    while let Some(event) = next(&mut events, &stop, kind).await {
+    let objects = &watched.objects;
+    let ours = watcher::Config::default()
+        .labels(KIND_LABEL)
+        .page_size(PAGE);
+    let mut events = watch(watched.api::<C>(), ours).default_backoff().boxed();
+    while let Some(told) = watched.next(&mut events, kind).await {
+        let Told::Event(event) = told else {
+            // Jobs and pods are kinds of every cluster.
+            continue;
+        };
         let event = event.modify(&slim);
         writer.apply_watcher_event(&event);
         match &event {
@@ -165,39 +245,11 @@ async fn children<C>(
                 }
             }
             Event::InitDone => {
-                add_all(&objects.backups, &objects.backup_queue);
-                add_all(&objects.restores, &objects.restore_queue);
+                objects.add_all::<KafkaBackup>();
+                objects.add_all::<KafkaRestore>();
             }
             Event::Init | Event::InitApply(_) => {}
         }
-    }
-}
-
-/// The next event; errors are waited out by the stream's own back-off. `None` at shutdown.
-async fn next<C>(
-    events: &mut (impl futures::Stream<Item = watcher::Result<Event<C>>> + Unpin),
-    stop: &CancellationToken,
-    kind: &str,
-) -> Option<Event<C>> {
-    loop {
-        let event = tokio::select! {
-            () = stop.cancelled() => return None,
-            event = events.next() => event?,
-        };
-        match event {
-            Ok(event) => return Some(event),
-            // A watch ends now and then; what it leads to is a new listing.
-            Err(watcher::Error::WatchFailed(error)) => debug!(kind, %error, "watch ended"),
-            Err(error) => {
-                warn!(kind, error = %kafka_backup_shared::report::error_chain(&error), "watch failed")
-            }
-        }
-    }
-}
-
-fn add_all<K: Kind>(store: &Store<K>, queue: &Queue) {
-    for object in store.state() {
-        queue.add(Key::of(&*object), Instant::now());
     }
 }
 

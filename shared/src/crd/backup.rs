@@ -11,8 +11,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{IsolationLevel, SegmentLimits};
+use crate::schedule::admission;
 use crate::spec::{
-    Compression, JobSettings, KafkaCluster, MissingTopics, RateLimit, Retention, Storage,
+    Compression, JobSettings, KafkaCluster, MissingTopics, PodTemplate, RateLimit, Retention,
+    Storage,
 };
 use crate::status::{FinishedRun, Life};
 
@@ -30,26 +32,26 @@ use crate::status::{FinishedRun, Life};
     derive = "PartialEq",
     doc = "Copies topics of a Kafka cluster into an archive in an object store, once or by schedule.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Schedule", type_ = "string", json_path = ".spec.schedule"),
+    printcolumn(
+        name = "Schedule",
+        type_ = "string",
+        json_path = ".status.columns.schedule"
+    ),
     printcolumn(
         name = "Last Backup",
-        type_ = "date",
-        json_path = ".status.lastBackupTime"
-    ),
-    printcolumn(
-        name = "Next",
         type_ = "string",
-        json_path = ".status.nextScheduledTime"
+        json_path = ".status.columns.lastBackup"
     ),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.columns.next"),
     printcolumn(
         name = "Records",
-        type_ = "integer",
-        json_path = ".status.lastBackupRecords"
+        type_ = "string",
+        json_path = ".status.columns.records"
     ),
     printcolumn(
         name = "Size",
-        type_ = "integer",
-        json_path = ".status.lastBackupSize",
+        type_ = "string",
+        json_path = ".status.columns.size",
         priority = "1"
     ),
     printcolumn(
@@ -60,16 +62,44 @@ use crate::status::{FinishedRun, Life};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.compressionLevel) || (self.compression == 'zstd' && self.compressionLevel <= 22) || (self.compression == 'gzip' && self.compressionLevel <= 9)").message("compressionLevel is 1 to 22 with compression zstd and 1 to 9 with gzip; the others have none")
+    validation = Rule::new("!has(self.compressionLevel) || (self.compression == 'zstd' && self.compressionLevel <= 22) || (self.compression == 'gzip' && self.compressionLevel <= 9)").message("compressionLevel is 1 to 22 with compression zstd and 1 to 9 with gzip; the others have none"),
+    validation = Rule::new("has(self.schedule) || !(has(self.timeZone) || has(self.startingDeadlineSeconds) || has(self.jitterSeconds))").message("timeZone, startingDeadlineSeconds and jitterSeconds belong to a schedule, and there is none"),
+    validation = Rule::new("has(self.schedule) || self.concurrencyPolicy == 'Forbid'").message("concurrencyPolicy belongs to a schedule, and there is none")
 )]
 pub struct KafkaBackupSpec {
-    /// Five-field cron line in UTC, as a Kubernetes CronJob reads it; left out, one run is made.
+    /// Five-field cron line, as a Kubernetes CronJob reads it (7 is Sunday, too); left out, one run is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200))]
+    #[x_kube(
+        validation = Rule::new(admission::line()).message("schedule is five fields (minute hour day-of-month month day-of-week), as in '0 2 * * *', or @hourly, @daily, @weekly, @monthly or @yearly"),
+        validation = Rule::new(admission::date()).message("the schedule names a date that does not exist, it would never be due")
+    )]
     pub schedule: Option<String>,
+    /// Time zone of the schedule by its IANA name, as in Europe/Berlin; left out, UTC. Hours that are named one by one: a
+    /// local time that is skipped when clocks are set runs at the change, one that happens twice runs once. A wildcard, range
+    /// or step in the hour field: every instant counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 64),
+        regex(pattern = r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$")
+    )]
+    #[x_kube(validation = Rule::new("self != 'Local'").message("Local is no time zone; name one, as in Europe/Berlin"))]
+    pub time_zone: Option<String>,
     /// Holds the schedule: no run is started until it is false again, and the ticks meanwhile are not made up for.
     #[serde(default)]
     pub suspend: bool,
+    /// What a tick does that comes while a run is going on.
+    #[serde(default)]
+    pub concurrency_policy: ConcurrencyPolicy,
+    /// Seconds after a tick within which its run may still be started, where it could not be in time; left out, however late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31536000))]
+    pub starting_deadline_seconds: Option<u32>,
+    /// Runs begin this many seconds after their tick at most, always by the same number for one object, so that many objects
+    /// with one schedule do not begin at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub jitter_seconds: Option<u32>,
     /// The cluster to copy from.
     pub kafka_cluster: KafkaCluster,
     /// Topics by name or by glob (`*`, `?`); internal topics (`__*`) are never taken.
@@ -136,10 +166,39 @@ pub struct KafkaBackupSpec {
     /// Resources of the worker's container; the controller's defaults where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+    /// Additions to the Job's pod.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
+}
+
+/// What a tick does that comes while a run is going on. Two runs of one archive at a time would be pointless: there is no Allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ConcurrencyPolicy {
+    /// It is missed, and counted as such.
+    #[default]
+    Forbid,
+    /// The run that is going on is ended, and counted as failed; that of the tick begins.
+    Replace,
 }
 
 fn default_history_limit() -> u32 {
     3
+}
+
+/// The columns of `kubectl get`, each with something in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupColumns {
+    /// The cron line and its zone; `once` without one.
+    pub schedule: String,
+    /// When the newest successful run ended; `never` before the first.
+    pub last_backup: String,
+    /// When the next run begins; `suspended`, or `-` where none is planned.
+    pub next: String,
+    /// Records that the newest successful run added.
+    pub records: String,
+    /// Bytes that it added.
+    pub size: String,
 }
 
 /// What has become of a KafkaBackup.
@@ -149,6 +208,9 @@ pub struct KafkaBackupStatus {
     /// The life of its runs.
     #[serde(flatten)]
     pub life: Life,
+    /// What `kubectl get` shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<BackupColumns>,
     /// Run id of the newest successful run; what a restore names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup_id: Option<String>,
@@ -167,7 +229,7 @@ pub struct KafkaBackupStatus {
     /// The newest tick of the schedule that was decided upon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_schedule_time: Option<Time>,
-    /// The next tick.
+    /// When the next run begins: the next tick, and this object's share of `jitterSeconds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_scheduled_time: Option<Time>,
     /// Ticks count from here: creation, un-suspending, a change of the schedule.
@@ -176,6 +238,9 @@ pub struct KafkaBackupStatus {
     /// The schedule that `scheduleFrom` belongs to; a different one in the spec starts counting anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_schedule: Option<String>,
+    /// The time zone that it was read in, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_time_zone: Option<String>,
     /// Value of the trigger annotation that was obeyed last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_trigger: Option<String>,

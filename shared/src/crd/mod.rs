@@ -8,8 +8,12 @@
 mod backup;
 mod restore;
 
-pub use backup::{KafkaBackup, KafkaBackupSpec, KafkaBackupStatus};
-pub use restore::{KafkaRestore, KafkaRestoreSpec, KafkaRestoreStatus, RestoredTopic};
+pub use backup::{
+    BackupColumns, ConcurrencyPolicy, KafkaBackup, KafkaBackupSpec, KafkaBackupStatus,
+};
+pub use restore::{
+    BackupRef, KafkaRestore, KafkaRestoreSpec, KafkaRestoreStatus, RestoreColumns, RestoredTopic,
+};
 
 /// The API group of every kind.
 pub const GROUP: &str = "kafka-backup.dev";

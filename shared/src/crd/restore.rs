@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{
-    IfTopicNotEmpty, JobSettings, KafkaCluster, MissingTopics, Pitr, RateLimit, Repartition,
-    RestoreFrom, Storage, TopicConfig,
+    IfTopicNotEmpty, JobSettings, KafkaCluster, MissingTopics, Pitr, PodTemplate, RateLimit,
+    Repartition, RestoreFrom, Storage, TopicConfig,
 };
 use crate::status::{FinishedRun, Life};
 
@@ -32,12 +32,20 @@ use crate::status::{FinishedRun, Life};
     derive = "PartialEq",
     doc = "Writes what a backup run captured into topics of a Kafka cluster, each record once and in order.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Backup", type_ = "string", json_path = ".spec.backupId"),
-    printcolumn(name = "Percent", type_ = "integer", json_path = ".status.percent"),
+    printcolumn(
+        name = "Backup",
+        type_ = "string",
+        json_path = ".status.columns.backup"
+    ),
+    printcolumn(
+        name = "Percent",
+        type_ = "string",
+        json_path = ".status.columns.percent"
+    ),
     printcolumn(
         name = "Records",
-        type_ = "integer",
-        json_path = ".status.restoredRecords"
+        type_ = "string",
+        json_path = ".status.columns.records"
     ),
     printcolumn(
         name = "Age",
@@ -48,19 +56,25 @@ use crate::status::{FinishedRun, Life};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self == oldSelf").message("the spec of a KafkaRestore cannot be changed; create another one"),
+    validation = Rule::new("has(self.backupRef) ? !(has(self.backupId) || has(self.storage) || has(self.archive)) : (has(self.backupId) && has(self.storage))").message("say which backup by backupId with storage, or by backupRef alone"),
     validation = Rule::new("!has(self.partitionMapping) || self.repartition != 'ByKey'").message("partitionMapping and repartition ByKey exclude each other: both say where records go"),
     validation = Rule::new("!has(self.defaultReplicationFactor) || self.createTopics").message("defaultReplicationFactor is for topics that the restore creates, and createTopics is false"),
 )]
 pub struct KafkaRestoreSpec {
-    /// Run id of the backup, or `latest` for the newest complete run.
+    /// Run id of the backup, or `latest` for the newest complete run; beside `storage`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 300))]
-    pub backup_id: String,
+    pub backup_id: Option<String>,
+    /// A KafkaBackup of the same namespace whose archive is restored, in place of `backupId` and `storage`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_ref: Option<BackupRef>,
     /// `<namespace>/<name>` of the KafkaBackup that made the archive; needed where several archives under the prefix hold that run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[a-z0-9.-]+/[a-z0-9.-]+$"))]
     pub archive: Option<String>,
     /// Where the archive is kept; it must be writable: the restore keeps its own plan and offset map there.
-    pub storage: Storage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
     /// The cluster to write to.
     pub target_cluster: KafkaCluster,
     /// Topics of the backup by name or by glob (`*`, `?`).
@@ -117,6 +131,26 @@ pub struct KafkaRestoreSpec {
     /// Resources of the worker's container; the controller's defaults where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+    /// Additions to the Job's pod.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
+}
+
+/// A KafkaBackup of the same namespace, and one of its runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Run id, or `latest` for the newest complete run.
+    #[serde(default = "latest")]
+    #[schemars(length(min = 1, max = 300))]
+    pub backup_id: String,
+}
+
+fn latest() -> String {
+    "latest".into()
 }
 
 fn create_topics() -> bool {
@@ -132,6 +166,18 @@ pub struct RestoredTopic {
     pub records: u64,
 }
 
+/// The columns of `kubectl get`, each with something in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreColumns {
+    /// Which backup: its run id, or the KafkaBackup and the run.
+    pub backup: String,
+    /// Percent that is done, `-` before it is known.
+    pub percent: String,
+    /// Records in the target so far.
+    pub records: String,
+}
+
 /// What has become of a KafkaRestore.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -139,6 +185,9 @@ pub struct KafkaRestoreStatus {
     /// The life of its runs.
     #[serde(flatten)]
     pub life: Life,
+    /// What `kubectl get` shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<RestoreColumns>,
     /// When the first run started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,

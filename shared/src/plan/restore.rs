@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use super::{
     ArchiveName, Plan, RunRef, SpecError, Topics, check_cluster, check_rate_limit, check_topics,
     is_topic_name, run_ref,
 };
-use crate::crd::KafkaRestore;
+use crate::crd::{KafkaBackup, KafkaRestore};
 use crate::selector::is_internal;
 use crate::spec::{
     IfTopicNotEmpty, KafkaCluster, Pitr, RateLimit, Repartition, RestoreFrom, Storage, TimeRange,
@@ -154,16 +155,22 @@ impl RestoreRequest {
     }
 }
 
-/// The plan of a KafkaRestore.
+/// The plan of a KafkaRestore, and of the KafkaBackup that its `backupRef` names, where it has one and that was found.
 ///
 /// # Errors
 /// [`SpecError`] names the field that cannot be obeyed.
-pub fn restore(object: &KafkaRestore, run: &str) -> Result<Plan, SpecError> {
+pub fn restore(
+    object: &KafkaRestore,
+    referenced: Option<&KafkaBackup>,
+    run: &str,
+) -> Result<Plan, SpecError> {
     let spec = &object.spec;
+    let source = source(object, referenced)?;
     check_cluster("spec.targetCluster", &spec.target_cluster)?;
     check_topics(&spec.topics, &spec.exclude_topics)?;
-    spec.storage.check()?;
+    source.storage.check()?;
     check_mapping(&spec.topic_mapping)?;
+    spec.pod_template.check()?;
     if let Some(limit) = &spec.rate_limit {
         check_rate_limit(limit)?;
     }
@@ -182,14 +189,13 @@ pub fn restore(object: &KafkaRestore, run: &str) -> Result<Plan, SpecError> {
             "both",
         ));
     }
-    let archive = spec.archive.as_deref().map(parse_archive).transpose()?;
     Ok(Plan::Restore(RestorePlan {
         run: run_ref("KafkaRestore", object, run),
-        storage: spec.storage.clone(),
+        storage: source.storage,
         cluster: spec.target_cluster.clone(),
         request: RestoreRequest {
-            backup_id: spec.backup_id.clone(),
-            archive,
+            backup_id: source.backup_id,
+            archive: source.archive,
             topics: Topics {
                 include: spec.topics.clone(),
                 exclude: spec.exclude_topics.clone(),
@@ -212,6 +218,67 @@ pub fn restore(object: &KafkaRestore, run: &str) -> Result<Plan, SpecError> {
         rate_limit: spec.rate_limit,
         dry_run: spec.dry_run,
     }))
+}
+
+/// Which run of which archive is restored.
+struct Source {
+    backup_id: String,
+    archive: Option<ArchiveName>,
+    storage: Storage,
+}
+
+fn source(object: &KafkaRestore, referenced: Option<&KafkaBackup>) -> Result<Source, SpecError> {
+    let spec = &object.spec;
+    let nothing =
+        |field: &str, expected: &str| SpecError::new(format!("spec.{field}"), expected, "nothing");
+    let Some(reference) = &spec.backup_ref else {
+        let one = "a run id or latest, or backupRef in place of backupId and storage";
+        return Ok(Source {
+            backup_id: spec
+                .backup_id
+                .clone()
+                .ok_or_else(|| nothing("backupId", one))?,
+            archive: spec.archive.as_deref().map(parse_archive).transpose()?,
+            storage: spec
+                .storage
+                .clone()
+                .ok_or_else(|| nothing("storage", "where the archive is kept"))?,
+        });
+    };
+    let beside = [
+        ("backupId", spec.backup_id.is_some()),
+        ("storage", spec.storage.is_some()),
+        ("archive", spec.archive.is_some()),
+    ];
+    if let Some((field, _)) = beside.iter().find(|(_, is_there)| *is_there) {
+        return Err(SpecError::new(
+            format!("spec.{field}"),
+            "nothing beside backupRef, which says it",
+            "both",
+        ));
+    }
+    // A reference never leaves the namespace: whoever may create restores here may read what is backed up here.
+    let namespace = object.namespace();
+    let found = referenced
+        .filter(|backup| backup.namespace() == namespace && backup.name_any() == reference.name);
+    let Some(backup) = found else {
+        return Err(SpecError::new(
+            "spec.backupRef.name",
+            format!(
+                "a KafkaBackup of namespace {} in the cluster",
+                namespace.as_deref().unwrap_or("default")
+            ),
+            format!("{:?}, which does not exist", reference.name),
+        ));
+    };
+    Ok(Source {
+        backup_id: reference.backup_id.clone(),
+        archive: Some(ArchiveName {
+            namespace: backup.namespace().unwrap_or_default(),
+            name: backup.name_any(),
+        }),
+        storage: backup.spec.storage.clone(),
+    })
 }
 
 fn parse_archive(text: &str) -> Result<ArchiveName, SpecError> {
@@ -384,7 +451,7 @@ mod tests {
     }
 
     fn request(fields: &Value) -> Result<RestoreRequest, SpecError> {
-        let plan = restore(&object(fields), "back-1")?;
+        let plan = restore(&object(fields), None, "back-1")?;
         let read: Plan = serde_json::from_str(&plan.to_json()?).unwrap();
         assert_eq!(read, plan, "it survives the way to the worker");
         match plan {
@@ -430,6 +497,17 @@ mod tests {
                 "spec.defaultReplicationFactor",
             ),
             (json!({"rateLimit": {}}), "spec.rateLimit"),
+            (json!({"backupRef": {"name": "orders"}}), "spec.backupId"),
+            (
+                json!({"backupRef": {"name": "orders"}, "backupId": null}),
+                "spec.storage",
+            ),
+            (
+                json!({"backupRef": {"name": "orders"}, "backupId": null, "storage": null}),
+                "spec.backupRef.name",
+            ),
+            (json!({"backupId": null}), "spec.backupId"),
+            (json!({"storage": null}), "spec.storage"),
             (json!({"pitr": {}}), "spec.pitr"),
             (
                 json!({"pitr": {"timestamp": "yesterday"}}),

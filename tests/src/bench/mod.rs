@@ -4,7 +4,10 @@
 //! machine does; CPU seconds and ratios are what to compare.
 
 mod cases;
+mod controller;
 mod idle;
+
+pub use controller::controller;
 
 use std::fs;
 use std::path::{Path, PathBuf};

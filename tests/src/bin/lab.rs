@@ -80,7 +80,7 @@ enum Verb {
         #[arg(long, default_value_t = 3, value_parser = brokers)]
         brokers: u16,
     },
-    /// Measure what the worker costs, beside a named alternative
+    /// Measure what worker and controller cost
     #[command(subcommand)]
     Bench(Bench),
     /// The first process of the Kubernetes node
@@ -116,6 +116,11 @@ enum Bench {
         /// One JSON object a line
         #[arg(long)]
         json: bool,
+    },
+    /// Many KafkaBackups at the real API server: from tick to Job, pods that end together, idle looks, memory
+    Controller {
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+        objects: u32,
     },
 }
 
@@ -242,6 +247,7 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             };
             bench::data(&lab, &data)?;
         }
+        Verb::Bench(Bench::Controller { objects }) => bench::controller(&lab, objects)?,
         Verb::NodeInit => match kubernetes::init::main(&lab)? {},
         Verb::Exec { command } => {
             let mut inside = net::command(&lab, &command[0])?;

@@ -20,8 +20,8 @@ use std::process::Command;
 const HOST: &str = "kafka-backup.local";
 /// Changes when the layout of images changes, so that old archives in the cache are not taken.
 const LAYOUT: &str = "2";
-/// Features that the workspace is compiled with, here and for the tests: they only add test programs.
-pub const FEATURES: &str = "kafka-backup-worker/lab-tests,kafka-backup-worker/lab-kill-tests";
+/// Features that the workspace is compiled with, here and for the tests: they only add test programs, and never change ours.
+pub const FEATURES: &str = "kafka-backup-worker/lab-tests,kafka-backup-worker/lab-kill-tests,kafka-backup-controller/lab-kill-tests";
 /// User and group of our programs in their images.
 pub const USER: u32 = 10001;
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";

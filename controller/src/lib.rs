@@ -1,0 +1,101 @@
+//! The controller: KafkaBackup and KafkaRestore objects become Jobs, and their statuses metrics.
+//!
+//! A library, so that there are two programs of it: the one that is shipped, and one for tests that ends itself at a
+//! [`Failpoint`]. The shipped one has no way to be told of one.
+
+mod args;
+mod digest;
+mod events;
+mod exporter;
+mod failpoint;
+#[cfg(test)]
+mod fixtures;
+mod gate;
+mod grouping;
+mod health;
+mod http;
+mod identity;
+mod install;
+mod job;
+mod kind;
+mod leadership;
+mod objects;
+mod push;
+mod reconcile;
+mod render;
+mod run;
+mod volumes;
+mod worker_pod;
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use jiff::Timestamp;
+use kafka_backup_shared::report::error_chain;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Arguments, Command, LogFormat, RunArguments};
+use crate::job::WorkerSettings;
+
+pub use crate::failpoint::{Failpoint, Side, Write as RunWrite};
+
+/// Obeys the command line; the process ends itself at `failpoint`, for tests.
+pub fn main(failpoint: Option<Failpoint>) -> ExitCode {
+    match obey(Arguments::parse().command, failpoint) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error_chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn obey(command: Command, failpoint: Option<Failpoint>) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Crds => print(&install::crds()),
+        Command::Install(arguments) => {
+            print(&install::install(arguments.watch_namespace.as_deref()))
+        }
+        Command::Render(arguments) => {
+            let settings = WorkerSettings {
+                image: arguments.worker_image,
+                push_url: arguments.push_url,
+            };
+            print(&render::render(
+                &arguments.file,
+                &settings,
+                Timestamp::now(),
+            )?)
+        }
+        Command::Run(arguments) => start(arguments, failpoint),
+    }
+}
+
+fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+fn start(arguments: RunArguments, failpoint: Option<Failpoint>) -> Result<(), Box<dyn Error>> {
+    log_to_stderr(arguments.log_format);
+    // Fails only when a provider is installed already, and nobody else installs one.
+    let installed = rustls::crypto::ring::default_provider().install_default();
+    debug_assert!(installed.is_ok());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run::run(arguments, failpoint))?;
+    Ok(())
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}

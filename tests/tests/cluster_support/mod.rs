@@ -1,0 +1,547 @@
+//! Controllers as processes beside the lab's API server, and a kubelet that a test plays: pods are never placed, because the scheduler is held;
+//! everything else (API server, Job controller, tokens, garbage collection) is real.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each program uses its part, and fails by panicking"
+)]
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ServiceAccount};
+use kafka_backup_controller::Failpoint;
+use kafka_backup_tests::lab::kubernetes::{self, Component};
+use kafka_backup_tests::lab::{Lab, wait_for};
+use kafka_backup_tests::operator;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+};
+use kube::{Api, Client, ResourceExt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long anything may take that a test waits for.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// The label of the namespaces that are made here.
+const OURS: &str = "kafka-backup.dev/lab=controllers";
+const LOOK: Duration = Duration::from_millis(100);
+/// The records that a played worker reports.
+pub const RECORDS: u64 = 7;
+
+/// The cluster for controllers of a test: until it is dropped no pod is placed, and the installed operator does not run.
+pub struct Stage<'a> {
+    lab: &'a Lab,
+    operators: u64,
+}
+
+impl<'a> Stage<'a> {
+    pub fn set(lab: &'a Lab) -> Self {
+        let installed = operator::get(lab, operator::NAMESPACE, "deployment", operator::NAME);
+        let operators = installed
+            .unwrap()
+            .map_or(0, |found| found["spec"]["replicas"].as_u64().unwrap());
+        let stage = Self { lab, operators };
+        if operators > 0 {
+            stage.scale(0);
+            wait_for("the operator to end", LIMIT, || {
+                let pods = operator::list(lab, operator::NAMESPACE, "pods");
+                pods.unwrap().is_empty()
+            })
+            .unwrap();
+        }
+        kubernetes::hold(lab, Component::Scheduler).unwrap();
+        if kubernetes::pid(lab, Component::Scheduler).is_some() {
+            kubernetes::restart(lab, Component::Scheduler, Signal::SIGKILL).unwrap();
+        }
+        wait_for("the scheduler to end", LIMIT, || {
+            kubernetes::pid(lab, Component::Scheduler).is_none()
+        })
+        .unwrap();
+        stage
+    }
+
+    fn scale(&self, replicas: u64) {
+        let (name, replicas) = (operator::NAME, format!("--replicas={replicas}"));
+        let args = [
+            "--namespace",
+            operator::NAMESPACE,
+            "scale",
+            "deployment",
+            name,
+            &replicas,
+        ];
+        operator::kubectl(self.lab, &args).unwrap();
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        // Before pods are placed again: a test that has failed may have left a thousand of them.
+        let args = ["delete", "namespaces", "--selector", OURS, "--timeout=120s"];
+        operator::kubectl(self.lab, &args).unwrap();
+        kubernetes::release(self.lab, Component::Scheduler).unwrap();
+        if self.operators > 0 {
+            self.scale(self.operators);
+            operator::rolled_out(self.lab, operator::NAMESPACE).unwrap();
+        }
+    }
+}
+
+/// A client as administrator.
+pub async fn admin() -> Client {
+    // Fails where another test of the program was faster.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    Client::try_default().await.unwrap()
+}
+
+/// The kind KafkaBackup, as any client knows it.
+pub fn backups(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    let kind = ApiResource {
+        group: "kafka-backup.dev".into(),
+        version: "v1alpha1".into(),
+        api_version: "kafka-backup.dev/v1alpha1".into(),
+        kind: "KafkaBackup".into(),
+        plural: "kafkabackups".into(),
+    };
+    Api::namespaced_with(client.clone(), namespace, &kind)
+}
+
+/// A namespace with the CRDs' cluster around it.
+#[derive(Clone)]
+pub struct Place {
+    pub lab: Lab,
+    pub client: Client,
+    pub namespace: String,
+}
+
+impl Place {
+    /// A new namespace whose name begins with `name`.
+    pub async fn new(lab: &Lab, client: &Client, name: &str) -> Self {
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() % 100_000_000;
+        let place = Self {
+            lab: lab.clone(),
+            client: client.clone(),
+            namespace: format!("{name}-{since}"),
+        };
+        let (key, value) = OURS.split_once('=').unwrap();
+        let namespace =
+            json!({ "metadata": { "name": place.namespace, "labels": { key: value } } });
+        let namespace: Namespace = serde_json::from_value(namespace).unwrap();
+        let namespaces = Api::<Namespace>::all(client.clone());
+        namespaces
+            .create(&PostParams::default(), &namespace)
+            .await
+            .unwrap();
+        let accounts = Api::<ServiceAccount>::namespaced(client.clone(), &place.namespace);
+        place
+            .until("the namespace's service account", async || {
+                accounts.get_opt("default").await.unwrap()
+            })
+            .await;
+        place
+    }
+
+    pub async fn leave(self) {
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        let params = DeleteParams::default();
+        namespaces.delete(&self.namespace, &params).await.unwrap();
+    }
+
+    /// What `look` finds, as soon as it does.
+    pub async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            if start.elapsed() > LIMIT {
+                let status = self.status().await;
+                panic!(
+                    "{}: no {what} within {LIMIT:?}; status: {status}",
+                    self.namespace
+                );
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    pub fn backups(&self) -> Api<DynamicObject> {
+        backups(&self.client, &self.namespace)
+    }
+
+    pub fn jobs(&self) -> Api<Job> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Creates the KafkaBackup `orders`, which runs once.
+    pub async fn create_backup(&self, more: Value) {
+        let object = backup("orders", more);
+        self.backups()
+            .create(&PostParams::default(), &object)
+            .await
+            .unwrap();
+    }
+
+    /// Changes its spec or metadata.
+    pub async fn edit(&self, patch: Value) {
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        self.backups()
+            .patch("orders", &params, &patch)
+            .await
+            .unwrap();
+    }
+
+    /// Its status.
+    pub async fn status(&self) -> Value {
+        let object = self.backups().get_opt("orders").await.unwrap();
+        object.map_or(Value::Null, |object| object.data["status"].clone())
+    }
+
+    /// Waits until its status is as `is` wants it.
+    pub async fn status_that(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        self.until(what, async || {
+            Some(self.status().await).filter(|status| is(status))
+        })
+        .await
+    }
+
+    /// Waits until the run has a Job that the status names; its name and UID.
+    pub async fn job_of_run(&self) -> (String, String) {
+        let status = self
+            .status_that("Job of the run", |status| {
+                status["activeRun"]["jobUid"].is_string()
+            })
+            .await;
+        let text = |key: &str| status["activeRun"][key].as_str().unwrap().to_owned();
+        (text("job"), text("jobUid"))
+    }
+
+    /// Waits for a pod of the Job.
+    pub async fn pod_of(&self, job_uid: &str) -> Pod {
+        let of_job = format!("batch.kubernetes.io/controller-uid={job_uid}");
+        let of_job = ListParams::default().labels(&of_job);
+        let pods = self.pods();
+        self.until("pod of the Job", async || {
+            let list = pods.list(&of_job).await.unwrap();
+            list.items.into_iter().next()
+        })
+        .await
+    }
+
+    /// Waits until the Job of that UID is marked as accounted.
+    pub async fn marked(&self, job: &str) -> Job {
+        let jobs = self.jobs();
+        self.until("mark on the Job", async || {
+            let found = jobs.get_opt(job).await.unwrap()?;
+            let is_marked = found
+                .annotations()
+                .contains_key("kafka-backup.dev/accounted-at");
+            is_marked.then_some(found)
+        })
+        .await
+    }
+
+    /// Reason and message of every Event about the object, sorted; an Event that was repeated is one.
+    pub async fn events(&self) -> Vec<(String, String)> {
+        let about = ListParams::default().fields("involvedObject.kind=KafkaBackup");
+        let events = Api::<Event>::namespaced(self.client.clone(), &self.namespace);
+        let events = events.list(&about).await.unwrap().items.into_iter();
+        let mut told: Vec<_> = events
+            .map(|event| {
+                (
+                    event.reason.unwrap_or_default(),
+                    event.message.unwrap_or_default(),
+                )
+            })
+            .collect();
+        told.sort();
+        told
+    }
+
+    /// What the worker of the run says when it has done its work.
+    pub async fn success(&self, id: &str) -> Value {
+        let object = self.backups().get("orders").await.unwrap();
+        success(&object, id)
+    }
+
+    /// A pod for a controller to be, which nobody starts.
+    pub async fn controller_pod(&self, name: &str) -> Pod {
+        self.pod_with(name, json!({})).await
+    }
+
+    /// The same with the label of a leader, as a container leaves it that was killed.
+    pub async fn leaders_pod(&self, name: &str) -> Pod {
+        self.pod_with(
+            name,
+            json!({ "kafka-backup.dev/leader-of": self.namespace }),
+        )
+        .await
+    }
+
+    async fn pod_with(&self, name: &str, labels: Value) -> Pod {
+        let pod = json!({
+            "metadata": { "name": name, "labels": labels },
+            "spec": { "containers": [{ "name": "controller", "image": "none" }] },
+        });
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        self.pods()
+            .create(&PostParams::default(), &pod)
+            .await
+            .unwrap()
+    }
+
+    /// Names of the pods that carry the leader's label.
+    pub async fn leaders(&self) -> Vec<String> {
+        let labelled = ListParams::default().labels("kafka-backup.dev/leader-of");
+        let pods = self.pods().list(&labelled).await.unwrap();
+        pods.iter().map(|pod| pod.name_any()).collect()
+    }
+}
+
+/// A KafkaBackup with `more` in its spec.
+pub fn backup(name: &str, more: Value) -> DynamicObject {
+    let mut object = json!({
+        "apiVersion": "kafka-backup.dev/v1alpha1", "kind": "KafkaBackup", "metadata": { "name": name },
+        "spec": {
+            "kafkaCluster": { "bootstrapServers": ["kafka.invalid:9092"] },
+            "topics": ["orders*"],
+            "storage": { "storageType": "s3", "s3": { "bucket": "backups" } },
+        },
+    });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        object["spec"][key] = value.clone();
+    }
+    serde_json::from_value(object).unwrap()
+}
+
+/// The report of a run that has done its work.
+pub fn success(object: &DynamicObject, id: &str) -> Value {
+    let now = jiff::Timestamp::now().to_string();
+    json!({
+        "run": {
+            "kind": "KafkaBackup", "namespace": object.namespace(), "name": object.name_any(),
+            "uid": object.uid(), "run": id,
+        },
+        "outcome": "success", "startTime": now, "completionTime": now, "records": RECORDS, "bytes": 700,
+    })
+}
+
+/// What a kubelet would tell of a pod.
+pub async fn play(pods: &Api<Pod>, pod: &Pod, phase: &str, state: Value) {
+    let status = json!({ "status": {
+        "phase": phase,
+        "containerStatuses": [{
+            "name": "worker", "image": "w", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+        }],
+    }});
+    let (params, patch) = (PatchParams::default(), Patch::Strategic(status));
+    let name = pod.name_any();
+    pods.patch_status(&name, &params, &patch).await.unwrap();
+}
+
+/// The state of a container that ended with exit code 0 and this termination message.
+pub fn ended(message: &str) -> Value {
+    let now = jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
+    json!({ "terminated": {
+        "exitCode": 0, "reason": "Completed", "message": message, "startedAt": now, "finishedAt": now,
+    }})
+}
+
+/// The state of a container that runs.
+pub fn running() -> Value {
+    json!({ "running": { "startedAt": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string() } })
+}
+
+/// How a controller is started.
+pub struct Start<'a> {
+    pub name: &'a str,
+    pub pod: &'a Pod,
+    pub dies: Option<Failpoint>,
+}
+
+/// A controller that watches the place's namespace.
+pub struct Controller {
+    pub metrics: SocketAddr,
+    pub health: SocketAddr,
+    child: Child,
+}
+
+impl Controller {
+    pub fn start(place: &Place, how: &Start<'_>) -> Self {
+        let folder = place.lab.run.join("controllers");
+        std::fs::create_dir_all(&folder).unwrap();
+        let log = folder.join(format!("{}-{}.log", place.namespace, how.name));
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        let (metrics, health) = (free(), free());
+        let mut command = Command::new(program(&place.lab, how.dies));
+        command
+            .arg("run")
+            .args(["--worker-image=none", "--hold=1s"])
+            .arg(format!("--watch-namespace={}", place.namespace))
+            .arg(format!("--metrics-addr={metrics}"))
+            .arg(format!("--health-addr={health}"))
+            .env("KUBECONFIG", kubeconfig(place))
+            .env("POD_NAME", how.pod.name_any())
+            .env("POD_UID", how.pod.uid().unwrap())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        if let Some(failpoint) = how.dies {
+            command.env("KAFKA_BACKUP_CONTROLLER_DIES", failpoint.to_string());
+        }
+        Self {
+            metrics,
+            health,
+            child: command.spawn().unwrap(),
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
+        kill(pid, signal).unwrap();
+    }
+
+    /// The pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Whether it has ended at its failpoint.
+    pub fn has_died(&mut self) -> bool {
+        let ended = self.ended();
+        if let Some(status) = ended {
+            let signal = status
+                .signal()
+                .and_then(|signal| Signal::try_from(signal).ok());
+            assert_eq!(signal, Some(Signal::SIGABRT), "{status}");
+        }
+        ended.is_some()
+    }
+
+    /// Status and body of a GET.
+    pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+        request(address, &format!("GET {path}"), &[], "").await
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        // One that has died already is only reaped.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The controller that is shipped, unless it is to die.
+fn program(lab: &Lab, dies: Option<Failpoint>) -> PathBuf {
+    let name = match dies {
+        Some(_) => "kafka-backup-controller-mortal",
+        None => "kafka-backup-controller",
+    };
+    lab.target().join("release").join(name)
+}
+
+/// An address that nobody listens on at the moment.
+fn free() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// The administrator's kubeconfig, with the namespace as that of the controller.
+fn kubeconfig(place: &Place) -> PathBuf {
+    let text = std::fs::read(kubernetes::kubeconfig(&place.lab)).unwrap();
+    let mut config: Value = serde_json::from_slice(&text).unwrap();
+    config["contexts"][0]["context"]["namespace"] = json!(place.namespace);
+    let folder = place.lab.run.join("controllers");
+    let path = folder.join(format!("{}.conf", place.namespace));
+    std::fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+/// A token as the worker's pod has it.
+pub async fn token_of(place: &Place, pod: &Pod) -> String {
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            audiences: vec!["kafka-backup-push".into()],
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".into()),
+                kind: Some("Pod".into()),
+                name: Some(pod.name_any()),
+                uid: pod.uid(),
+            }),
+            expiration_seconds: Some(600),
+        },
+        ..TokenRequest::default()
+    };
+    let accounts = Api::<ServiceAccount>::namespaced(place.client.clone(), &place.namespace);
+    let params = PostParams::default();
+    let granted = accounts
+        .create_token_request("default", &params, &request)
+        .await
+        .unwrap();
+    granted.status.unwrap().token
+}
+
+/// Pushes what the worker of the run `id` has done so far; the answer's status and text, `None` if nobody answers.
+pub async fn push(
+    address: SocketAddr,
+    namespace: &str,
+    id: &str,
+    token: &str,
+) -> Option<(u16, String)> {
+    let line = format!(
+        "PUT /metrics/job/kafka-backup/kind/KafkaBackup/namespace/{namespace}/name/orders/run/{id}"
+    );
+    let body = format!("kafka_backup_backup_records_total {RECORDS}\n");
+    let authorization = format!("Authorization: Bearer {token}");
+    request(address, &line, &[&authorization], &body).await
+}
+
+async fn request(
+    address: SocketAddr,
+    line: &str,
+    headers: &[&str],
+    body: &str,
+) -> Option<(u16, String)> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        let mut head = format!(
+            "{line} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        for header in headers {
+            head += &format!("{header}\r\n");
+        }
+        let text = format!("{head}\r\n{body}");
+        stream.write_all(text.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
+    };
+    let answered = tokio::time::timeout(Duration::from_secs(10), exchange).await;
+    answered.ok().flatten()
+}

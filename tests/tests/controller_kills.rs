@@ -1,0 +1,352 @@
+//! The controller is killed right before and right after every write of a run's life; its successor brings about the same objects, totals
+//! and Events as one that nobody kills. The writes are those of the controller's own list. Needs `cargo lab up kubernetes`.
+
+mod cluster_support;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use cluster_support::{
+    Controller, Place, RECORDS, Stage, Start, admin, ended, play, push, running, token_of,
+};
+use futures::{StreamExt, stream};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kafka_backup_controller::{Failpoint, RunWrite, Side};
+use kafka_backup_tests::lab::Lab;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use serde_json::{Value, json};
+
+/// Lives that are led at a time, on two cores.
+const AT_A_TIME: usize = 8;
+
+/// What happens to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// Its worker makes progress and succeeds.
+    Succeeds,
+    /// The report of its worker is lost; the repetition tells.
+    LosesReport,
+    /// No pod of its run ever starts.
+    NeverStarts,
+    /// After a run it is edited, and somebody leaves a Job that no status knows.
+    MeetsStray,
+}
+
+impl Life {
+    const ALL: [Self; 4] = [
+        Self::Succeeds,
+        Self::LosesReport,
+        Self::NeverStarts,
+        Self::MeetsStray,
+    ];
+
+    /// The one in which `write` is made; none of these where that takes minutes.
+    fn with(write: RunWrite) -> Option<Self> {
+        Some(match write {
+            RunWrite::Decide
+            | RunWrite::CreateJob
+            | RunWrite::TellStarted
+            | RunWrite::RecordJob
+            | RunWrite::Progress
+            | RunWrite::TellEnded
+            | RunWrite::Account
+            | RunWrite::MarkJob
+            | RunWrite::Release => Self::Succeeds,
+            RunWrite::RepeatJob | RunWrite::Tell => Self::LosesReport,
+            RunWrite::DeleteJob => Self::NeverStarts,
+            RunWrite::TellStray | RunWrite::DeleteStray | RunWrite::Show => Self::MeetsStray,
+            // A node is lost five minutes after its pod should have ended.
+            RunWrite::MarkPod | RunWrite::TellLost | RunWrite::DeletePod => return None,
+        })
+    }
+}
+
+/// What is left of a life, without times and names that differ from life to life.
+#[derive(Debug, PartialEq)]
+struct Left {
+    status: Value,
+    jobs: Vec<Value>,
+    events: Vec<(String, String)>,
+}
+
+/// A life under a controller that may die.
+struct Led {
+    place: Place,
+    pod: Pod,
+    controller: tokio::sync::Mutex<Controller>,
+    deaths: AtomicU32,
+}
+
+impl Led {
+    async fn begin(
+        lab: &Lab,
+        client: &kube::Client,
+        number: usize,
+        dies: Option<Failpoint>,
+    ) -> Self {
+        let place = Place::new(lab, client, &format!("t-kills-{number}")).await;
+        let pod = place.controller_pod("controller").await;
+        let controller = Controller::start(
+            &place,
+            &Start {
+                name: "controller",
+                pod: &pod,
+                dies,
+            },
+        );
+        Self {
+            place,
+            pod,
+            controller: controller.into(),
+            deaths: 0.into(),
+        }
+    }
+
+    /// What `life` leaves behind, with a successor for a controller that dies.
+    async fn lead(&self, life: Life) -> Left {
+        tokio::select! {
+            left = self.live(life) => left,
+            () = self.succeed() => unreachable!("it goes on for ever"),
+        }
+    }
+
+    async fn succeed(&self) {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            let mut controller = self.controller.lock().await;
+            if controller.has_died() {
+                self.deaths.fetch_add(1, Ordering::Relaxed);
+                let how = Start {
+                    name: "controller",
+                    pod: &self.pod,
+                    dies: None,
+                };
+                *controller = Controller::start(&self.place, &how);
+            }
+        }
+    }
+
+    async fn live(&self, life: Life) -> Left {
+        let place = &self.place;
+        match life {
+            Life::Succeeds => {
+                place.create_backup(json!({})).await;
+                self.work(Some(RECORDS)).await;
+            }
+            Life::LosesReport => {
+                place.create_backup(json!({})).await;
+                let (first, _) = self.work(None).await;
+                place
+                    .status_that("repetition", |status| {
+                        status["activeRun"]["job"] == format!("{first}-r")
+                            && status["activeRun"]["jobUid"].is_string()
+                    })
+                    .await;
+                self.work(Some(RECORDS)).await;
+            }
+            Life::NeverStarts => {
+                place
+                    .create_backup(json!({ "job": { "startDeadlineSeconds": 1 } }))
+                    .await;
+                place.job_of_run().await;
+            }
+            Life::MeetsStray => {
+                place.create_backup(json!({})).await;
+                let (job, _) = self.work(Some(RECORDS)).await;
+                let job = place.marked(&job).await;
+                place.edit(json!({ "spec": { "suspend": true } })).await;
+                place
+                    .status_that("Suspended", |status| {
+                        condition(status, "Suspended") == "True"
+                    })
+                    .await;
+                self.meet_stray(&job).await;
+            }
+        }
+        self.left(life).await
+    }
+
+    /// Plays kubelet and worker of the active run; a report says how many records, or there is none. The Job's name and UID.
+    async fn work(&self, records: Option<u64>) -> (String, String) {
+        let place = &self.place;
+        let (job, uid) = place.job_of_run().await;
+        let pod = place.pod_of(&uid).await;
+        let id = pod.annotations()["kafka-backup.dev/run"].clone();
+        play(&place.pods(), &pod, "Running", running()).await;
+        let token = token_of(place, &pod).await;
+        place
+            .until("push that is taken", async || {
+                let address = self.controller.lock().await.metrics;
+                let (status, text) = push(address, &place.namespace, &id, &token).await?;
+                assert!(matches!(status, 200 | 202 | 503), "{status} {text}");
+                (status == 200).then_some(())
+            })
+            .await;
+        let seen = place.status().await;
+        assert_eq!(seen["activeRun"]["records"], RECORDS, "{seen}");
+        let message = match records {
+            Some(_) => place.success(&id).await.to_string(),
+            None => String::new(),
+        };
+        play(&place.pods(), &pod, "Succeeded", ended(&message)).await;
+        if records.is_none() {
+            // The Job controller holds it until it has counted it; then nobody can read what it said.
+            let now = DeleteParams::default().grace_period(0);
+            place.pods().delete(&pod.name_any(), &now).await.unwrap();
+        }
+        (job, uid)
+    }
+
+    /// A Job that an old leader might have left: ours by owner and labels, of a run that was never decided.
+    async fn meet_stray(&self, job: &Job) {
+        let metadata = &job.metadata;
+        let stray = json!({
+            "metadata": {
+                "name": "stray", "ownerReferences": metadata.owner_references,
+                "labels": {
+                    "kafka-backup.dev/kind": job.labels()["kafka-backup.dev/kind"],
+                    "kafka-backup.dev/uid": job.labels()["kafka-backup.dev/uid"],
+                },
+                "annotations": { "kafka-backup.dev/run": "orders-20200101-000000" },
+            },
+            "spec": { "template": { "spec": {
+                "restartPolicy": "Never", "containers": [{ "name": "worker", "image": "none" }],
+            }}},
+        });
+        let stray: Job = serde_json::from_value(stray).unwrap();
+        let jobs = self.place.jobs();
+        jobs.create(&PostParams::default(), &stray).await.unwrap();
+        self.place
+            .until("end of the stray", async || {
+                let found = jobs.get_opt("stray").await.unwrap();
+                found.is_none().then_some(())
+            })
+            .await;
+    }
+
+    /// Waits until nothing is left to do, and tells what is there.
+    async fn left(&self, life: Life) -> Left {
+        let place = &self.place;
+        let status = place
+            .status_that("counted run", |status| {
+                let totals = &status["totals"];
+                let runs = |outcome: &str| totals[outcome]["runs"].as_u64().unwrap_or(0);
+                runs("success") + runs("failure") >= 1 && totals["held"].is_null()
+            })
+            .await;
+        let run = &status["backupHistory"][0];
+        let job = run["job"].as_str().unwrap();
+        match life {
+            Life::NeverStarts => {
+                place
+                    .until("end of the Job", async || {
+                        let found = place.jobs().get_opt(job).await.unwrap();
+                        found.is_none().then_some(())
+                    })
+                    .await;
+            }
+            Life::Succeeds | Life::LosesReport | Life::MeetsStray => {
+                place.marked(job).await;
+            }
+        }
+        let id = run["backupId"].as_str().unwrap();
+        let first = job.trim_end_matches("-r");
+        let nameless = |text: &str| text.replace(first, "JOB").replace(id, "RUN");
+        let jobs = place.jobs().list(&ListParams::default()).await.unwrap();
+        let mut jobs: Vec<Value> = jobs.iter().map(|job| job_left(job, &nameless)).collect();
+        jobs.sort_by_key(Value::to_string);
+        let events = place.events().await.into_iter();
+        let events = events.map(|(reason, message)| (reason, nameless(&message)));
+        Left {
+            status: status_left(&status, &nameless),
+            jobs,
+            events: events.collect(),
+        }
+    }
+}
+
+fn condition<'a>(status: &'a Value, name: &str) -> &'a str {
+    let conditions = status["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    let found = conditions.find(|condition| condition["type"] == name);
+    found
+        .and_then(|found| found["status"].as_str())
+        .unwrap_or_default()
+}
+
+fn status_left(status: &Value, nameless: impl Fn(&str) -> String) -> Value {
+    let history = status["backupHistory"].as_array().unwrap();
+    let run = |run: &Value| {
+        json!([
+            run["outcome"],
+            run["reason"],
+            run["records"],
+            run["size"],
+            run["attempts"],
+            nameless(run["message"].as_str().unwrap_or_default()),
+        ])
+    };
+    let totals = &status["totals"];
+    let conditions = status["conditions"].as_array().unwrap().iter();
+    let conditions = conditions.map(|c| json!([c["type"], c["status"], c["reason"]]));
+    json!({
+        "phase": status["phase"], "active": status["activeRun"],
+        "runs": [totals["success"]["runs"], totals["failure"]["runs"]],
+        "records": [totals["records"], totals["uncommitted"], status["lastBackupRecords"]],
+        "history": history.iter().map(run).collect::<Vec<_>>(),
+        "conditions": conditions.collect::<Vec<_>>(),
+    })
+}
+
+fn job_left(job: &Job, nameless: impl Fn(&str) -> String) -> Value {
+    let ttl = job.spec.as_ref().unwrap().ttl_seconds_after_finished;
+    json!({
+        "name": nameless(&job.name_any()),
+        "accounted": job.annotations().contains_key("kafka-backup.dev/accounted-at"),
+        "expires": ttl.is_some(),
+    })
+}
+
+#[tokio::test]
+async fn killed_at_any_write_it_leaves_what_it_would_have_left() {
+    let lab = Lab::open().unwrap();
+    let client = admin().await;
+    let stage = Stage::set(&lab);
+    let unharmed = Life::ALL.map(|life| (life, None));
+    let killed = Failpoint::all().filter_map(|point| Some((Life::with(point.write)?, Some(point))));
+    let lives = unharmed.into_iter().chain(killed).enumerate();
+    let lives: Vec<_> = stream::iter(lives)
+        .map(async |(number, (life, dies))| {
+            let led = Led::begin(&lab, &client, number, dies).await;
+            let left = led.lead(life).await;
+            let deaths = led.deaths.into_inner();
+            assert_eq!(deaths, u32::from(dies.is_some()), "{life:?} {dies:?}");
+            led.place.leave().await;
+            (life, dies, left)
+        })
+        .buffer_unordered(AT_A_TIME)
+        .collect()
+        .await;
+    drop(stage);
+
+    let writes = RunWrite::ALL.iter();
+    let played = writes.filter(|write| Life::with(**write).is_some()).count();
+    assert_eq!(lives.len(), Life::ALL.len() + played * Side::ALL.len());
+    for life in Life::ALL {
+        let of = |harmed: bool| {
+            let lives = lives.iter();
+            lives.filter(move |(other, dies, _)| *other == life && dies.is_some() == harmed)
+        };
+        let (_, _, expected) = of(false).next().unwrap();
+        let counted = expected.status["runs"].as_array().unwrap().iter();
+        assert_eq!(
+            counted.filter_map(Value::as_u64).sum::<u64>(),
+            1,
+            "{expected:?}"
+        );
+        for (_, dies, left) in of(true) {
+            assert_eq!(left, expected, "{life:?}, killed {}", dies.unwrap());
+        }
+    }
+}
