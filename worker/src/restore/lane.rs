@@ -78,6 +78,8 @@ pub(super) struct Lane {
     turn: usize,
     /// When the rate limit permits more.
     held_until: Option<Instant>,
+    /// Whether nothing was sent for want of the lease. It may be ours again a moment later.
+    lacked_lease: bool,
 }
 
 impl Lane {
@@ -129,6 +131,7 @@ impl Lane {
             storing: FuturesUnordered::new(),
             turn: 0,
             held_until: None,
+            lacked_lease: false,
         };
         for ((number, unit, _), end) in units.into_iter().zip(ends) {
             match end {
@@ -179,7 +182,7 @@ impl Lane {
             if self.slots.iter().all(|(_, slot)| slot.left) || (stopping && idle) {
                 return Ok(());
             }
-            let held = self.shared.lease.is_held();
+            let held = !self.lacked_lease;
             let later = self.held_until;
             if idle && self.loading.is_empty() && held && later.is_none() {
                 return Err(RestoreError::Bug(
@@ -258,7 +261,12 @@ impl Lane {
     /// Sends requests while there is room and something to send.
     fn send(&mut self) -> Result<(), RestoreError> {
         self.held_until = None;
-        while self.requests.len() < REQUESTS && self.shared.lease.is_held() {
+        self.lacked_lease = false;
+        while self.requests.len() < REQUESTS {
+            if !self.shared.lease.is_held() {
+                self.lacked_lease = true;
+                return Ok(());
+            }
             let (mut batches, mut bytes) = (Vec::new(), 0);
             for step in 0..self.slots.len() {
                 let index = (self.turn + step) % self.slots.len();
