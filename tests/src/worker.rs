@@ -16,7 +16,7 @@ use crate::lab::{Doing, Lab, LabError, net, process, store, wait_for};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The name of the log that its standard error goes to.
-const LOG: &str = "worker";
+pub const LOG: &str = "worker";
 
 /// A worker that runs in the lab's network; killed when it is dropped.
 #[derive(Debug)]
