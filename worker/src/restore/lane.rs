@@ -97,6 +97,9 @@ impl Lane {
         let begun = async {
             // The connection first: what its predecessor left in flight has then had longer to come to rest.
             let connection = shared.client.open(leader).await?;
+            // A worker that is frozen with a batch in its hands must not send it when it is thawed, and its successor may have written it.
+            let lease = Arc::downgrade(&shared.lease);
+            connection.write_only_while(move || lease.upgrade().is_some_and(|it| it.is_held()));
             let ends = log_ends(&shared, &units).await;
             Ok((connection, ends))
         };
