@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::batches::sequence;
 use super::error::RestoreError;
 use super::stream::{Loaded, Mapped, Ready, Stream, Urgency};
+use super::tail;
 use super::units::Unit;
 use super::write::{Outcome, Shared};
 use crate::kafka::{
@@ -101,6 +102,7 @@ impl Lane {
             let lease = Arc::downgrade(&shared.lease);
             connection.write_only_while(move || lease.upgrade().is_some_and(|it| it.is_held()));
             let ends = log_ends(&shared, &units).await;
+            let ends = own_ends(&shared, &connection, &units, ends).await;
             Ok((connection, ends))
         };
         let begun = tokio::select! {
@@ -479,6 +481,31 @@ async fn log_ends(
         }
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// The same log ends, where what stands before them is ours.
+async fn own_ends(
+    shared: &Shared,
+    connection: &Connection,
+    units: &[(usize, Arc<Unit>, LedPartition)],
+    ends: Vec<Result<i64, End>>,
+) -> Vec<Result<i64, End>> {
+    let asked = units.iter().zip(ends).map(|((_, unit, _), end)| {
+        let end = end?;
+        Ok((end, tail::ask(connection, unit, end)?))
+    });
+    let asked: Vec<Result<(i64, tail::Asked), End>> = asked.collect();
+    let mut own = Vec::new();
+    for ((_, unit, _), asked) in units.iter().zip(asked) {
+        own.push(match asked {
+            Ok((end, asked)) => match asked.check(unit, end, shared.producer).await {
+                Ok(judged) => judged.map(|()| end).map_err(End::Never),
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error),
+        });
+    }
+    own
 }
 
 impl From<KafkaError> for End {
