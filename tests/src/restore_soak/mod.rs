@@ -362,12 +362,24 @@ impl Restore<'_> {
         };
         paused.into_iter().try_for_each(Paused::resume)?;
         if matches!(fault, Fault::KillBroker | Fault::StopBroker) {
-            cluster.start_broker(lab, id)?;
+            self.start_broker(id)?;
         }
         match worker {
             Ok(worker) => self.succeeds(worker).map(Some),
             Err(ended) => Ok(ended),
         }
+    }
+
+    /// Starts a broker again. On a busy machine one sometimes gives up before its own controller has answered it.
+    fn start_broker(&self, id: u16) -> Result<(), LabError> {
+        let (lab, cluster) = (self.archive.lab, self.archive.cluster);
+        for _ in 0..2 {
+            if cluster.start_broker(lab, id).is_ok() {
+                return Ok(());
+            }
+            cluster.kill_broker(lab, id)?;
+        }
+        cluster.start_broker(lab, id)
     }
 
     /// Gives each partition of the targets another leader, and tells how many have one.
