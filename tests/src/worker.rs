@@ -13,12 +13,12 @@ use serde_json::Value;
 use crate::lab::{Doing, Lab, LabError, net, process, store, wait_for};
 
 /// What a worker may take to end by itself.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The name of the log that its standard error goes to.
-const LOG: &str = "worker";
+pub const LOG: &str = "worker";
 
-/// A worker that runs in the lab's network; killed when it is dropped.
+/// A worker that runs in the lab's network and knows the keys of its S3 server; killed when it is dropped.
 #[derive(Debug)]
 pub struct Worker {
     child: Child,
@@ -41,6 +41,8 @@ impl Worker {
         let errors = errors.doing(|| format!("open {}", log.display()))?;
         let child = net::command(lab, &program)?
             .args(args)
+            .env("AWS_ACCESS_KEY_ID", store::ACCESS_KEY)
+            .env("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors)

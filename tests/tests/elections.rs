@@ -9,17 +9,16 @@ use std::time::Duration;
 use kafka_backup_tests::lab::kafka::Cluster;
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce, Reading};
 use kafka_backup_tests::lab::{Lab, wait_for};
+use kafka_backup_tests::restore_soak::{self, Event};
+use kafka_backup_tests::soak;
 use kafka_backup_tests::worker::{Worker, is_success, objects};
-use kafka_backup_tests::{restore_soak, soak};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const THREE: Cluster<'_> = Cluster {
     name: "three",
     port: 9392,
-    // A broker that died is noticed soon.
-    // So is a producer of old records: it is forgotten.
-    extra: "broker.session.timeout.ms=4000\nbroker.heartbeat.interval.ms=500\nproducer.id.expiration.check.interval.ms=1000",
+    extra: restore_soak::FORGETFUL,
 };
 
 /// One test at a time, each with all brokers up.
@@ -321,5 +320,17 @@ fn killed_restores_lose_and_double_nothing_on_three_brokers() {
     let (lab, _, _guard) = three();
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let tally = restore_soak::run(&lab, &THREE, seed.unwrap().as_nanos() as u64, 4).unwrap();
+    println!("{tally}");
     assert_eq!(tally.rounds, 4);
+    // Each of these begins a round; what else happens is random.
+    for event in [
+        Event::LeaderMoved,
+        Event::FollowersPaused,
+        Event::ProduceTimedOut,
+        Event::FrozenInFlight,
+        Event::ThawedBeside,
+        Event::BrokerStopped,
+    ] {
+        assert!(tally.count(event) > 0, "{event:?} never happened: {tally}");
+    }
 }

@@ -65,8 +65,8 @@ enum Verb {
         /// Only test programs whose path contains this, such as `faults` or `shared/`
         filter: Option<String>,
     },
-    /// Back up, and then restore, with workers that are killed, stopped, paused and replaced at random points while (in restores)
-    /// brokers die, and compare what is left
+    /// Back up, and then restore, with workers that are killed, stopped, frozen and replaced at random points while (in restores)
+    /// brokers die, stop and freeze and leaders move, and compare what is left
     Soak {
         /// Only backups, or only restores
         #[arg(long, value_enum)]

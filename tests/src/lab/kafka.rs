@@ -301,6 +301,11 @@ impl Cluster<'_> {
         process::kill_now(lab, &self.broker(id))
     }
 
+    /// Makes broker `id` stand still until the guard goes: its connections stay, and nothing is answered.
+    pub fn pause_broker(&self, lab: &Lab, id: u16) -> Result<process::Paused, LabError> {
+        process::pause(lab, &self.broker(id))
+    }
+
     /// Kills all brokers and removes their data.
     pub fn down(&self, lab: &Lab) -> Result<(), LabError> {
         // Their data goes too: nothing is gained by an orderly stop.

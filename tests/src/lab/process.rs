@@ -203,6 +203,50 @@ pub fn kill_now(lab: &Lab, name: &str) -> Result<(), LabError> {
     stop(lab, name, Duration::ZERO)
 }
 
+/// A process that stands still; it goes on when this is dropped, at the latest.
+#[derive(Debug)]
+pub struct Paused {
+    name: String,
+    record: Record,
+}
+
+impl Paused {
+    /// Lets it go on.
+    pub fn resume(self) -> Result<(), LabError> {
+        let what = || format!("resume {} (process {})", self.name, self.record.pid);
+        signal(self.record, Signal::SIGCONT).doing(what)
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // For whom `resume` was not called, an error is already on its way.
+        signal(self.record, Signal::SIGCONT).ok();
+    }
+}
+
+/// Makes process `name` stand still (SIGSTOP): it keeps its connections and answers nothing.
+pub fn pause(lab: &Lab, name: &str) -> Result<Paused, LabError> {
+    let record = record(lab, name).filter(|record| alive(*record));
+    let record = record.ok_or_else(|| LabError::State(format!("{name} does not run")))?;
+    signal(record, Signal::SIGSTOP).doing(|| format!("pause {name} (process {})", record.pid))?;
+    Ok(Paused {
+        name: name.to_owned(),
+        record,
+    })
+}
+
+/// Sends a signal to a process if it still runs.
+fn signal(record: Record, signal: Signal) -> std::io::Result<()> {
+    if !alive(record) {
+        return Ok(());
+    }
+    match kill(Pid::from_raw(record.pid), signal) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 fn forget(lab: &Lab, name: &str) -> Result<(), LabError> {
     let path = record_path(lab, name);
     match fs::remove_file(&path) {
@@ -212,16 +256,8 @@ fn forget(lab: &Lab, name: &str) -> Result<(), LabError> {
 }
 
 fn end(name: &str, record: Record, patience: Duration) -> Result<(), LabError> {
-    let send = |signal| -> Result<(), LabError> {
-        if !alive(record) {
-            return Ok(());
-        }
-        match kill(Pid::from_raw(record.pid), signal) {
-            Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
-            Err(errno) => Err(std::io::Error::from(errno))
-                .doing(|| format!("stop {name} (process {})", record.pid)),
-        }
-    };
+    let send =
+        |sent| signal(record, sent).doing(|| format!("stop {name} (process {})", record.pid));
     if !patience.is_zero() {
         send(Signal::SIGTERM)?;
         if wait_for(name, patience, || !alive(record)).is_ok() {
@@ -359,6 +395,26 @@ mod tests {
             pid,
             start_time: stat.start_time + 1
         }));
+    }
+
+    #[test]
+    fn what_stands_still_goes_on_when_its_guard_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let lab = Lab::at(folder.path().to_owned(), "a").unwrap();
+        let record = spawn(&lab, "sleeper", Command::new("sleep").arg("60")).unwrap();
+        let state = || stat(record.pid).unwrap().state;
+        let becomes = |wanted: char| {
+            let stopped = || (state() == 'T') == (wanted == 'T');
+            wait_for("the state", Duration::from_secs(10), stopped).unwrap();
+        };
+        let paused = pause(&lab, "sleeper").unwrap();
+        becomes('T');
+        drop(paused);
+        becomes('S');
+        pause(&lab, "sleeper").unwrap().resume().unwrap();
+        becomes('S');
+        kill_now(&lab, "sleeper").unwrap();
+        assert!(pause(&lab, "sleeper").is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
@@ -254,6 +255,42 @@ async fn dropped_request_is_written_whole_and_the_next_one_is_answered() {
     );
     let producer = connection.init_producer_id().unwrap().await.unwrap();
     assert_eq!(producer.id, 7);
+}
+
+#[tokio::test]
+async fn a_frame_is_not_written_on_when_its_condition_has_ended() {
+    const LARGE: usize = 32 << 20;
+    let (go, going) = tokio::sync::oneshot::channel::<()>();
+    let (told, read) = tokio::sync::oneshot::channel();
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        going.await.unwrap();
+        let mut rest = Vec::new();
+        drop(stream.read_to_end(&mut rest).await);
+        told.send(rest.len()).unwrap();
+    })
+    .await;
+    let connection = open(&address).await;
+    let held = Arc::new(AtomicBool::new(true));
+    let condition = held.clone();
+    connection.write_only_while(move || condition.load(Ordering::Relaxed));
+    let batch = ProduceBatch {
+        topic: Arc::from("t"),
+        topic_id: uuid::Uuid::nil(),
+        partition: 0,
+        pieces: vec![Bytes::from(vec![0; LARGE])],
+    };
+    let answer = connection
+        .produce(&[batch], Duration::from_secs(1))
+        .unwrap();
+    // The socket takes a part of it, and the broker reads the rest only now.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    held.store(false, Ordering::Relaxed);
+    go.send(()).unwrap();
+    let error = answer.await.unwrap_err();
+    assert!(matches!(error, KafkaError::Lost { .. }), "{error}");
+    let read = read.await.unwrap();
+    assert!(read > 0 && read < LARGE, "{read}");
 }
 
 #[tokio::test]

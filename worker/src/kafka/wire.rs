@@ -7,13 +7,16 @@
 //! - A request fails with a time-out when nothing at all moved on the connection for the request time-out (plus what the
 //!   request may take on purpose); a slow, large answer that keeps coming is not cut.
 //! - After a broker asked to be left alone (KIP-219) nothing is written until that time is over.
+//! - A connection with a condition ([`Connection::write_only_while`]) looks at it right before each write to the socket: a process that
+//!   was frozen with a frame in its hands, or in the middle of one, does not go on writing it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -32,6 +35,9 @@ use super::frame::{self, Frame};
 use super::handshake::shake_hands;
 use super::transport;
 use crate::buffers::Buffers;
+
+/// Pieces of a frame that are written at once.
+const PIECES: usize = 64;
 
 /// A connection to one broker; clones share it.
 #[derive(Clone)]
@@ -109,7 +115,11 @@ struct State {
     /// Milliseconds from `started` to when bytes last moved, or to when the broker wants to hear from us again.
     moved_ms: AtomicU64,
     quiet_until_ms: AtomicU64,
+    condition: OnceLock<Condition>,
 }
+
+/// Whether anything may be written.
+type Condition = Box<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Default)]
 struct Requests {
@@ -131,7 +141,12 @@ impl State {
             started: Instant::now(),
             moved_ms: AtomicU64::new(0),
             quiet_until_ms: AtomicU64::new(0),
+            condition: OnceLock::new(),
         }
+    }
+
+    fn may_write(&self) -> bool {
+        self.condition.get().is_none_or(|condition| condition())
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
@@ -242,6 +257,12 @@ impl Connection {
                 tasks,
             }),
         }
+    }
+
+    /// From now on nothing is written unless `condition` is true; the connection ends when something is to be written and it is
+    /// not. The first condition stays.
+    pub fn write_only_while(&self, condition: impl Fn() -> bool + Send + Sync + 'static) {
+        drop(self.wire.state.condition.set(Box::new(condition)));
     }
 
     /// `host:port` of the broker.
@@ -443,9 +464,20 @@ async fn write_frames(
                 tokio::time::sleep_until(until).await;
             }
             while frame.has_remaining() {
-                if stream.write_buf(&mut frame).await? == 0 {
+                let written = poll_fn(|context| {
+                    // Here, after whatever was waited for: nothing but the system's call is between this look and the write.
+                    if !state.may_write() {
+                        return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
+                    }
+                    let mut slices = [IoSlice::new(&[]); PIECES];
+                    let count = frame.chunks_vectored(&mut slices);
+                    Pin::new(&mut stream).poll_write_vectored(context, &slices[..count])
+                });
+                let written = written.await?;
+                if written == 0 {
                     return Err(std::io::ErrorKind::WriteZero.into());
                 }
+                frame.advance(written);
                 state.moved();
             }
             stream.flush().await?;

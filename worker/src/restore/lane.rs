@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::batches::sequence;
 use super::error::RestoreError;
 use super::stream::{Loaded, Mapped, Ready, Stream};
+use super::tail;
 use super::units::Unit;
 use super::write::{Outcome, Shared};
 use crate::kafka::{
@@ -77,6 +78,8 @@ pub(super) struct Lane {
     turn: usize,
     /// When the rate limit permits more.
     held_until: Option<Instant>,
+    /// Whether nothing was sent for want of the lease. It may be ours again a moment later.
+    lacked_lease: bool,
 }
 
 impl Lane {
@@ -94,7 +97,11 @@ impl Lane {
         let begun = async {
             // The connection first: what its predecessor left in flight has then had longer to come to rest.
             let connection = shared.client.open(leader).await?;
+            // A worker that is frozen with a batch in its hands must not send it when it is thawed, and its successor may have written it.
+            let lease = Arc::downgrade(&shared.lease);
+            connection.write_only_while(move || lease.upgrade().is_some_and(|it| it.is_held()));
             let ends = log_ends(&shared, &units).await;
+            let ends = own_ends(&shared, &connection, &units, ends).await;
             Ok((connection, ends))
         };
         let begun = tokio::select! {
@@ -127,6 +134,7 @@ impl Lane {
             storing: FuturesUnordered::new(),
             turn: 0,
             held_until: None,
+            lacked_lease: false,
         };
         for ((number, unit, _), end) in units.into_iter().zip(ends) {
             match end {
@@ -178,7 +186,7 @@ impl Lane {
             if self.slots.iter().all(|(_, slot)| slot.left) || (stopping && idle) {
                 return Ok(());
             }
-            let held = self.shared.lease.is_held();
+            let held = !self.lacked_lease;
             let later = self.held_until;
             if idle && self.loading.is_empty() && held && later.is_none() {
                 return Err(RestoreError::Bug(
@@ -246,7 +254,12 @@ impl Lane {
     /// Sends requests while there is room and something to send.
     fn send(&mut self) -> Result<(), RestoreError> {
         self.held_until = None;
-        while self.requests.len() < REQUESTS && self.shared.lease.is_held() {
+        self.lacked_lease = false;
+        while self.requests.len() < REQUESTS {
+            if !self.shared.lease.is_held() {
+                self.lacked_lease = true;
+                return Ok(());
+            }
             let (mut batches, mut bytes) = (Vec::new(), 0);
             for step in 0..self.slots.len() {
                 let index = (self.turn + step) % self.slots.len();
@@ -455,6 +468,31 @@ async fn log_ends(
         }
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// The same log ends, where what stands before them is ours.
+async fn own_ends(
+    shared: &Shared,
+    connection: &Connection,
+    units: &[(usize, Arc<Unit>, LedPartition)],
+    ends: Vec<Result<i64, End>>,
+) -> Vec<Result<i64, End>> {
+    let asked = units.iter().zip(ends).map(|((_, unit, _), end)| {
+        let end = end?;
+        Ok((end, tail::ask(connection, unit, end)?))
+    });
+    let asked: Vec<Result<(i64, tail::Asked), End>> = asked.collect();
+    let mut own = Vec::new();
+    for ((_, unit, _), asked) in units.iter().zip(asked) {
+        own.push(match asked {
+            Ok((end, asked)) => match asked.check(unit, end, shared.producer).await {
+                Ok(judged) => judged.map(|()| end).map_err(End::Never),
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error),
+        });
+    }
+    own
 }
 
 impl From<KafkaError> for End {

@@ -35,6 +35,7 @@ mod lease;
 mod parts;
 mod purge;
 mod stream;
+mod tail;
 mod target;
 mod units;
 mod write;
