@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{OURS, READING, Row, STORING};
+use super::{OURS, READING, Row, STORING, WRITING};
 
 const CODECS: [&str; 3] = ["none", "lz4", "zstd"];
 /// What the names of the long cases begin with: so many times the bytes of a main case.
@@ -29,6 +29,8 @@ pub(super) struct Topic {
 pub(super) enum Kind {
     Read,
     ReadAndStore,
+    /// What the reader before it has stored.
+    Write,
     Backup,
     /// What the backup before it left.
     Restore,
@@ -38,7 +40,15 @@ pub(super) enum Kind {
 
 impl Kind {
     pub(super) fn is_repeated(self) -> bool {
-        matches!(self, Self::Read | Self::ReadAndStore | Self::Backup)
+        matches!(
+            self,
+            Self::Read | Self::ReadAndStore | Self::Write | Self::Backup | Self::Restore
+        )
+    }
+
+    /// Whether it fills a topic of the target from what the one before it left.
+    pub(super) fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Restore)
     }
 }
 
@@ -70,7 +80,11 @@ impl Topic {
         if self.long {
             return vec![Kind::Backup];
         }
-        let mut kinds = vec![Kind::Read, Kind::ReadAndStore, Kind::Backup];
+        let mut kinds = vec![Kind::Read, Kind::ReadAndStore];
+        if self.main {
+            kinds.push(Kind::Write);
+        }
+        kinds.push(Kind::Backup);
         if self.main {
             kinds.extend([Kind::Restore, Kind::ToS3]);
         }
@@ -144,6 +158,21 @@ impl Goals {
             }
             if ours.case.starts_with(&format!("backup {LONG}")) {
                 lines.push(format!("{}: {:.0} MiB (goal 64)", ours.case, ours.peak_mib));
+            }
+            let restored = CODECS
+                .iter()
+                .position(|codec| ours.case == format!("restore 1KB {codec} 16p folder"));
+            if let (Some(writing), Some(at)) = (other(WRITING), restored) {
+                lines.push(format!(
+                    "{}: {:.2} CPU s/GB (goal {}), CPU {:.2} and wall {:.2} of {WRITING} (goal for the wall {}), {:.0} MiB (goal 64)",
+                    ours.case,
+                    ours.cpu_s / ours.gb,
+                    [0.6, 1.0, 0.7][at],
+                    ours.cpu_s / writing.cpu_s,
+                    ours.wall_s / writing.wall_s,
+                    [0.5, 1.0, 1.0][at],
+                    ours.peak_mib,
+                ));
             }
             if let Some(at) = main {
                 lines.push(format!(

@@ -37,6 +37,7 @@ pub struct Data {
 const OURS: &str = "ours";
 const READING: &str = "rdkafka reading";
 const STORING: &str = "rdkafka reading and storing";
+const WRITING: &str = "rdkafka writing";
 
 /// One measured process, or the median of several.
 #[derive(Debug, Clone, Serialize)]
@@ -48,6 +49,9 @@ struct Row {
     gb: f64,
     wall_s: f64,
     cpu_s: f64,
+    /// What the broker took meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broker_cpu_s: Option<f64>,
     peak_mib: f64,
     /// What stands in the archive afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,6 +67,7 @@ struct Bench<'a> {
     lab: &'a Lab,
     worker: PathBuf,
     reader: PathBuf,
+    writer: PathBuf,
     source: String,
     target: String,
     /// In memory: a disk would be measured else.
@@ -72,14 +77,14 @@ struct Bench<'a> {
     json: bool,
 }
 
-/// Backs up topics of several kinds to a folder and to S3, and restores, beside consumers by rdkafka.
+/// Backs up topics of several kinds to a folder and to S3, and restores, beside consumers and producers by rdkafka.
 ///
 /// # Errors
 /// A part of the lab or a measured process fails.
 pub fn data(lab: &Lab, bench: &Data) -> Result<(), LabError> {
     packages::require(&[("/usr/bin/time", "time")])?;
     components::up(lab, &["kafka", "store"], Options { brokers: 1 })?;
-    let (worker, reader) = build(lab)?;
+    let (worker, [reader, writer]) = build(lab)?;
     let folder = PathBuf::from(format!("/dev/shm/kafka-backup-bench-{}", lab.name));
     let own = lab.run.join("bench");
     fs::create_dir_all(&own).doing(|| "create the bench's folder".to_owned())?;
@@ -87,6 +92,7 @@ pub fn data(lab: &Lab, bench: &Data) -> Result<(), LabError> {
         lab,
         worker,
         reader,
+        writer,
         source: SOURCE.bootstrap(lab),
         target: TARGET.bootstrap(lab),
         folder,
@@ -143,8 +149,11 @@ impl Bench<'_> {
                 1
             };
             let mut runs = Vec::new();
-            for _ in 0..repeat {
-                runs.push(self.run(kind, topic, &name, gb)?);
+            for number in 0..repeat {
+                if kind.writes() {
+                    self.forget(&self.target, &name)?;
+                }
+                runs.push(self.run(kind, topic, &name, number, gb)?);
             }
             runs.sort_by(|a, b| a.cpu_s.total_cmp(&b.cpu_s));
             let median = runs.swap_remove(runs.len() / 2);
@@ -165,7 +174,14 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn run(&self, kind: Kind, topic: &Topic, name: &str, gb: f64) -> Result<Row, LabError> {
+    fn run(
+        &self,
+        kind: Kind,
+        topic: &Topic,
+        name: &str,
+        number: u32,
+        gb: f64,
+    ) -> Result<Row, LabError> {
         let archive = match topic.long {
             true => &self.disk,
             false => &self.folder,
@@ -182,7 +198,7 @@ impl Bench<'_> {
             name,
         ];
         let in_folder = ["--folder", &folder];
-        if kind != Kind::Restore {
+        if !kind.writes() {
             clear(archive)?;
         }
         let mut row = match kind {
@@ -218,11 +234,18 @@ impl Bench<'_> {
                 let args = [&backup[..], &s3].concat();
                 self.measured(case("S3"), OURS, gb, &self.worker, &args)?
             }
+            Kind::Write => {
+                kafka_tools::create_topic(self.lab, &self.target, name, topic.partitions, &[])?;
+                let case = format!("restore {} folder", topic.name());
+                let args = [self.target.as_str(), name, topic.codec, &folder];
+                self.measured(case, WRITING, gb, &self.writer, &args)?
+            }
             Kind::Restore => {
+                let restore = format!("bench-{number}");
                 let args = [
                     "restore",
                     "--name",
-                    "bench",
+                    &restore,
                     "--backup-id",
                     "latest",
                     "--bootstrap-servers",
@@ -259,7 +282,17 @@ impl Bench<'_> {
             .args(args)
             .env("AWS_ACCESS_KEY_ID", store::ACCESS_KEY)
             .env("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY);
+        let broker = || {
+            let pids =
+                [SOURCE.broker(1), TARGET.broker(1)].map(|name| process::pid(self.lab, &name));
+            pids.into_iter()
+                .flatten()
+                .filter_map(process::cpu_seconds)
+                .sum::<f64>()
+        };
+        let before = broker();
         process::run(&mut command)?;
+        let broker_cpu_s = Some(broker() - before);
         let text = fs::read_to_string(&figures).doing(|| format!("read {}", figures.display()))?;
         let numbers: Vec<f64> = text
             .split_whitespace()
@@ -275,6 +308,7 @@ impl Bench<'_> {
             gb,
             wall_s,
             cpu_s: user + system,
+            broker_cpu_s,
             peak_mib: peak_kib / 1024.0,
             stored_gb: None,
             kafka_requests: None,
@@ -291,18 +325,13 @@ fn clear(folder: &Path) -> Result<(), LabError> {
     fs::create_dir_all(folder).doing(|| format!("create {}", folder.display()))
 }
 
-/// Compiles the worker and the yardstick.
-fn build(lab: &Lab) -> Result<(PathBuf, PathBuf), LabError> {
+/// Compiles the worker and the yardsticks.
+fn build(lab: &Lab) -> Result<(PathBuf, [PathBuf; 2]), LabError> {
     let cargo = packages::toolchain("cargo", "Rust 1.89 or newer (https://rustup.rs)")?;
     let release = lab.target().join("release");
     for what in [
         &["--package", "kafka-backup-worker"][..],
-        &[
-            "--package",
-            "kafka-backup-tests",
-            "--example",
-            "rdkafka_reader",
-        ],
+        &["--package", "kafka-backup-tests", "--examples"],
     ] {
         let mut command = Command::new(&cargo);
         command
@@ -314,7 +343,7 @@ fn build(lab: &Lab) -> Result<(PathBuf, PathBuf), LabError> {
     }
     Ok((
         release.join("kafka-backup-worker"),
-        release.join("examples/rdkafka_reader"),
+        ["rdkafka_reader", "rdkafka_writer"].map(|name| release.join("examples").join(name)),
     ))
 }
 
@@ -348,13 +377,14 @@ fn print_row(row: &Row, json: bool) {
     let requests =
         requests.map(|(kafka, store)| format!(" {kafka} requests to Kafka, {store} to the store"));
     println!(
-        "{:<36} {:<28} {:>5.2} GB {:>7.2} s wall {:>7.2} s CPU ({:>5.2} s/GB) {:>6.1} MiB{}{}",
+        "{:<36} {:<28} {:>5.2} GB {:>7.2} s wall {:>7.2} s CPU ({:>5.2} s/GB, brokers {:>5.2}) {:>6.1} MiB{}{}",
         row.case,
         row.subject,
         row.gb,
         row.wall_s,
         row.cpu_s,
         row.cpu_s / row.gb,
+        row.broker_cpu_s.unwrap_or_default() / row.gb,
         row.peak_mib,
         stored.unwrap_or_default(),
         requests.unwrap_or_default(),

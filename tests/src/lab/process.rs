@@ -32,6 +32,8 @@ pub struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     state: char,
+    /// In user and system mode, all threads together.
+    cpu_ticks: u64,
     start_time: u64,
 }
 
@@ -40,9 +42,15 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let rest = &text[text.rfind(')')? + 1..];
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
-    // `state` is field 3, so field 22 is the 19th after it.
-    let start_time = fields.nth(18)?.parse().ok()?;
-    Some(Stat { state, start_time })
+    // `state` is field 3, so field 14 is the 11th after it, and field 22 the seventh after field 15.
+    let user: u64 = fields.nth(10)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let start_time = fields.nth(6)?.parse().ok()?;
+    Some(Stat {
+        state,
+        cpu_ticks: user + system,
+        start_time,
+    })
 }
 
 fn stat(pid: i32) -> Option<Stat> {
@@ -330,6 +338,12 @@ pub fn sweep(lab: &Lab) -> Result<usize, LabError> {
     Ok(killed)
 }
 
+/// CPU seconds that a process has taken so far.
+pub fn cpu_seconds(pid: i32) -> Option<f64> {
+    // proc(5) counts in hundredths of a second: USER_HZ is 100 wherever Linux runs Kafka.
+    Some(stat(pid)?.cpu_ticks as f64 / 100.0)
+}
+
 /// Resident memory of a process in MiB.
 pub fn memory_mib(pid: i32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -378,6 +392,7 @@ mod tests {
             parse_stat(&text),
             Some(Stat {
                 state: 'R',
+                cpu_ticks: 14 + 15,
                 start_time: 22
             })
         );
