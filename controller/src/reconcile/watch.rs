@@ -184,10 +184,15 @@ pub(crate) async fn pods(watched: Watch, writer: Writer<Pod>) {
         pod.metadata.owner_references = None;
         pod.metadata.finalizers = None;
         if let Some(status) = pod.status.as_mut() {
-            let conditions = status.conditions.take().unwrap_or_default().into_iter();
-            let scheduled = conditions.filter(|condition| condition.type_ == "PodScheduled");
+            let told = ["PodScheduled", "Ready"];
+            if let Some(conditions) = status.conditions.as_mut() {
+                conditions.retain(|condition| told.contains(&&*condition.type_));
+            }
             *status = PodStatus {
-                conditions: Some(scheduled.collect()),
+                phase: status.phase.take(),
+                reason: status.reason.take(),
+                message: status.message.take(),
+                conditions: status.conditions.take(),
                 container_statuses: status.container_statuses.take(),
                 ..PodStatus::default()
             };
