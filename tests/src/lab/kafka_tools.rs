@@ -4,10 +4,12 @@
 //! Our programs run in one JVM of the lab that starts with the first call (a new one costs a second) and ends with `down`.
 //! Callers may be inside or outside of the lab's network namespace.
 
+mod acls;
 mod compare;
 mod leaders;
 mod nasty;
 
+pub use acls::{AUTHORIZER, set_acls};
 pub use compare::{
     ComparedTopic, Comparison, Reading, View, compare, compare_view, compare_with_archive,
 };
@@ -26,6 +28,7 @@ use std::process::Command;
 use std::time::Duration;
 
 const SOURCES: &[(&str, &str)] = &[
+    ("Acls.java", include_str!("../../assets/java/Acls.java")),
     ("Args.java", include_str!("../../assets/java/Args.java")),
     (
         "Produce.java",

@@ -12,6 +12,7 @@ use std::time::Duration;
 use kafka_backup_shared::archive::batch::Batches;
 use kafka_backup_shared::archive::chain::OffsetRange;
 use kafka_backup_shared::report::Fault;
+use kafka_protocol::messages::ApiKey;
 use tokio::time::sleep;
 
 use super::budget::Reservation;
@@ -22,7 +23,7 @@ use super::segment::OpenSegment;
 use super::work::check_topic;
 use crate::kafka::{
     FetchOptions, FetchedPartition, IsolationLevel, KafkaError, OffsetSpec, ResponseError,
-    TopicFilter, fault_of, is_stale_metadata,
+    TopicFilter, fault_of, is_stale_metadata, missing_permission,
 };
 
 /// Without progress for this long a partition counts as unavailable.
@@ -45,7 +46,9 @@ impl Lane {
             }
             Some(code) => {
                 drop(buffer);
-                let failure = TopicFailure::new(fault_of(code), format!("Fetch failed: {code}"));
+                let lacking = missing_permission(ApiKey::Fetch, code, None);
+                let message = format!("Fetch failed: {code}{lacking}");
+                let failure = TopicFailure::new(fault_of(code), message);
                 if !code.is_retriable() && !is_stale_metadata(code) {
                     return Err(failure.into());
                 }

@@ -167,7 +167,7 @@ pub enum KafkaError {
         detail: String,
     },
     /// The broker said no.
-    #[error("{api:?} failed for {subject}: {} ({}){}", .code, .code.code(), message_line(.message))]
+    #[error("{api:?} failed for {subject}: {} ({}){}{}", .code, .code.code(), missing_permission(*.api, *.code, .message.as_deref()), message_line(.message))]
     Answered {
         /// The request.
         api: ApiKey,
@@ -354,9 +354,73 @@ fn theirs_line(api: ApiKey, theirs: Option<VersionRange>) -> String {
     }
 }
 
+/// Words for the permission that a refusal is about, as Kafka's ACLs name it; empty where it is no refusal.
+pub(crate) fn missing_permission(
+    api: ApiKey,
+    code: ResponseError,
+    message: Option<&str>,
+) -> String {
+    let refused = matches!(
+        code,
+        ResponseError::TopicAuthorizationFailed
+            | ResponseError::ClusterAuthorizationFailed
+            | ResponseError::GroupAuthorizationFailed
+    );
+    let operation = match api {
+        ApiKey::Produce => "Write",
+        ApiKey::Fetch => "Read",
+        // Where we ask for what else is permitted, the message says what is not.
+        ApiKey::Metadata if message.is_some() => return String::new(),
+        ApiKey::Metadata
+        | ApiKey::ListOffsets
+        | ApiKey::OffsetFetch
+        | ApiKey::FindCoordinator
+        | ApiKey::DescribeGroups
+        | ApiKey::ListGroups => "Describe",
+        ApiKey::DescribeConfigs => "DescribeConfigs",
+        ApiKey::IncrementalAlterConfigs => "AlterConfigs",
+        ApiKey::CreateTopics => "Create (on the topic or on the cluster)",
+        ApiKey::DeleteRecords => "Delete",
+        ApiKey::InitProducerId => "IdempotentWrite on the cluster, or Write on any topic,",
+        _ => return String::new(),
+    };
+    match refused {
+        true => format!("; the permission {operation} is missing"),
+        false => String::new(),
+    }
+}
+
 fn message_line(message: &Option<String>) -> String {
     message
         .as_ref()
         .map(|text| format!(": {text}"))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_name_the_permission() {
+        let told = |api, code, message: Option<&str>| {
+            let error = KafkaError::Answered {
+                api,
+                subject: Subject::Topic("orders".into()),
+                code,
+                message: message.map(str::to_owned),
+            };
+            error.to_string()
+        };
+        let refused = ResponseError::TopicAuthorizationFailed;
+        assert_eq!(
+            told(ApiKey::Fetch, refused, None),
+            "Fetch failed for topic orders: TopicAuthorizationFailed (29); the permission Read is missing"
+        );
+        let message = "the permission Write is missing";
+        let text = told(ApiKey::Metadata, refused, Some(message));
+        assert!(text.ends_with(&format!("(29): {message}")), "{text}");
+        let text = told(ApiKey::Fetch, ResponseError::NotLeaderOrFollower, None);
+        assert!(!text.contains("permission"), "{text}");
+    }
 }

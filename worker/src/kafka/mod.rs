@@ -65,6 +65,7 @@ pub use client::{Client, ClientConfig};
 pub use code::{fault_of, is_stale_metadata};
 pub use configs::{ConfigChange, ConfigEntry, ConfigOperation, ConfigSource};
 pub use creation::EffectiveConfigs;
+pub(crate) use error::missing_permission;
 pub use error::{KafkaError, Lost, Subject};
 pub use fetch::{
     AbortedTransaction, EpochEnd, FetchAnswer, FetchOptions, FetchPartition, FetchedPartition,

@@ -26,8 +26,9 @@ use super::choice::{Choice, Limits, Provenance};
 use super::configs::{self, History};
 use super::error::RestoreError;
 use super::find::Parts;
-use super::target::{Standing, Target, Wanted};
+use super::target::{Standing, Target, Wanted, check_permits};
 use super::units::{Piece, Sizes, pieces};
+use crate::kafka::AclOperation;
 use crate::store::Store;
 
 /// Segments that are read at once to count records.
@@ -133,6 +134,14 @@ impl Work<'_> {
             .await?;
         for ((wanted, ready), mut draft) in wanted.iter().zip(ready).zip(drafts) {
             settle_configs(&mut draft, wanted, &ready.standing, &target, &defaults);
+            if draft
+                .final_configs
+                .as_ref()
+                .is_some_and(|set| !set.is_empty())
+            {
+                // They are set when the records are there, which is too late to be refused.
+                check_permits(&ready.metadata, AclOperation::AlterConfigs)?;
+            }
             draft.target_topic_id = TopicId(ready.metadata.id.into_bytes());
             for partition in &mut draft.partitions {
                 let place = usize::try_from(partition.partition).unwrap_or(usize::MAX);

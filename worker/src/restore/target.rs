@@ -372,27 +372,14 @@ impl Target<'_> {
         Ok(checked)
     }
 
-    /// Checks what the principal may do, as far as brokers tell it beforehand (KIP-430).
+    /// Checks what the principal may do with a topic before it is touched.
     fn check_permitted(&self, topic: &TopicMetadata) -> Result<(), RestoreError> {
-        let mut needed = vec![AclOperation::Write];
+        check_permits(topic, AclOperation::Write)?;
         if self.request.if_topic_not_empty == IfTopicNotEmpty::Purge {
-            needed.extend([AclOperation::Delete, AclOperation::AlterConfigs]);
+            check_permits(topic, AclOperation::Delete)?;
+            check_permits(topic, AclOperation::AlterConfigs)?;
         }
-        let Some(lacking) = needed
-            .into_iter()
-            .find(|operation| !topic.permits(*operation))
-        else {
-            return Ok(());
-        };
-        Err(RestoreError::Kafka {
-            step: "write to the target topics (nothing was written yet)",
-            source: KafkaError::Answered {
-                api: kafka_protocol::messages::ApiKey::Metadata,
-                subject: Subject::Topic(topic.name.clone()),
-                code: ResponseError::TopicAuthorizationFailed,
-                message: Some(format!("the operation {lacking:?} is not permitted")),
-            },
-        })
+        Ok(())
     }
 
     async fn create(&self, new: &[NewTopic]) -> Result<(), RestoreError> {
@@ -417,6 +404,25 @@ impl Target<'_> {
         }
         Ok(())
     }
+}
+
+/// Checks that the principal may do something with a topic, as far as brokers tell it beforehand (KIP-430).
+pub(super) fn check_permits(
+    topic: &TopicMetadata,
+    operation: AclOperation,
+) -> Result<(), RestoreError> {
+    if topic.permits(operation) {
+        return Ok(());
+    }
+    Err(RestoreError::Kafka {
+        step: "write to the target topics (nothing was written yet)",
+        source: KafkaError::Answered {
+            api: kafka_protocol::messages::ApiKey::Metadata,
+            subject: Subject::Topic(topic.name.clone()),
+            code: ResponseError::TopicAuthorizationFailed,
+            message: Some(format!("the permission {operation:?} is missing")),
+        },
+    })
 }
 
 fn new_topic(wanted: &Wanted<'_>, standing: &Standing) -> NewTopic {
