@@ -298,7 +298,7 @@ mod tests {
     fn a_controller_of_one_namespace_may_do_nothing_elsewhere() {
         let text = install(Some("shop"));
         let documents: Vec<Value> = text
-            .split("---\n")
+            .split("\n---\n")
             .skip(1)
             .filter(|document| !document.contains("kind: CustomResourceDefinition"))
             .map(|document| serde_saphyr::from_str(document).unwrap())
