@@ -237,6 +237,7 @@ impl Led {
             .await;
         let run = &status["backupHistory"][0];
         let job = run["job"].as_str().unwrap();
+        let first = job.trim_end_matches("-r");
         match life {
             Life::NeverStarts => {
                 place
@@ -247,11 +248,12 @@ impl Led {
                     .await;
             }
             Life::Succeeds | Life::LosesReport | Life::MeetsStray => {
+                // Of a run that was repeated, both Jobs.
+                place.marked(first).await;
                 place.marked(job).await;
             }
         }
         let id = run["backupId"].as_str().unwrap();
-        let first = job.trim_end_matches("-r");
         let nameless = |text: &str| text.replace(first, "JOB").replace(id, "RUN");
         let jobs = place.jobs().list(&ListParams::default()).await.unwrap();
         let mut jobs: Vec<Value> = jobs.iter().map(|job| job_left(job, &nameless)).collect();
