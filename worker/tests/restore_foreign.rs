@@ -183,7 +183,7 @@ async fn a_foreign_record_between_two_attempts_ends_the_next_one_as_corrupt() {
     place.assert_corrupt(&error);
     let text = error_chain(&error);
     assert!(
-        text.contains(&format!("found {} records", at + 1)),
+        text.contains(&format!("found another one at offset {at};")),
         "{text}"
     );
     assert_eq!(place.assert_beginnings(at, 1).await, 0);
