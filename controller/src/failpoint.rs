@@ -1,4 +1,5 @@
 //! Every write of a run's life, by name, and the places at which tests end the process: right before and right after each.
+//! And what else a test changes about a controller.
 //!
 //! # Guarantees
 //! - [`Write`] is complete for what a reconcile or a push writes: no such request is sent but through
@@ -6,6 +7,8 @@
 
 use std::fmt;
 use std::str::FromStr;
+
+use jiff::SignedDuration;
 
 macro_rules! writes {
     ($($(#[doc = $about:literal])+ $name:ident,)*) => {
@@ -49,12 +52,12 @@ writes! {
     TellStray,
     /// A Job that no status knows is deleted.
     DeleteStray,
-    /// A pod whose node is lost is marked as failed.
-    MarkPod,
-    /// The Event that such a pod was given up.
+    /// The Event that a pod is given up whose node is lost.
     TellLost,
-    /// Such a pod is deleted.
+    /// Such a pod is deleted, which its Job's finalizer delays.
     DeletePod,
+    /// Such a pod is marked as failed.
+    MarkPod,
     /// The Events of a status that changes in another way.
     Tell,
     /// A status that changes in another way.
@@ -82,6 +85,15 @@ pub struct Failpoint {
     pub side: Side,
     /// Of which write.
     pub write: Write,
+}
+
+/// What a test changes about a controller; nothing by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trial {
+    /// Where the process ends itself.
+    pub dies: Option<Failpoint>,
+    /// How long a pod of a silent node is waited for, instead of minutes.
+    pub lost_after: Option<SignedDuration>,
 }
 
 impl Failpoint {

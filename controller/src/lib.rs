@@ -1,7 +1,7 @@
 //! The controller: KafkaBackup and KafkaRestore objects become Jobs, and their statuses metrics.
 //!
-//! A library, so that there are two programs of it: the one that is shipped, and one for tests that ends itself at a
-//! [`Failpoint`]. The shipped one has no way to be told of one.
+//! A library, so that there are two programs of it: the one that is shipped, and one for tests, which can be told of a
+//! [`Trial`]. The shipped one has no way to be told of one.
 
 mod args;
 mod digest;
@@ -39,11 +39,11 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{Arguments, Command, LogFormat, RunArguments};
 use crate::job::WorkerSettings;
 
-pub use crate::failpoint::{Failpoint, Side, Write as RunWrite};
+pub use crate::failpoint::{Failpoint, Side, Trial, Write as RunWrite};
 
-/// Obeys the command line; the process ends itself at `failpoint`, for tests.
-pub fn main(failpoint: Option<Failpoint>) -> ExitCode {
-    match obey(Arguments::parse().command, failpoint) {
+/// Obeys the command line, under what a test changes.
+pub fn main(trial: Trial) -> ExitCode {
+    match obey(Arguments::parse().command, trial) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", error_chain(&*error));
@@ -52,7 +52,7 @@ pub fn main(failpoint: Option<Failpoint>) -> ExitCode {
     }
 }
 
-fn obey(command: Command, failpoint: Option<Failpoint>) -> Result<(), Box<dyn Error>> {
+fn obey(command: Command, trial: Trial) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Crds => print(&install::crds()),
         Command::Install(arguments) => {
@@ -69,7 +69,7 @@ fn obey(command: Command, failpoint: Option<Failpoint>) -> Result<(), Box<dyn Er
                 Timestamp::now(),
             )?)
         }
-        Command::Run(arguments) => start(arguments, failpoint),
+        Command::Run(arguments) => start(arguments, trial),
     }
 }
 
@@ -77,7 +77,7 @@ fn print(text: &str) -> Result<(), Box<dyn Error>> {
     Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
-fn start(arguments: RunArguments, failpoint: Option<Failpoint>) -> Result<(), Box<dyn Error>> {
+fn start(arguments: RunArguments, trial: Trial) -> Result<(), Box<dyn Error>> {
     log_to_stderr(arguments.log_format);
     // Fails only when a provider is installed already, and nobody else installs one.
     let installed = rustls::crypto::ring::default_provider().install_default();
@@ -85,7 +85,7 @@ fn start(arguments: RunArguments, failpoint: Option<Failpoint>) -> Result<(), Bo
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(run::run(arguments, failpoint))?;
+    runtime.block_on(run::run(arguments, trial))?;
     Ok(())
 }
 

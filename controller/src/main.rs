@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use kafka_backup_controller::Trial;
+
 fn main() -> ExitCode {
-    kafka_backup_controller::main(None)
+    kafka_backup_controller::main(Trial::default())
 }

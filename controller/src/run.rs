@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::args::RunArguments;
 use crate::exporter::{Exporter, Snapshot};
-use crate::failpoint::Failpoint;
+use crate::failpoint::Trial;
 use crate::gate::Gate;
 use crate::health::Health;
 use crate::http::{self, HttpError, Ports};
@@ -33,8 +33,9 @@ use crate::leadership::{self, Candidate, Labels, Leadership};
 use crate::objects::Objects;
 use crate::push::{ClusterRuns, Push};
 use crate::reconcile::line::Limits;
+use crate::reconcile::tidy::LOST_AFTER;
 use crate::reconcile::watch::{self, Watch};
-use crate::reconcile::{self, Context};
+use crate::reconcile::{self, Context, Patience};
 
 /// Readiness waits for them.
 const CACHES: &str = "the watch caches";
@@ -63,10 +64,7 @@ pub(crate) enum RunError {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub(crate) async fn run(
-    arguments: RunArguments,
-    failpoint: Option<Failpoint>,
-) -> Result<(), RunError> {
+pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
@@ -86,7 +84,7 @@ pub(crate) async fn run(
     };
     let candidate = Candidate::new(&client, namespace.clone(), |name| std::env::var(name).ok());
     let leadership = Arc::new(Leadership::following());
-    let gate = Arc::new(Gate::new(leadership.clone(), failpoint));
+    let gate = Arc::new(Gate::new(leadership.clone(), trial.dies));
     info!(
         image = worker.image,
         push_url = worker.push_url,
@@ -115,7 +113,10 @@ pub(crate) async fn run(
         gate.clone(),
         exporter.clone(),
         worker,
-        arguments.hold,
+        Patience {
+            hold: arguments.hold,
+            lost_after: trial.lost_after.unwrap_or(LOST_AFTER),
+        },
         Limits {
             runs: arguments.limit_runs,
             runs_per_namespace: arguments.limit_runs_per_namespace,

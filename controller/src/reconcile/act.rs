@@ -339,6 +339,8 @@ async fn delete(
 
 /// Says Failed for a kubelet that cannot, as the pod garbage collector does for nodes that are gone: the Job controller lets go
 /// of no pod before. As a disruption, it does not count against `backoffLimit`.
+///
+/// That comes last: before it the pod is overdue still, so that whoever comes after a crash does all of this again.
 async fn give_up_pod<K: Kind>(
     context: &Context,
     object: &K,
@@ -347,7 +349,26 @@ async fn give_up_pod<K: Kind>(
 ) -> Result<Next, ReconcileError> {
     let namespace = object.namespace().unwrap_or_default();
     let api = Api::<Pod>::namespaced(context.client.clone(), &namespace);
-    let message = "its node did not report its end within 5 minutes of its grace period";
+    let seconds = context.patience.lost_after.as_secs();
+    let message = format!("its node did not report its end within {seconds} s of its grace period");
+    let note = Note {
+        is_warning: true,
+        reason: "NodeLost".into(),
+        message: format!("pod {name} is given up: {message}"),
+    };
+    tell(context, object, event_of(Write::DeletePod), &note).await;
+    let only_this = Preconditions {
+        uid: Some(uid.into()),
+        resource_version: None,
+    };
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(only_this),
+        ..DeleteParams::default()
+    };
+    let delete = api.delete(name, &params);
+    let deleted = context.gate.pass(Write::DeletePod, delete).await;
+    settle(deleted.map(drop), || format!("delete pod {name}"))?;
     let patch = json!({
         "metadata": { "uid": uid },
         "status": {
@@ -370,27 +391,7 @@ async fn give_up_pod<K: Kind>(
     let patch = Patch::Strategic(&patch);
     let mark = api.patch_status(name, &params, &patch);
     let marked = context.gate.pass(Write::MarkPod, mark).await;
-    settle(marked.map(drop), || format!("mark pod {name} as failed"))?;
-    let only_this = Preconditions {
-        uid: Some(uid.into()),
-        resource_version: None,
-    };
-    let params = DeleteParams {
-        grace_period_seconds: Some(0),
-        preconditions: Some(only_this),
-        ..DeleteParams::default()
-    };
-    let note = Note {
-        is_warning: true,
-        reason: "NodeLost".into(),
-        message: format!("pod {name} was given up: {message}"),
-    };
-    tell(context, object, Write::TellLost, &note).await;
-    let deleted = context
-        .gate
-        .pass(Write::DeletePod, api.delete(name, &params))
-        .await;
-    settle(deleted.map(drop), || format!("delete pod {name}"))
+    settle(marked.map(drop), || format!("mark pod {name} as failed"))
 }
 
 /// A Job that looks like a stray may belong to a run that is newer than the cache: the newest status decides.

@@ -52,6 +52,8 @@ pub(crate) struct Observed<K> {
     pub(crate) exposed: Exposed,
     /// How long they must be before they change.
     pub(crate) hold: Duration,
+    /// How long after its grace period a pod of a silent node is given up.
+    pub(crate) lost_after: SignedDuration,
     pub(crate) limits: Limits,
     /// Where the run that waits stands; `None` where none does.
     pub(crate) place: Option<Place>,
@@ -142,7 +144,7 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
     let (mut jobs, wake) = tidy::jobs::<K>(observed, &before, now);
     draft.wake_at(wake);
     if matches!(step, Step::Active { .. }) {
-        let (lost, wake) = tidy::lost_pods(&observed.pods, now);
+        let (lost, wake) = tidy::lost_pods(&observed.pods, observed.lost_after, now);
         jobs.extend(lost);
         draft.wake_at(wake);
     }

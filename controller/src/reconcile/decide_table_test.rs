@@ -9,6 +9,7 @@ use kafka_backup_shared::status::Phase;
 use super::*;
 use crate::fixtures::{self, at, ended_pod, failed_job, failure_report, job_view, success_report};
 use crate::reconcile::condition::{self, PROGRESSING, READY, SUCCEEDED};
+use crate::reconcile::tidy::LOST_AFTER;
 use crate::reconcile::view::JobState;
 
 const HOLD: Duration = Duration::from_secs(90);
@@ -30,6 +31,7 @@ fn seen() -> Seen {
             failure: HOLD,
         },
         hold: HOLD,
+        lost_after: LOST_AFTER,
         limits: Limits::default(),
         place: None,
     }

@@ -13,6 +13,7 @@ use crate::reconcile::condition::{
     self, CAPTURE_HELD, PROGRESSING, READY, RETENTION_HELD, SUCCEEDED,
 };
 use crate::reconcile::due::{RETRY, TRIGGER};
+use crate::reconcile::tidy::LOST_AFTER;
 use crate::reconcile::view::JobState;
 
 const HOLD: Duration = Duration::from_secs(90);
@@ -33,6 +34,7 @@ fn seen<K: Kind>(object: K) -> Observed<K> {
             failure: HOLD,
         },
         hold: HOLD,
+        lost_after: LOST_AFTER,
         limits: Limits::default(),
         place: None,
     }
@@ -496,9 +498,13 @@ fn what_keeps_a_pod_from_starting_is_told_and_ends_the_run_in_time() {
         ("False", "FailedMount", "secret \"s3-keys\" not found")
     );
     let decision = settled(&mut observed, "2026-01-01T00:00:20Z");
-    assert_eq!(decision.wake, Some(at("2026-01-01T00:00:30Z")));
+    // As long again as the pod has waited, at most 50 s, and not past the deadline.
+    assert_eq!(decision.wake, Some(at("2026-01-01T00:00:36Z")));
+    let decision = settled(&mut observed, "2026-01-01T00:05:00Z");
+    assert_eq!(decision.wake, Some(at("2026-01-01T00:05:50Z")));
 
-    settled(&mut observed, "2026-01-01T00:10:03Z");
+    let decision = settled(&mut observed, "2026-01-01T00:10:03Z");
+    assert_eq!(decision.wake, Some(at("2026-01-01T00:10:04Z")));
     assert!(
         life(&observed).active_run.is_some(),
         "the pod was created at 00:00:04"

@@ -12,10 +12,13 @@ use super::view::{JobView, PodView, Trouble};
 use crate::job::REPETITION;
 use crate::kind::Kind;
 
-/// How soon a run that has not started is looked at again: Events say why, and nothing announces them.
+/// How soon a run that has not started is looked at again: Events say why, and nothing announces them. An API server reads all of
+/// a namespace for the Events of one pod, so that many that are stuck are asked about less and less often.
 const START_POLL: SignedDuration = SignedDuration::from_secs(10);
-/// How long a node may be late with the report of a pod's end before that is told.
-const SILENT: SignedDuration = SignedDuration::from_secs(60);
+/// The longest between two such looks: what is wrong is told within 60 s.
+const START_POLL_MAX: SignedDuration = SignedDuration::from_secs(50);
+/// A pod whose node is late with the report of its end is told of after this part of the time after which it is given up.
+const SILENT_PART: i32 = 5;
 
 impl<K: Kind> Draft<'_, K> {
     /// Follows the active run as far as what was observed carries it.
@@ -118,7 +121,10 @@ impl<K: Kind> Draft<'_, K> {
         if self.is_start_overdue(since) {
             return self.fail_start(run, trouble.as_ref());
         }
-        self.wake_at(Some(self.now + START_POLL));
+        let waited = self.now.duration_since(since);
+        let deadline = since + SignedDuration::from_secs(self.start_deadline());
+        let poll = waited.clamp(START_POLL, START_POLL_MAX);
+        self.wake_at(Some(deadline.min(self.now + poll)));
         Step::Active {
             trouble,
             is_unborn: false,
@@ -129,15 +135,17 @@ impl<K: Kind> Draft<'_, K> {
     fn overdue_pod(&mut self) -> Option<Trouble> {
         let overdue = |pod: &PodView| Some((pod.name.clone(), pod.overdue_since()?));
         let (name, since) = self.observed.pods.iter().find_map(overdue)?;
-        if since + SILENT > self.now {
-            self.wake_at(Some(since + SILENT));
+        let lost_after = self.observed.lost_after;
+        let told = since + lost_after / SILENT_PART;
+        if told > self.now {
+            self.wake_at(Some(told));
             return None;
         }
         Some(Trouble {
             reason: "NodeLost".into(),
             message: format!(
                 "pod {name} was to be gone by {since}, but its node does not report; it is given up {} s after that time",
-                tidy::LOST.as_secs()
+                lost_after.as_secs()
             ),
         })
     }

@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::fixtures::{self, at, ended_pod, job_view, success_report};
 use crate::reconcile::due::TRIGGER;
+use crate::reconcile::tidy::LOST_AFTER;
 use crate::reconcile::view::JobState;
 
 const HOLD: Duration = Duration::from_secs(90);
@@ -286,6 +287,7 @@ impl Controller {
                 failure: exposed,
             },
             hold: HOLD,
+            lost_after: LOST_AFTER,
             limits: self.limits,
             place: self.place,
         })

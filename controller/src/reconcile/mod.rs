@@ -18,7 +18,7 @@ mod observe;
 mod outcome;
 mod places;
 pub(crate) mod queue;
-mod tidy;
+pub(crate) mod tidy;
 pub(crate) mod view;
 pub(crate) mod watch;
 pub(crate) mod write;
@@ -61,6 +61,15 @@ const BEAT: Duration = Duration::from_secs(15);
 /// How far the clock may be set at a time, by what keeps it right, without being noticed.
 const JUMP: SignedDuration = SignedDuration::from_secs(2);
 
+/// How long a controller waits for others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// How long a counter's value must have been exposed before it changes.
+    pub(crate) hold: Duration,
+    /// How long after its grace period a pod of a silent node is given up.
+    pub(crate) lost_after: SignedDuration,
+}
+
 /// What every look at an object needs.
 pub(crate) struct Context {
     pub(crate) client: Client,
@@ -68,8 +77,7 @@ pub(crate) struct Context {
     pub(crate) gate: Arc<Gate>,
     pub(crate) exporter: Arc<Exporter>,
     pub(crate) worker: WorkerSettings,
-    /// How long a counter's value must have been exposed before it changes.
-    pub(crate) hold: Duration,
+    pub(crate) patience: Patience,
     pub(crate) limits: Limits,
     refusals: Mutex<HashMap<String, Trouble>>,
     places: Mutex<Places>,
@@ -83,7 +91,7 @@ impl Context {
         gate: Arc<Gate>,
         exporter: Arc<Exporter>,
         worker: WorkerSettings,
-        hold: Duration,
+        patience: Patience,
         limits: Limits,
     ) -> Self {
         Self {
@@ -92,7 +100,7 @@ impl Context {
             gate,
             exporter,
             worker,
-            hold,
+            patience,
             limits,
             refusals: Mutex::default(),
             places: Mutex::default(),

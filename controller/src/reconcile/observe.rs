@@ -66,7 +66,8 @@ pub(crate) async fn observe<K: Kind>(
         exposed: context
             .exporter
             .exposed(&uid, &K::life(&shown).totals, Instant::now()),
-        hold: context.hold,
+        hold: context.patience.hold,
+        lost_after: context.patience.lost_after,
         limits: context.limits,
         place: context.place(&object),
         object,

@@ -39,13 +39,17 @@ pub(crate) enum JobAction {
 
 /// How long after its grace period a pod is waited for whose node does not report. A predecessor that lives after all does no
 /// harm to a backup or a restore.
-pub(super) const LOST: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const LOST_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
-/// Pods of the active run to give up, and when the next one is to be looked at.
-pub(crate) fn lost_pods(pods: &[PodView], now: Timestamp) -> (Vec<JobAction>, Option<Timestamp>) {
+/// Pods of the active run to give up after `lost_after`, and when the next one is to be looked at.
+pub(crate) fn lost_pods(
+    pods: &[PodView],
+    lost_after: SignedDuration,
+    now: Timestamp,
+) -> (Vec<JobAction>, Option<Timestamp>) {
     let overdue = pods
         .iter()
-        .filter_map(|pod| Some((pod, pod.overdue_since()? + LOST)));
+        .filter_map(|pod| Some((pod, pod.overdue_since()? + lost_after)));
     let (lost, waiting): (Vec<_>, Vec<_>) = overdue.partition(|(_, end)| *end <= now);
     let give_up = |(pod, _): (&PodView, Timestamp)| JobAction::GiveUpPod {
         name: pod.name.clone(),
