@@ -4,10 +4,11 @@ mod slow_backup;
 
 use std::time::Duration;
 
+use kafka_backup_tests::lab::kubernetes::NODE;
 use kafka_backup_tests::lab::wait_for;
 use kafka_backup_tests::operator;
 use serde_json::{Value, json};
-use slow_backup::{RECORDS, RUN, place};
+use slow_backup::{Place, RECORDS, RUN, place};
 
 #[test]
 fn a_pod_that_is_deleted_by_hand_is_replaced() {
@@ -55,6 +56,49 @@ fn an_evicted_pod_costs_no_attempt() {
     place.assert_counted_once();
 }
 
+/// Takes pods again when it is dropped.
+struct Cordoned<'a>(&'a Place);
+
+impl Drop for Cordoned<'_> {
+    fn drop(&mut self) {
+        self.0.kubectl(&["uncordon", NODE]);
+    }
+}
+
+#[test]
+fn a_drained_node_costs_no_attempt_and_the_run_waits_for_another() {
+    let place = place("t-drained");
+    place.start_slow_backup_with("  job: {backoffLimit: 0}\n");
+    place.wait_for_segments(3);
+    let job = place.backup()["status"]["activeRun"]["job"].clone();
+    // Only its pod: it is the lab's only node.
+    let of_job = format!(
+        "--pod-selector=batch.kubernetes.io/job-name={}",
+        job.as_str().unwrap()
+    );
+    let cordoned = Cordoned(&place);
+    // Its scratch space counts as data that a user may miss.
+    let scratch = "--delete-emptydir-data";
+    place.kubectl(&["drain", NODE, &of_job, scratch, "--timeout=90s"]);
+    let is_told = |object: &Value| {
+        let conditions = object["status"]["conditions"].as_array().unwrap().iter();
+        conditions
+            .filter(|condition| condition["type"] == "Ready")
+            .any(|ready| ready["reason"] == "Unschedulable")
+    };
+    let what = "word of the node that takes no pods";
+    let (lab, namespace) = (&place.lab, place.namespace);
+    operator::wait_object(lab, namespace, "kafkabackup", "slow", what, RUN, is_told).unwrap();
+    drop(cordoned);
+    place.finished("kafkabackup", "slow");
+    let run = place.first_run();
+    assert_eq!(
+        (&run["outcome"], &run["records"]),
+        (&json!("success"), &json!(RECORDS))
+    );
+    place.assert_counted_once();
+}
+
 #[test]
 fn a_deleted_job_is_a_failure_and_is_not_made_again() {
     let place = place("t-deleted-job");
@@ -87,36 +131,19 @@ fn a_run_that_is_too_slow_for_its_deadline_fails_by_that_name() {
 #[test]
 fn a_worker_without_memory_is_told_its_limit() {
     let place = place("t-oom");
-    place.start_slow_backup_with("  job: {backoffLimit: 0}\n");
-    let limit = json!({ "spec": { "resources": { "limits": { "memory": "8Mi" }, "requests": { "memory": "8Mi" } } } });
-    // Another spec runs once more; its worker has no room.
-    place.finished("kafkabackup", "slow");
+    place.start_slow_backup_with("  suspend: true\n  job: {backoffLimit: 0}\n");
+    let memory = json!({ "memory": "8Mi" });
+    let small = json!({ "spec": { "suspend": false, "resources": { "limits": memory, "requests": memory } } });
+    let patch = small.to_string();
     place.kubectl(&[
         "patch",
         "kafkabackup",
         "slow",
         "--type=merge",
         "--patch",
-        &limit.to_string(),
+        &patch,
     ]);
-    place.kubectl(&[
-        "annotate",
-        "kafkabackup",
-        "slow",
-        "kafka-backup.dev/trigger-backup=small",
-    ]);
-    let what = "the second run to end";
-    let ended = |object: &Value| object["status"]["backupHistory"][1].is_object();
-    let object = operator::wait_object(
-        &place.lab,
-        place.namespace,
-        "kafkabackup",
-        "slow",
-        what,
-        RUN,
-        ended,
-    );
-    let run = object.unwrap()["status"]["backupHistory"][1].clone();
+    let run = place.first_run();
     assert_eq!(
         (&run["outcome"], &run["reason"]),
         (&json!("failure"), &json!("OOMKilled")),
