@@ -141,10 +141,11 @@ impl<K: Kind> Draft<'_, K> {
             self.wake_at(Some(told));
             return None;
         }
+        // Without the time, which moves when the pod is deleted for good.
         Some(Trouble {
             reason: "NodeLost".into(),
             message: format!(
-                "pod {name} was to be gone by {since}, but its node does not report; it is given up {} s after that time",
+                "pod {name} is overdue, and its node does not report; it is given up {} s after its grace period",
                 lost_after.as_secs()
             ),
         })
