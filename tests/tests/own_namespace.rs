@@ -1,0 +1,132 @@
+//! A controller that watches one namespace, with the permissions that `install --watch-namespace` prints: it can do its work there, and
+//! nothing elsewhere. Needs `cargo lab up` and the installed operator.
+//!
+//! A file of its own: the installed operator, which watches everything, is away meanwhile.
+
+mod slow_backup;
+
+use std::process::Command;
+
+use kafka_backup_tests::lab::{process, wait_for};
+use kafka_backup_tests::operator;
+use serde_json::Value;
+use slow_backup::{Place, RECORDS, RUN, place};
+
+/// Where the controller is.
+const HOME: &str = "t-own-operator";
+const WATCHED: &str = "t-watched";
+const ELSEWHERE: &str = "t-not-watched";
+
+/// The installed operator, until this is dropped without replicas.
+struct Away<'a>(&'a Place);
+
+impl<'a> Away<'a> {
+    fn send(place: &'a Place) -> Self {
+        let away = Self(place);
+        away.scale("0");
+        wait_for("the operator to end", RUN, || {
+            let pods = operator::list(&place.lab, operator::NAMESPACE, "pods");
+            pods.unwrap().is_empty()
+        })
+        .unwrap();
+        away
+    }
+
+    fn scale(&self, replicas: &str) {
+        let replicas = format!("--replicas={replicas}");
+        let args = ["scale", "deployment", operator::NAME, &replicas];
+        let args = [&["--namespace", operator::NAMESPACE], &args[..]].concat();
+        operator::kubectl(&self.0.lab, &args).unwrap();
+    }
+}
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        let kubectl = |args: &[&str]| operator::kubectl(&self.0.lab, args).unwrap();
+        kubectl(&["delete", "namespace", HOME, "--timeout=90s"]);
+        let granted = format!("{}-{WATCHED}", operator::NAME);
+        kubectl(&[
+            "delete",
+            "clusterrolebinding,clusterrole",
+            &granted,
+            "--ignore-not-found",
+        ]);
+        self.scale("1");
+        operator::rolled_out(&self.0.lab, operator::NAMESPACE).unwrap();
+    }
+}
+
+/// What `install --watch-namespace` prints, with the images of the installed operator, in another namespace than the installed one.
+fn installation(place: &Place) -> String {
+    let program = place.lab.target().join("release/kafka-backup-controller");
+    let mut install = Command::new(program);
+    let printed = process::run(install.args(["install", "--watch-namespace", WATCHED])).unwrap();
+    let installed = operator::get(
+        &place.lab,
+        operator::NAMESPACE,
+        "deployment",
+        operator::NAME,
+    );
+    let installed = installed.unwrap().unwrap();
+    let container = &installed["spec"]["template"]["spec"]["containers"][0];
+    let args = container["args"].as_array().unwrap().iter();
+    let mut args = args.map(|arg| arg.as_str().unwrap());
+    let worker = args
+        .find_map(|arg| arg.strip_prefix("--worker-image="))
+        .unwrap();
+    let mut text = printed;
+    for (from, to) in [
+        ("namespace: kafka-backup\n", format!("namespace: {HOME}\n")),
+        ("name: kafka-backup\n", format!("name: {HOME}\n")),
+        (
+            "kafka-backup.local/controller:dev",
+            container["image"].as_str().unwrap().to_owned(),
+        ),
+        ("kafka-backup.local/worker:dev", worker.to_owned()),
+    ] {
+        assert!(text.contains(from), "no {from:?} in\n{text}");
+        text = text.replace(from, &to);
+    }
+    text
+}
+
+#[test]
+fn a_controller_of_one_namespace_works_there_and_is_forbidden_nothing() {
+    let elsewhere = place(ELSEWHERE);
+    let place = place(WATCHED);
+    let install = installation(&place);
+    let _away = Away::send(&place);
+    operator::apply(&place.lab, HOME, &install).unwrap();
+    operator::rolled_out(&place.lab, HOME).unwrap();
+
+    elsewhere.start_slow_backup();
+    place.start_slow_backup();
+    // By a push: tokens are reviewed.
+    let moves = |object: &Value| object["status"]["activeRun"]["records"].as_u64() > Some(0);
+    let (lab, kind, what) = (&place.lab, "kafkabackup", "progress");
+    operator::wait_object(lab, WATCHED, kind, "slow", what, RUN, moves).unwrap();
+    place.finished(kind, "slow");
+    let run = place.first_run();
+    assert_eq!(run["records"], RECORDS, "{run}");
+    let events = operator::events(lab, WATCHED, "KafkaBackup", "slow").unwrap();
+    let told = |reason: &str| events.iter().any(|(found, _)| found == reason);
+    assert!(told("RunStarted") && told("BackupCompleted"), "{events:?}");
+    let page = operator::metrics_by_proxy(lab, HOME).unwrap();
+    assert!(page.contains(&format!("namespace=\"{WATCHED}\"")), "{page}");
+    assert!(!page.contains(ELSEWHERE), "{page}");
+
+    assert_eq!(elsewhere.backup()["status"], Value::Null);
+    let jobs = operator::list(lab, ELSEWHERE, "jobs").unwrap();
+    assert!(jobs.is_empty(), "{jobs:?}");
+
+    let deployment = format!("deployment/{}", operator::NAME);
+    let log = operator::kubectl(lab, &["--namespace", HOME, "logs", &deployment]).unwrap();
+    assert!(log.contains("controller started"), "{log}");
+    let refused: Vec<&str> = log
+        .lines()
+        .filter(|line| line.to_lowercase().contains("forbidden"))
+        .collect();
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+    // The installed operator would run it.
+    elsewhere.kubectl(&["delete", kind, "slow"]);
+}
