@@ -5,6 +5,7 @@ mod cluster_support;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use cluster_support::node::SilentNode;
 use cluster_support::{
     Controller, Place, RECORDS, Stage, Start, admin, ended, play, push, running, token_of,
 };
@@ -14,11 +15,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kafka_backup_controller::{Failpoint, RunWrite, Side};
 use kafka_backup_tests::lab::Lab;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 /// Lives that are led at a time, on two cores.
 const AT_A_TIME: usize = 8;
+/// Instead of five minutes.
+const LOST_AFTER: &str = "3s";
 
 /// What happens to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +34,22 @@ enum Life {
     NeverStarts,
     /// After a run it is edited, and somebody leaves a Job that no status knows.
     MeetsStray,
+    /// The node of its first pod dies with it.
+    LosesNode,
 }
 
 impl Life {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Succeeds,
         Self::LosesReport,
         Self::NeverStarts,
         Self::MeetsStray,
+        Self::LosesNode,
     ];
 
-    /// The one in which `write` is made; none of these where that takes minutes.
-    fn with(write: RunWrite) -> Option<Self> {
-        Some(match write {
+    /// The one in which `write` is made.
+    fn with(write: RunWrite) -> Self {
+        match write {
             RunWrite::Decide
             | RunWrite::CreateJob
             | RunWrite::TellStarted
@@ -56,9 +62,8 @@ impl Life {
             RunWrite::RepeatJob | RunWrite::Tell => Self::LosesReport,
             RunWrite::DeleteJob => Self::NeverStarts,
             RunWrite::TellStray | RunWrite::DeleteStray | RunWrite::Show => Self::MeetsStray,
-            // A node is lost five minutes after its pod should have ended.
-            RunWrite::MarkPod | RunWrite::TellLost | RunWrite::DeletePod => return None,
-        })
+            RunWrite::TellLost | RunWrite::DeletePod | RunWrite::MarkPod => Self::LosesNode,
+        }
     }
 }
 
@@ -71,17 +76,19 @@ struct Left {
 }
 
 /// A life under a controller that may die.
-struct Led {
+struct Led<'a> {
     place: Place,
+    node: &'a SilentNode<'a>,
     pod: Pod,
     controller: tokio::sync::Mutex<Controller>,
     deaths: AtomicU32,
 }
 
-impl Led {
+impl<'a> Led<'a> {
     async fn begin(
         lab: &Lab,
         client: &kube::Client,
+        node: &'a SilentNode<'a>,
         number: usize,
         dies: Option<Failpoint>,
     ) -> Self {
@@ -93,10 +100,12 @@ impl Led {
                 name: "controller",
                 pod: &pod,
                 dies,
+                lost_after: Some(LOST_AFTER),
             },
         );
         Self {
             place,
+            node,
             pod,
             controller: controller.into(),
             deaths: 0.into(),
@@ -121,6 +130,7 @@ impl Led {
                     name: "controller",
                     pod: &self.pod,
                     dies: None,
+                    lost_after: Some(LOST_AFTER),
                 };
                 *controller = Controller::start(&self.place, &how);
             }
@@ -163,8 +173,50 @@ impl Led {
                     .await;
                 self.meet_stray(&job).await;
             }
+            Life::LosesNode => {
+                self.node.death().await;
+                // Gone from a dead node after two seconds, where six minutes are usual.
+                let tolerations = ["not-ready", "unreachable"].map(|key| {
+                    json!({
+                        "key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "effect": "NoExecute",
+                        "tolerationSeconds": 1,
+                    })
+                });
+                let template =
+                    json!({ "terminationGracePeriodSeconds": 1, "tolerations": tolerations });
+                place
+                    .create_backup(json!({ "podTemplate": template }))
+                    .await;
+                self.lose_node().await;
+                self.work(Some(RECORDS)).await;
+            }
         }
         self.left(life).await
+    }
+
+    /// Has the pod of the active run on the silent node, until it is given up and the Job has another one.
+    async fn lose_node(&self) {
+        let place = &self.place;
+        let (_, uid) = place.job_of_run().await;
+        let pod = place.pod_of(&uid).await;
+        let pods = place.pods();
+        play(&pods, &pod, "Running", running()).await;
+        let ready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(ready));
+        pods.patch_status(&pod.name_any(), &params, &patch)
+            .await
+            .unwrap();
+        // That pod is ready when the node controller finds it there, which says of it that it is not.
+        self.node.take(&pods, &pod).await;
+        // The taint's eviction deletes it, and no kubelet confirms that.
+        place
+            .until("end of the lost pod", async || {
+                let found = pods.get_opt(&pod.name_any()).await.unwrap();
+                found.is_none().then_some(())
+            })
+            .await;
+        let next = place.pod_of(&uid).await;
+        assert_ne!(next.name_any(), pod.name_any());
     }
 
     /// Plays kubelet and worker of the active run; a report says how many records, or there is none. The Job's name and UID.
@@ -247,14 +299,17 @@ impl Led {
                     })
                     .await;
             }
-            Life::Succeeds | Life::LosesReport | Life::MeetsStray => {
+            Life::Succeeds | Life::LosesReport | Life::MeetsStray | Life::LosesNode => {
                 // Of a run that was repeated, both Jobs.
                 place.marked(first).await;
                 place.marked(job).await;
             }
         }
         let id = run["backupId"].as_str().unwrap();
-        let nameless = |text: &str| text.replace(first, "JOB").replace(id, "RUN");
+        let nameless = |text: &str| {
+            let text = text.replace(first, "JOB").replace(id, "RUN");
+            text.split(' ').map(word_left).collect::<Vec<_>>().join(" ")
+        };
         let jobs = place.jobs().list(&ListParams::default()).await.unwrap();
         let mut jobs: Vec<Value> = jobs.iter().map(|job| job_left(job, &nameless)).collect();
         jobs.sort_by_key(Value::to_string);
@@ -266,6 +321,14 @@ impl Led {
             events: events.collect(),
         }
     }
+}
+
+/// A word of a message, without the name of the pod that it may be.
+fn word_left(word: &str) -> &str {
+    let is_pod = word
+        .strip_prefix("JOB-")
+        .is_some_and(|random| random.len() == 5);
+    if is_pod { "POD" } else { word }
 }
 
 fn condition<'a>(status: &'a Value, name: &str) -> &'a str {
@@ -315,12 +378,13 @@ async fn killed_at_any_write_it_leaves_what_it_would_have_left() {
     let lab = Lab::open().unwrap();
     let client = admin().await;
     let stage = Stage::set(&lab);
+    let node = SilentNode::join(&lab, &client, "t-kills").await;
     let unharmed = Life::ALL.map(|life| (life, None));
-    let killed = Failpoint::all().filter_map(|point| Some((Life::with(point.write)?, Some(point))));
+    let killed = Failpoint::all().map(|point| (Life::with(point.write), Some(point)));
     let lives = unharmed.into_iter().chain(killed).enumerate();
     let lives: Vec<_> = stream::iter(lives)
         .map(async |(number, (life, dies))| {
-            let led = Led::begin(&lab, &client, number, dies).await;
+            let led = Led::begin(&lab, &client, &node, number, dies).await;
             let left = led.lead(life).await;
             let deaths = led.deaths.into_inner();
             assert_eq!(deaths, u32::from(dies.is_some()), "{life:?} {dies:?}");
@@ -330,11 +394,11 @@ async fn killed_at_any_write_it_leaves_what_it_would_have_left() {
         .buffer_unordered(AT_A_TIME)
         .collect()
         .await;
+    drop(node);
     drop(stage);
 
-    let writes = RunWrite::ALL.iter();
-    let played = writes.filter(|write| Life::with(**write).is_some()).count();
-    assert_eq!(lives.len(), Life::ALL.len() + played * Side::ALL.len());
+    let failpoints = RunWrite::ALL.len() * Side::ALL.len();
+    assert_eq!(lives.len(), Life::ALL.len() + failpoints);
     for life in Life::ALL {
         let of = |harmed: bool| {
             let lives = lives.iter();
@@ -347,6 +411,11 @@ async fn killed_at_any_write_it_leaves_what_it_would_have_left() {
             1,
             "{expected:?}"
         );
+        if life == Life::LosesNode {
+            let told = |reason: &str| expected.events.iter().any(|(found, _)| found == reason);
+            assert!(told("NodeLost") && told("BackupCompleted"), "{expected:?}");
+            assert_eq!(expected.status["runs"], json!([1, 0]), "{expected:?}");
+        }
         for (_, dies, left) in of(true) {
             assert_eq!(left, expected, "{life:?}, killed {}", dies.unwrap());
         }

@@ -50,6 +50,7 @@ async fn begin(lab: &Lab, name: &str) -> (Place, Controller) {
         name: "controller",
         pod: &pod,
         dies: None,
+        lost_after: None,
     };
     let controller = Controller::start(&place, &how);
     (place, controller)

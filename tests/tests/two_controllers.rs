@@ -51,6 +51,7 @@ impl Two {
             name,
             pod,
             dies: None,
+            lost_after: None,
         };
         Controller::start(place, &how)
     }

@@ -8,6 +8,8 @@
     reason = "each program uses its part, and fails by panicking"
 )]
 
+pub mod node;
+
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
@@ -375,6 +377,8 @@ pub struct Start<'a> {
     pub name: &'a str,
     pub pod: &'a Pod,
     pub dies: Option<Failpoint>,
+    /// How long it waits for a lost node, instead of five minutes.
+    pub lost_after: Option<&'static str>,
 }
 
 /// A controller that watches the place's namespace.
@@ -391,7 +395,8 @@ impl Controller {
         let log = folder.join(format!("{}-{}.log", place.namespace, how.name));
         let log = File::options().create(true).append(true).open(log).unwrap();
         let (metrics, health) = (free(), free());
-        let mut command = Command::new(program(&place.lab, how.dies));
+        let is_shipped = how.dies.is_none() && how.lost_after.is_none();
+        let mut command = Command::new(program(&place.lab, is_shipped));
         command
             .arg("run")
             .args(["--worker-image=none", "--hold=1s"])
@@ -406,6 +411,9 @@ impl Controller {
             .stderr(log);
         if let Some(failpoint) = how.dies {
             command.env("KAFKA_BACKUP_CONTROLLER_DIES", failpoint.to_string());
+        }
+        if let Some(lost_after) = how.lost_after {
+            command.env("KAFKA_BACKUP_CONTROLLER_LOST_AFTER", lost_after);
         }
         Self {
             metrics,
@@ -455,11 +463,12 @@ impl Drop for Controller {
     }
 }
 
-/// The controller that is shipped, unless it is to die.
-fn program(lab: &Lab, dies: Option<Failpoint>) -> PathBuf {
-    let name = match dies {
-        Some(_) => "kafka-backup-controller-mortal",
-        None => "kafka-backup-controller",
+/// The controller that is shipped, or the one that obeys tests.
+fn program(lab: &Lab, is_shipped: bool) -> PathBuf {
+    let name = if is_shipped {
+        "kafka-backup-controller"
+    } else {
+        "kafka-backup-controller-mortal"
     };
     lab.target().join("release").join(name)
 }
