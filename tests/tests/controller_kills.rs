@@ -159,7 +159,6 @@ impl<'a> Led<'a> {
                 place
                     .create_backup(json!({ "job": { "startDeadlineSeconds": 1 } }))
                     .await;
-                place.job_of_run().await;
             }
             Life::MeetsStray => {
                 place.create_backup(json!({})).await;
