@@ -147,7 +147,8 @@ fn what_is_not_permitted_is_named_before_the_first_write() {
         }
         let deny: Vec<&str> = deny.iter().map(String::as_str).collect();
         place.permit(&allow, &deny);
-        let said = place.restore(&format!("lacks-{operation}"), topic, &[]);
+        let name = format!("lacks-{named}").to_lowercase();
+        let said = place.restore(&name, topic, &[]);
         assert_names(&said, named, topic);
         place.permit(&[], &[]);
         match place.filled(topic) {
@@ -182,7 +183,7 @@ fn what_is_not_permitted_is_named_before_the_first_write() {
     ] {
         let deny = format!("topic:{topic}:{operation}");
         place.permit(&[&format!("topic:{topic}:ALL")], &[&deny]);
-        let name = format!("purge-lacks-{operation}");
+        let name = format!("purge-lacks-{named}").to_lowercase();
         let said = place.restore(&name, topic, &["--if-topic-not-empty", "Purge"]);
         assert_names(&said, named, topic);
         place.permit(&[], &[]);
