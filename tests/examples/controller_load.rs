@@ -58,6 +58,7 @@ impl Bench {
             name: "controller",
             pod: &pod,
             dies: None,
+            lost_after: None,
         };
         let controller = Controller::start(&place, &how);
         let seen = Arc::<Mutex<HashMap<_, _>>>::default();
