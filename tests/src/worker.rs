@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -53,10 +54,13 @@ impl Worker {
 
     pub fn signal(&self, signal: Signal) -> Result<(), LabError> {
         let pid = i32::try_from(self.child.id()).expect("Linux has no larger pids");
-        // Whoever was not waited for keeps its pid.
-        kill(Pid::from_raw(pid), signal)
-            .map_err(std::io::Error::from)
-            .doing(|| format!("send {signal} to the worker"))
+        match kill(Pid::from_raw(pid), signal) {
+            // It has ended, and was waited for; until then it keeps its pid.
+            Err(Errno::ESRCH) => Ok(()),
+            sent => sent
+                .map_err(std::io::Error::from)
+                .doing(|| format!("send {signal} to the worker")),
+        }
     }
 
     pub fn has_ended(&mut self) -> bool {
