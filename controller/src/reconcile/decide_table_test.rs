@@ -9,32 +9,12 @@ use kafka_backup_shared::status::Phase;
 use super::*;
 use crate::fixtures::{self, at, ended_pod, failed_job, failure_report, job_view, success_report};
 use crate::reconcile::condition::{self, PROGRESSING, READY, SUCCEEDED};
-use crate::reconcile::tidy::LOST_AFTER;
 use crate::reconcile::view::JobState;
-
-const HOLD: Duration = Duration::from_secs(90);
 
 type Seen = Observed<KafkaBackup>;
 
 fn seen() -> Seen {
-    Observed {
-        object: fixtures::backup(),
-        referenced: None,
-        jobs: Vec::new(),
-        active_job: None,
-        pods: Vec::new(),
-        trouble: None,
-        is_refused: false,
-        pushed: None,
-        exposed: Exposed {
-            success: HOLD,
-            failure: HOLD,
-        },
-        hold: HOLD,
-        lost_after: LOST_AFTER,
-        limits: Limits::default(),
-        place: None,
-    }
+    super::tests::seen(fixtures::backup())
 }
 
 /// Writes until nothing is left to write.

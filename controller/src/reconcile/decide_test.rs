@@ -19,7 +19,7 @@ use crate::reconcile::view::JobState;
 const HOLD: Duration = Duration::from_secs(90);
 
 /// What is observed of an object with nothing around it.
-fn seen<K: Kind>(object: K) -> Observed<K> {
+pub(super) fn seen<K: Kind>(object: K) -> Observed<K> {
     Observed {
         object,
         referenced: None,
