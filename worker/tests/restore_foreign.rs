@@ -174,27 +174,20 @@ async fn a_foreign_record_in_the_middle_ends_the_restore_as_corrupt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_record_between_two_attempts_ends_the_next_one_as_corrupt() {
-    let place = Place::new().await;
-    let ((), error) = place.attempt(true, async {}).await;
-    assert_eq!(error.fault(), Fault::Interrupted, "{}", error_chain(&error));
-    let at = place.intrude(1).await;
-    let error = place.archive.restore(&place.plan, &context()).await;
-    let error = error.unwrap_err();
-    place.assert_corrupt(&error);
-    let text = error_chain(&error);
-    assert!(
-        text.contains(&format!("found another one at offset {at};")),
-        "{text}"
-    );
-    assert_eq!(place.assert_beginnings(at, 1).await, 0);
+    intruded_between_attempts(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_batch_as_large_as_one_of_ours_is_not_taken_for_ours() {
+    intruded_between_attempts(RECORDS).await;
+}
+
+/// Somebody else appends one batch of so many records after an attempt: the next one sees it, and writes nothing behind it.
+async fn intruded_between_attempts(records: i64) {
     let place = Place::new().await;
     let ((), error) = place.attempt(true, async {}).await;
     assert_eq!(error.fault(), Fault::Interrupted, "{}", error_chain(&error));
-    let at = place.intrude(RECORDS).await;
+    let at = place.intrude(records).await;
     let error = place.archive.restore(&place.plan, &context()).await;
     let error = error.unwrap_err();
     place.assert_corrupt(&error);
@@ -203,5 +196,5 @@ async fn a_foreign_batch_as_large_as_one_of_ours_is_not_taken_for_ours() {
         text.contains(&format!("found another one at offset {at};")),
         "{text}"
     );
-    assert_eq!(place.assert_beginnings(at, RECORDS).await, 0);
+    assert_eq!(place.assert_beginnings(at, records).await, 0);
 }
