@@ -54,6 +54,9 @@ pub(crate) enum HttpError {
         address: SocketAddr,
         source: io::Error,
     },
+    /// The system does not tell it.
+    #[error("failed to find which port was taken")]
+    Address(#[source] io::Error),
 }
 
 /// The two ports, taken.
@@ -76,6 +79,12 @@ impl Ports {
             metrics: bind(metrics).await?,
             health: bind(health).await?,
         })
+    }
+
+    /// Where they are: a port 0 is replaced by one that was free.
+    pub(crate) fn addresses(&self) -> Result<(SocketAddr, SocketAddr), HttpError> {
+        let address = |port: &TcpListener| port.local_addr().map_err(HttpError::Address);
+        Ok((address(&self.metrics)?, address(&self.health)?))
     }
 }
 

@@ -41,6 +41,9 @@ use crate::job::WorkerSettings;
 
 pub use crate::failpoint::{Failpoint, Side, Trial, Write as RunWrite};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Obeys the command line, under what a test changes.
 pub fn main(trial: Trial) -> ExitCode {
     match obey(Arguments::parse().command, trial) {

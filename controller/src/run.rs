@@ -71,6 +71,7 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
     let ports = Ports::bind(arguments.metrics_addr, arguments.health_addr)
         .await
         .map_err(RunError::Http)?;
+    let (metrics_addr, health_addr) = ports.addresses().map_err(RunError::Http)?;
     let client = client().await?;
     let namespace = arguments.watch_namespace;
     let own_namespace = client.default_namespace().to_owned();
@@ -90,6 +91,8 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
         push_url = worker.push_url,
         namespace,
         identity = candidate.identity,
+        %metrics_addr,
+        %health_addr,
         "controller started"
     );
 

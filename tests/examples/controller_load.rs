@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use cluster_support::{
-    Controller, LIMIT, Place, Stage, Start, admin, backup, ended, play, running, success,
+    Controller, LIMIT, Place, Stage, admin, backup, ended, play, running, success,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::batch::v1::Job;
@@ -54,13 +54,7 @@ impl Bench {
     async fn begin(lab: &Lab, name_: &str, count: usize, spec: Value) -> Self {
         let place = Place::new(lab, &admin().await, name_).await;
         let pod = place.controller_pod("controller").await;
-        let how = Start {
-            name: "controller",
-            pod: &pod,
-            dies: None,
-            lost_after: None,
-        };
-        let controller = Controller::start(&place, &how);
+        let controller = Controller::shipped(&place, "controller", &pod).await;
         let seen = Arc::<Mutex<HashMap<_, _>>>::default();
         let watches = [
             tokio::spawn(watch_jobs(place.clone(), seen.clone())),

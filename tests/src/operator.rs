@@ -3,14 +3,13 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::lab::given::Bucket;
 use crate::lab::{
-    CONTROLLER_METRICS, Doing, Lab, LabError, kubernetes, net, process, step, wait_for,
+    CONTROLLER_METRICS, Doing, Lab, LabError, cargo, kubernetes, net, process, step, wait_for,
 };
 
 /// Where the operator is installed.
@@ -54,7 +53,7 @@ pub fn install(lab: &Lab) -> Result<(), LabError> {
 
 /// The CRDs alone, for controllers that run beside the cluster.
 pub fn apply_crds(lab: &Lab) -> Result<(), LabError> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds.yaml");
+    let path = cargo::workspace().join("manifests/crds.yaml");
     let text = fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
     apply(lab, "crds", &text)?;
     kubectl(
@@ -131,7 +130,7 @@ pub fn rolled_out(lab: &Lab, namespace: &str) -> Result<(), LabError> {
 
 /// `manifests/install.yaml` with these images and other changes.
 fn manifest(controller: &str, worker: &str, more: &[(&str, &str)]) -> Result<String, LabError> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../manifests/install.yaml");
+    let path = cargo::workspace().join("manifests/install.yaml");
     let text = fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
     let images = [
         ("kafka-backup.local/controller:dev", controller),

@@ -12,9 +12,7 @@ use serde_json::Value;
 
 use crate::lab::components::{self, Options};
 use crate::lab::kafka::{self, SOURCE, TARGET};
-use crate::lab::{
-    Doing, Lab, LabError, azurite, images, kubernetes, net, packages, step, store, versitygw,
-};
+use crate::lab::{Doing, Lab, LabError, azurite, cargo, kubernetes, net, step, store, versitygw};
 use crate::operator;
 
 /// No test program may take longer.
@@ -78,19 +76,8 @@ impl Program {
 }
 
 fn compile(lab: &Lab) -> Result<Vec<Program>, LabError> {
-    let cargo = packages::toolchain("cargo", "Rust 1.89 or newer (https://rustup.rs)")?;
-    let output = Command::new(cargo)
-        .current_dir(workspace())
-        .env("CARGO_TARGET_DIR", lab.target())
-        .args([
-            "test",
-            "--release",
-            "--workspace",
-            "--no-run",
-            "--quiet",
-            "--message-format=json",
-        ])
-        .args(["--features", images::FEATURES])
+    let output = cargo::release(lab, "test")?
+        .args(["--no-run", "--message-format=json"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -145,7 +132,7 @@ fn run_program(
     } else {
         inside(lab, &program.path)?
     };
-    let package = workspace().join(&program.package);
+    let package = cargo::workspace().join(&program.package);
     command
         .current_dir(package)
         .env("CARGO_TARGET_DIR", lab.target());
@@ -260,12 +247,6 @@ fn parse(text: &str) -> (Count, Vec<String>) {
         }
     }
     (count, failed)
-}
-
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the tests crate is a folder of the workspace")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cluster_support::node::SilentNode;
 use cluster_support::{
-    Controller, Place, RECORDS, Stage, Start, admin, ended, play, push, running, token_of,
+    Controller, Place, RECORDS, Stage, admin, ended, play, push, running, token_of,
 };
 use futures::{StreamExt, stream};
 use k8s_openapi::api::batch::v1::Job;
@@ -94,15 +94,7 @@ impl<'a> Led<'a> {
     ) -> Self {
         let place = Place::new(lab, client, &format!("t-kills-{number}")).await;
         let pod = place.controller_pod("controller").await;
-        let controller = Controller::start(
-            &place,
-            &Start {
-                name: "controller",
-                pod: &pod,
-                dies,
-                lost_after: Some(LOST_AFTER),
-            },
-        );
+        let controller = Controller::mortal(&place, &pod, dies, LOST_AFTER).await;
         Self {
             place,
             node,
@@ -126,13 +118,7 @@ impl<'a> Led<'a> {
             let mut controller = self.controller.lock().await;
             if controller.has_died() {
                 self.deaths.fetch_add(1, Ordering::Relaxed);
-                let how = Start {
-                    name: "controller",
-                    pod: &self.pod,
-                    dies: None,
-                    lost_after: Some(LOST_AFTER),
-                };
-                *controller = Controller::start(&self.place, &how);
+                *controller = Controller::mortal(&self.place, &self.pod, None, LOST_AFTER).await;
             }
         }
     }

@@ -4,7 +4,7 @@ mod cluster_support;
 
 use std::time::{Duration, Instant};
 
-use cluster_support::{Controller, Place, Stage, Start, admin, ended, play};
+use cluster_support::{Controller, Place, Stage, admin, ended, play};
 use kafka_backup_tests::lab::Lab;
 use kafka_backup_tests::lab::kubernetes::{self, Component};
 use kafka_backup_tests::operator;
@@ -46,13 +46,7 @@ impl Drop for Away<'_> {
 async fn begin(lab: &Lab, name: &str) -> (Place, Controller) {
     let place = Place::new(lab, &admin().await, name).await;
     let pod = place.controller_pod("controller").await;
-    let how = Start {
-        name: "controller",
-        pod: &pod,
-        dies: None,
-        lost_after: None,
-    };
-    let controller = Controller::start(&place, &how);
+    let controller = Controller::shipped(&place, "controller", &pod).await;
     (place, controller)
 }
 

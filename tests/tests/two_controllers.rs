@@ -6,9 +6,8 @@ mod cluster_support;
 use std::time::{Duration, Instant};
 
 use cluster_support::{
-    Controller, Place, RECORDS, Stage, Start, admin, ended, play, push, running, token_of,
+    Controller, Place, RECORDS, Stage, admin, ended, play, push, running, token_of,
 };
-use k8s_openapi::api::core::v1::Pod;
 use kafka_backup_tests::lab::Lab;
 use kube::ResourceExt;
 use nix::sys::signal::Signal;
@@ -34,26 +33,16 @@ struct Two {
 impl Two {
     async fn begin(lab: &Lab, client: &kube::Client, name: &str) -> Self {
         let place = Place::new(lab, client, name).await;
-        let a = Self::start(&place, "a", &place.controller_pod("a").await);
+        let a = Controller::shipped(&place, "a", &place.controller_pod("a").await).await;
         let only_a = async || (place.leaders().await == ["a"]).then_some(());
         place.until("leader", only_a).await;
         // It takes its own label off before it serves.
-        let b = Self::start(&place, "b", &place.leaders_pod("b").await);
+        let b = Controller::shipped(&place, "b", &place.leaders_pod("b").await).await;
         place.until("follower without the label", only_a).await;
         Self {
             place,
             controllers: [a, b],
         }
-    }
-
-    fn start(place: &Place, name: &str, pod: &Pod) -> Controller {
-        let how = Start {
-            name,
-            pod,
-            dies: None,
-            lost_after: None,
-        };
-        Controller::start(place, &how)
     }
 
     /// Status and body of `/readyz` of one of them.

@@ -11,14 +11,13 @@ pub use controller::controller;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde::Serialize;
 
 use crate::lab::components::{self, Options};
 use crate::lab::kafka::{SOURCE, TARGET};
 use crate::lab::kafka_tools::{self, Produce};
-use crate::lab::{Doing, Lab, LabError, net, packages, process, store};
+use crate::lab::{Doing, Lab, LabError, cargo, images, net, packages, process, store};
 use cases::{Goals, Kind, Topic, topics};
 
 /// How the data bench runs.
@@ -327,20 +326,9 @@ fn clear(folder: &Path) -> Result<(), LabError> {
 
 /// Compiles the worker and the yardsticks.
 fn build(lab: &Lab) -> Result<(PathBuf, [PathBuf; 2]), LabError> {
-    let cargo = packages::toolchain("cargo", "Rust 1.89 or newer (https://rustup.rs)")?;
+    images::compile(lab)?;
+    process::run(cargo::release(lab, "build")?.arg("--examples"))?;
     let release = lab.target().join("release");
-    for what in [
-        &["--package", "kafka-backup-worker"][..],
-        &["--package", "kafka-backup-tests", "--examples"],
-    ] {
-        let mut command = Command::new(&cargo);
-        command
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env("CARGO_TARGET_DIR", lab.target())
-            .args(["build", "--release", "--quiet"])
-            .args(what);
-        process::run(&mut command)?;
-    }
     Ok((
         release.join("kafka-backup-worker"),
         ["rdkafka_reader", "rdkafka_writer"].map(|name| release.join("examples").join(name)),

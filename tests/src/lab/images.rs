@@ -10,7 +10,7 @@ pub use archive::{Entry, RootFs, build_archive};
 
 use super::parts::{key, lock, part};
 use super::process::run;
-use super::{Doing, Lab, LabError, packages, step};
+use super::{Doing, Lab, LabError, cargo, packages, step};
 use archive::{hex, layer};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,6 @@ use std::process::Command;
 const HOST: &str = "kafka-backup.local";
 /// Changes when the layout of images changes, so that old archives in the cache are not taken.
 const LAYOUT: &str = "2";
-/// Features that the workspace is compiled with, here and for the tests: they only add test programs, and never change ours.
-pub const FEATURES: &str = "kafka-backup-worker/lab-tests,kafka-backup-worker/lab-kill-tests,kafka-backup-controller/lab-kill-tests";
 /// User and group of our programs in their images.
 pub const USER: u32 = 10001;
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -78,23 +76,8 @@ pub fn pause(lab: &Lab) -> Result<Image, LabError> {
 
 /// Compiles worker and controller of this checkout (release profile).
 pub fn compile(lab: &Lab) -> Result<(), LabError> {
-    let cargo = packages::toolchain("cargo", "Rust 1.89 or newer (https://rustup.rs)")?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the tests crate is a folder of the workspace");
     step("compiled worker and controller", || {
-        let mut build = Command::new(cargo);
-        // As the test suite compiles them, so that nothing is compiled twice.
-        build.current_dir(root).args([
-            "build",
-            "--release",
-            "--quiet",
-            "--workspace",
-            "--bins",
-            "--features",
-            FEATURES,
-        ]);
-        run(build.env("CARGO_TARGET_DIR", lab.target())).map(drop)
+        run(cargo::release(lab, "build")?.arg("--bins")).map(drop)
     })
 }
 

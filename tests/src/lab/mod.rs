@@ -9,6 +9,7 @@
 //! Linux, run as root (network namespaces), a Debian userland for what `packages` installs.
 
 pub mod azurite;
+pub mod cargo;
 pub mod components;
 mod error;
 pub mod given;

@@ -11,7 +11,7 @@
 pub mod node;
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -36,6 +36,8 @@ use tokio::net::TcpStream;
 
 /// How long anything may take that a test waits for.
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// Before a controller has told its addresses.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 /// The label of the namespaces that are made here.
 const OURS: &str = "kafka-backup.dev/lab=controllers";
 const LOOK: Duration = Duration::from_millis(100);
@@ -372,15 +374,6 @@ pub fn running() -> Value {
     json!({ "running": { "startedAt": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string() } })
 }
 
-/// How a controller is started.
-pub struct Start<'a> {
-    pub name: &'a str,
-    pub pod: &'a Pod,
-    pub dies: Option<Failpoint>,
-    /// How long it waits for a lost node, instead of five minutes.
-    pub lost_after: Option<&'static str>,
-}
-
 /// A controller that watches the place's namespace.
 pub struct Controller {
     pub metrics: SocketAddr,
@@ -389,37 +382,69 @@ pub struct Controller {
 }
 
 impl Controller {
-    pub fn start(place: &Place, how: &Start<'_>) -> Self {
+    /// The one that is shipped, with `pod` as its own.
+    pub async fn shipped(place: &Place, name: &str, pod: &Pod) -> Self {
+        Self::start(place, name, pod, program(place, "kafka-backup-controller")).await
+    }
+
+    /// The one that obeys tests: it dies at `dies`, and waits for a lost node as long as `lost_after`, instead of five minutes.
+    pub async fn mortal(
+        place: &Place,
+        pod: &Pod,
+        dies: Option<Failpoint>,
+        lost_after: &str,
+    ) -> Self {
+        let mut command = program(place, "kafka-backup-controller-mortal");
+        command.env("KAFKA_BACKUP_CONTROLLER_LOST_AFTER", lost_after);
+        if let Some(failpoint) = dies {
+            command.env("KAFKA_BACKUP_CONTROLLER_DIES", failpoint.to_string());
+        }
+        Self::start(place, "controller", pod, command).await
+    }
+
+    async fn start(place: &Place, name: &str, pod: &Pod, mut command: Command) -> Self {
         let folder = place.lab.run.join("controllers");
         std::fs::create_dir_all(&folder).unwrap();
-        let log = folder.join(format!("{}-{}.log", place.namespace, how.name));
-        let log = File::options().create(true).append(true).open(log).unwrap();
-        let (metrics, health) = (free(), free());
-        let is_shipped = how.dies.is_none() && how.lost_after.is_none();
-        let mut command = Command::new(program(&place.lab, is_shipped));
+        let path = folder.join(format!("{}-{name}.log", place.namespace));
+        let mut options = File::options();
+        let log = options.create(true).append(true).open(&path).unwrap();
+        let before = usize::try_from(log.metadata().unwrap().len()).unwrap();
         command
             .arg("run")
             .args(["--worker-image=none", "--hold=1s"])
+            // A port that was free a moment ago may be another one's when it is taken.
+            .args(["--metrics-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0"])
             .arg(format!("--watch-namespace={}", place.namespace))
-            .arg(format!("--metrics-addr={metrics}"))
-            .arg(format!("--health-addr={health}"))
             .env("KUBECONFIG", kubeconfig(place))
-            .env("POD_NAME", how.pod.name_any())
-            .env("POD_UID", how.pod.uid().unwrap())
+            .env("POD_NAME", pod.name_any())
+            .env("POD_UID", pod.uid().unwrap())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        if let Some(failpoint) = how.dies {
-            command.env("KAFKA_BACKUP_CONTROLLER_DIES", failpoint.to_string());
-        }
-        if let Some(lost_after) = how.lost_after {
-            command.env("KAFKA_BACKUP_CONTROLLER_LOST_AFTER", lost_after);
-        }
-        Self {
-            metrics,
-            health,
+        let mut controller = Self {
+            metrics: NOWHERE,
+            health: NOWHERE,
             child: command.spawn().unwrap(),
+        };
+        let began = Instant::now();
+        while controller.metrics == NOWHERE {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let lines = std::fs::read_to_string(&path).unwrap();
+            let lines = &lines[before..];
+            let address = |name: &str| {
+                let (_, rest) = lines.split_once(&format!(" {name}="))?;
+                rest.split_once(char::is_whitespace)?.0.parse().ok()
+            };
+            if let (Some(metrics), Some(health)) = (address("metrics_addr"), address("health_addr"))
+            {
+                (controller.metrics, controller.health) = (metrics, health);
+            }
+            let fails = controller
+                .ended()
+                .is_some_and(|status| status.code().is_some());
+            assert!(!fails && began.elapsed() < LIMIT, "{lines}");
         }
+        controller
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -463,20 +488,8 @@ impl Drop for Controller {
     }
 }
 
-/// The controller that is shipped, or the one that obeys tests.
-fn program(lab: &Lab, is_shipped: bool) -> PathBuf {
-    let name = if is_shipped {
-        "kafka-backup-controller"
-    } else {
-        "kafka-backup-controller-mortal"
-    };
-    lab.target().join("release").join(name)
-}
-
-/// An address that nobody listens on at the moment.
-fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+fn program(place: &Place, name: &str) -> Command {
+    Command::new(place.lab.target().join("release").join(name))
 }
 
 /// The administrator's kubeconfig, with the namespace as that of the controller.

@@ -3,8 +3,8 @@
 use super::RUNC;
 use crate::lab::images::{self, Image};
 use crate::lab::process::run;
-use crate::lab::{Lab, LabError, packages, parts};
-use std::path::{Path, PathBuf};
+use crate::lab::{Lab, LabError, cargo, packages, parts};
+use std::path::PathBuf;
 use std::process::Command;
 
 const GO: &str = "Go 1.24 or newer (https://go.dev/dl)";
@@ -69,8 +69,7 @@ pub fn prepare(lab: &Lab) -> Result<Image, LabError> {
              -X {package}.gitTreeState=clean -X k8s.io/client-go/pkg/version.gitVersion={VERSION}"
         );
         let mut build = Command::new(go);
-        build
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/kubernetes/hyperkube"));
+        build.current_dir(cargo::workspace().join("tests/assets/kubernetes/hyperkube"));
         build
             .args(["build", "-trimpath", COMPILER, "-ldflags", &link, "-o"])
             .arg(folder.join("hyperkube"))
