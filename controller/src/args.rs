@@ -50,6 +50,13 @@ pub(crate) struct RunArguments {
     /// Where /healthz and /readyz are served.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8081")]
     pub(crate) health_addr: SocketAddr,
+    /// A file with the token with which people's own jobs may push metrics of their own; read again when it changes. Left out,
+    /// only workers may push.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) push_token_file: Option<PathBuf>,
+    /// Series that pushes may add to /metrics.
+    #[arg(long, value_name = "NUMBER", default_value = "100000")]
+    pub(crate) push_max_series: usize,
     /// How log lines look; RUST_LOG chooses what is logged.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,

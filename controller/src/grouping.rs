@@ -63,7 +63,8 @@ fn percent(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn base64(text: &str) -> Option<String> {
+/// Of either alphabet, with or without padding.
+pub(crate) fn base64(text: &str) -> Option<String> {
     let text = text.trim_end_matches('=');
     let mut bytes = Vec::with_capacity(text.len());
     let (mut bits, mut held) = (0u32, 0);
@@ -72,8 +73,8 @@ fn base64(text: &str) -> Option<String> {
             b'A'..=b'Z' => letter - b'A',
             b'a'..=b'z' => letter - b'a' + 26,
             b'0'..=b'9' => letter - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
+            b'-' | b'+' => 62,
+            b'_' | b'/' => 63,
             _ => return None,
         };
         bits = (bits << 6 | u32::from(digit)) & 0xffff;
@@ -148,7 +149,7 @@ mod tests {
             "/metrics/job/j/a/%ff",
             "/metrics/job/j/a@base64/a",
             "/metrics/job/j/a@base64/ab",
-            "/metrics/job/j/a@base64/a+==",
+            "/metrics/job/j/a@base64/a!==",
         ] {
             assert!(parse(path).is_err(), "{path}");
         }

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, VARY};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
@@ -32,6 +32,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::aggregate::Format;
 use crate::exporter::{self, Exporter};
 use crate::health::Health;
 use crate::push::{self, Push, Runs};
@@ -134,27 +135,56 @@ async fn metrics(State(scrape): State<Arc<Scrape>>, headers: HeaderMap) -> Respo
     if let Err(reason) = scrape.health.check_ready() {
         return (StatusCode::SERVICE_UNAVAILABLE, reason + "\n").into_response();
     }
-    let page = scrape.exporter.page().await;
-    let content_type = (CONTENT_TYPE, exporter::CONTENT_TYPE);
-    let vary = (VARY, "accept-encoding");
-    if accepts_gzip(&headers) {
-        let encoding = (CONTENT_ENCODING, "gzip");
-        return ([content_type, vary, encoding], page.gzip.clone()).into_response();
+    let (format, name) = match accepts_open_metrics(&headers) {
+        true => (Format::OpenMetrics, exporter::OPEN_METRICS),
+        false => (Format::Text, exporter::TEXT),
+    };
+    let page = scrape.exporter.page(format).await;
+    let content_type = (CONTENT_TYPE, name);
+    let vary = (VARY, "accept, accept-encoding");
+    if !accepts_gzip(&headers) {
+        return ([content_type, vary], page.text.clone()).into_response();
     }
-    ([content_type, vary], page.text.clone()).into_response()
+    let zipped = tokio::task::spawn_blocking(move || page.gzip()).await;
+    let zipped = zipped.expect("compressing does not panic and is not aborted");
+    let encoding = (CONTENT_ENCODING, "gzip");
+    ([content_type, vary, encoding], zipped).into_response()
+}
+
+/// Whether OpenMetrics 1.0 is wanted at least as much as plain text. A version of it that is not ours is not it.
+fn accepts_open_metrics(headers: &HeaderMap) -> bool {
+    let wanted = |media: &str| {
+        let offers = preferences(headers, ACCEPT).filter(|(offer, _)| {
+            let mut parts = offer.split(';').map(str::trim);
+            let is_it = parts
+                .next()
+                .is_some_and(|name| name.eq_ignore_ascii_case(media));
+            let version = parts.find_map(|part| part.strip_prefix("version="));
+            is_it && version.is_none_or(|version| matches!(version, "1.0.0" | "0.0.4"))
+        });
+        offers.map(|(_, quality)| quality).fold(0.0, f32::max)
+    };
+    let open_metrics = wanted("application/openmetrics-text");
+    open_metrics > 0.0 && open_metrics >= wanted("text/plain")
 }
 
 fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(ACCEPT_ENCODING);
-    let values = values
-        .iter()
-        .filter_map(|value: &HeaderValue| value.to_str().ok());
-    let mut codings = values.flat_map(|value| value.split(','));
-    codings.any(|coding| {
-        let (name, quality) = coding.split_once(';').unwrap_or((coding, "q=1"));
-        let quality = quality.trim().trim_start_matches("q=");
-        let is_refused = quality.parse::<f32>().is_ok_and(|quality| quality == 0.0);
-        name.trim().eq_ignore_ascii_case("gzip") && !is_refused
+    preferences(headers, ACCEPT_ENCODING).any(|(coding, quality)| {
+        let name = coding.split(';').next().unwrap_or_default();
+        name.trim().eq_ignore_ascii_case("gzip") && quality > 0.0
+    })
+}
+
+/// What a header of preferences offers, with their parameters, and how much each is wanted, 0 to 1 (RFC 9110, 12.4.2).
+fn preferences(headers: &HeaderMap, header: HeaderName) -> impl Iterator<Item = (&str, f32)> {
+    let values = headers.get_all(header).into_iter();
+    let values = values.filter_map(|value: &HeaderValue| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(|offer| {
+        let mut parameters = offer.split(';').skip(1).map(str::trim);
+        let quality = parameters.find_map(|parameter| parameter.strip_prefix("q="));
+        // One that cannot be read is as one that is not there.
+        let quality = quality.and_then(|quality| quality.parse().ok());
+        (offer, quality.unwrap_or(1.0))
     })
 }
 

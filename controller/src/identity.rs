@@ -1,16 +1,17 @@
-//! Who pushes: from a projected ServiceAccount token to the run that its pod belongs to.
+//! Who pushes: from a projected ServiceAccount token to the run that its pod belongs to, or somebody with the static token.
 //!
 //! # Guarantees
 //! - A [`Worker`] is what the API server says, nothing that the request says: the token is checked by a TokenReview for
 //!   [`PUSH_AUDIENCE`] (asked for and required in the answer), the pod in it must still exist with that uid, its owner must
 //!   be a Job, and the Job's owner one of our objects. The run is the one of the plan that is frozen in the Job.
-//! - Tokens are neither logged nor told in an answer.
+//! - Tokens are neither logged nor told in an answer, and are compared by their digests.
 //!
 //! # Assumptions
 //! - Whoever takes a push compares [`Worker::job_uid`] with the object's active run: a Job that somebody else made with an
 //!   owner reference to our object has an identity, but no run.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,9 +22,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kafka_backup_shared::crd::GROUP;
 use kafka_backup_shared::plan::{Plan, RunRef};
 use kafka_backup_shared::pod::{PLAN_ANNOTATION, PUSH_AUDIENCE};
+use kafka_backup_shared::report::error_chain;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::Semaphore;
+use tracing::warn;
+
+use crate::digest::sha256_hex;
+use crate::grouping::base64;
 
 /// How long an identity is believed without asking again; a pod pushes every 10 s.
 const BELIEVED: Duration = Duration::from_secs(60);
@@ -31,6 +37,10 @@ const BELIEVED: Duration = Duration::from_secs(60);
 const KEPT: usize = 4096;
 /// Tokens longer than this are refused unseen; those of Kubernetes have about 1 KiB.
 const TOKEN_MAX: usize = 16 * 1024;
+/// The shortest static token: 16 random bytes as base64 have 22.
+const TOKEN_MIN: usize = 16;
+/// How long a static token is believed before its file is read again.
+const TOKEN_AGE: Duration = Duration::from_secs(10);
 /// Requests to the API server that unknown tokens can cause at a time.
 const REVIEWS: usize = 8;
 
@@ -45,11 +55,22 @@ pub(crate) struct Worker {
     pub(crate) pod: String,
 }
 
+/// Who pushes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pusher {
+    /// A worker's pod.
+    Worker(Arc<Worker>),
+    /// Somebody with the static token.
+    Holder,
+}
+
 /// Why nobody was recognised.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IdentityError {
     /// 401.
-    #[error("a push needs the header `Authorization: Bearer <ServiceAccount token of the pod>`")]
+    #[error(
+        "a push needs the header `Authorization: Bearer <token>`: a worker that of its pod's ServiceAccount, others the static token if there is one"
+    )]
     NoToken,
     /// 401.
     #[error("the token is not valid for the audience {PUSH_AUDIENCE}")]
@@ -65,8 +86,14 @@ pub(crate) enum IdentityError {
     },
 }
 
+/// Recognises those who push.
+pub(crate) struct Identities {
+    workers: Workers,
+    holder: Option<StaticToken>,
+}
+
 /// Recognises workers.
-pub(crate) enum Identities {
+enum Workers {
     /// By asking the API server.
     Kubernetes(KubernetesIdentities),
     /// By a list, where a test has no API server.
@@ -75,38 +102,113 @@ pub(crate) enum Identities {
 }
 
 /// Asks the API server, and remembers for a minute.
-pub(crate) struct KubernetesIdentities {
+struct KubernetesIdentities {
     client: Client,
     known: Mutex<HashMap<String, (Instant, Arc<Worker>)>>,
     reviews: Semaphore,
 }
 
 impl Identities {
-    /// Recognises by TokenReview.
-    pub(crate) fn kubernetes(client: Client) -> Self {
-        Self::Kubernetes(KubernetesIdentities {
+    /// Recognises workers by TokenReview, and others by the static token.
+    pub(crate) fn kubernetes(client: Client, holder: Option<StaticToken>) -> Self {
+        let workers = Workers::Kubernetes(KubernetesIdentities {
             client,
             known: Mutex::default(),
             reviews: Semaphore::new(REVIEWS),
-        })
+        });
+        Self { workers, holder }
     }
 
-    /// The worker that the value of an Authorization header belongs to.
+    /// Recognises these workers, and others by the static token.
+    #[cfg(test)]
+    pub(crate) fn listed(
+        workers: HashMap<&'static str, Worker>,
+        holder: Option<StaticToken>,
+    ) -> Self {
+        Self {
+            workers: Workers::Listed(workers),
+            holder,
+        }
+    }
+
+    /// Who the value of an Authorization header belongs to.
     pub(crate) async fn recognise(
         &self,
         authorization: Option<&str>,
-    ) -> Result<Arc<Worker>, IdentityError> {
-        let token = bearer_token(authorization)?;
-        match self {
-            Self::Kubernetes(identities) => identities.recognise(token).await,
+    ) -> Result<Pusher, IdentityError> {
+        let token = token(authorization)?;
+        if self.holder.as_ref().is_some_and(|holder| holder.is(&token)) {
+            return Ok(Pusher::Holder);
+        }
+        match &self.workers {
+            Workers::Kubernetes(identities) => {
+                identities.recognise(&token).await.map(Pusher::Worker)
+            }
             #[cfg(test)]
-            Self::Listed(workers) => match workers.get(token) {
-                Some(worker) => Ok(Arc::new(worker.clone())),
+            Workers::Listed(workers) => match workers.get(token.as_str()) {
+                Some(worker) => Ok(Pusher::Worker(Arc::new(worker.clone()))),
                 None if token == "stranger" => Err(IdentityError::NotWorker("a stranger".into())),
                 None => Err(IdentityError::BadToken),
             },
         }
     }
+}
+
+/// A token in a file, which may change.
+pub(crate) struct StaticToken {
+    path: PathBuf,
+    read: Mutex<(Instant, String)>,
+}
+
+/// Why there is no static token.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error("failed to read the token in {}", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the token in {} has {found} characters; it needs at least {TOKEN_MIN}", path.display())]
+    Short { path: PathBuf, found: usize },
+}
+
+impl StaticToken {
+    /// The token in the file, without white space around it.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, TokenError> {
+        let digest = digest_in(&path)?;
+        Ok(Self {
+            path,
+            read: Mutex::new((Instant::now(), digest)),
+        })
+    }
+
+    fn is(&self, token: &str) -> bool {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.0.elapsed() > TOKEN_AGE {
+            // Without a readable file the token before stays, as it does where a Secret is gone and its pods run on.
+            match digest_in(&self.path) {
+                Ok(digest) => read.1 = digest,
+                Err(error) => warn!(error = error_chain(&error), "static token not read again"),
+            }
+            read.0 = Instant::now();
+        }
+        sha256_hex(token.as_bytes()) == read.1
+    }
+}
+
+fn digest_in(path: &Path) -> Result<String, TokenError> {
+    let token = std::fs::read_to_string(path).map_err(|source| TokenError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let token = token.trim();
+    if token.len() < TOKEN_MIN {
+        return Err(TokenError::Short {
+            path: path.to_owned(),
+            found: token.len(),
+        });
+    }
+    Ok(sha256_hex(token.as_bytes()))
 }
 
 impl KubernetesIdentities {
@@ -178,16 +280,26 @@ impl KubernetesIdentities {
     }
 }
 
-fn bearer_token(authorization: Option<&str>) -> Result<&str, IdentityError> {
-    let (scheme, token) = authorization
+/// The token in a bearer's header, or the password in a basic one: some client libraries know no other way.
+fn token(authorization: Option<&str>) -> Result<String, IdentityError> {
+    let (scheme, rest) = authorization
         .and_then(|value| value.split_once(' '))
         .ok_or(IdentityError::NoToken)?;
-    let token = token.trim();
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
-        return Err(IdentityError::NoToken);
-    }
-    if token.len() > TOKEN_MAX {
+    let rest = rest.trim();
+    if rest.len() > TOKEN_MAX {
         return Err(IdentityError::BadToken);
+    }
+    let token = if scheme.eq_ignore_ascii_case("bearer") {
+        rest.to_owned()
+    } else if scheme.eq_ignore_ascii_case("basic") {
+        let pair = base64(rest).ok_or(IdentityError::BadToken)?;
+        let (_, password) = pair.split_once(':').ok_or(IdentityError::BadToken)?;
+        password.to_owned()
+    } else {
+        return Err(IdentityError::NoToken);
+    };
+    if token.is_empty() {
+        return Err(IdentityError::NoToken);
     }
     Ok(token)
 }

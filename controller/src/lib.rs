@@ -3,10 +3,12 @@
 //! A library, so that there are two programs of it: the one that is shipped, and one for tests, which can be told of a
 //! [`Trial`]. The shipped one has no way to be told of one.
 
+mod aggregate;
 mod args;
 mod digest;
 mod events;
 mod exporter;
+mod exposition;
 mod failpoint;
 #[cfg(test)]
 mod fixtures;

@@ -1,46 +1,58 @@
-//! What workers send: cumulative metrics while a run goes on, and the full report at its end.
+//! What is pushed: by workers while a run goes on and at its end, and by people's own jobs.
 //!
 //! | request | body |
 //! |---|---|
-//! | `PUT` or `POST /metrics/job/kafka-backup/kind/<kind>/namespace/<namespace>/name/<name>/run/<run>` | text format 0.0.4 of the run's records, bytes and progress |
+//! | `PUT`, `POST` or `DELETE /metrics/job/<job>{/<label>/<value>}` | metrics as text 0.0.4, OpenMetrics or delimited protobuf, gzipped or not |
 //! | `PUT /runs/<job uid>/report` | the [`Report`] as JSON |
 //!
-//! 200: taken, or known already. 202: taken note of; too soon after the last one to be written, and the next one says it all.
-//! Else one line of text: 400 what is wrong with the content, 401 and 403 with the identity, 408 a body that does not
-//! arrive, 409 a run that is not active, 413 a body above [`BODY_MAX`], 415 a format that is not read, 503 what to wait for:
-//! the caches, the status, or another controller that leads.
+//! A worker's path is `/metrics/job/kafka-backup/kind/<kind>/namespace/<namespace>/name/<name>/run/<run>`. Records, bytes and
+//! progress go into its object's status; the other families of the catalogue into the [`Aggregator`], as do people's own.
+//!
+//! 200: taken, known already, or older than what is known, which the answer says then. 202: taken note of; a worker's that came
+//! too soon after the last one to be written, and the next one says it all; a `DELETE`. Else one line of text: 400 what is wrong
+//! with the content, 401 and 403 with the identity, 408 a body that does not arrive, 409 a run that is not active, 413 a body
+//! above [`BODY_MAX`], 415 a format that is not read, 429 what there is no room for, 503 what to wait for: the caches, the status,
+//! or another controller that leads.
 //!
 //! # Guarantees
-//! - Identity comes before content: without a valid token no body is read. The labels of a push and the run of a report
+//! - Identity comes before content: without a valid token no body is read. The labels of a worker's push and the run of a report
 //!   must be the token's own, or nothing is taken.
+//! - Who has the static token may say nothing that ours or Prometheus' own series say: neither their names nor their labels.
 //! - A push is taken whole or not at all. A repeated or late one changes nothing: values are cumulative and only grow.
+//! - A worker of another version than the controller's may push families that this one does not know: those are left out, and
+//!   named in the answer. Of the same version it is refused.
+//!
+//! [`Aggregator`]: crate::aggregate::Aggregator
 
+mod body;
 mod values;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::header::{AUTHORIZATION, RETRY_AFTER, USER_AGENT};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::put;
-use futures::StreamExt;
 use kafka_backup_shared::plan::RunRef;
+use kafka_backup_shared::pod::WORKER_AGENT;
 use kafka_backup_shared::report::{Report, error_chain};
 use kube::Client;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tracing::warn;
 
-use self::values::{check_grouping, read_progress};
+use self::body::{Form, read};
+use self::values::{check_grouping, check_labels, read_progress, take_unknown};
+use crate::aggregate::{ObjectName, Owner, Replace, Source, StoreError, Taken};
 use crate::exporter::{Exporter, PushResult};
+use crate::exposition::Family;
 use crate::gate::Gate;
-use crate::grouping;
+use crate::grouping::{self, Grouping};
 use crate::health::Health;
-use crate::identity::{Identities, IdentityError, Worker};
+use crate::identity::{Identities, IdentityError, Pusher, Worker};
 use crate::kind::{Kind, ObjectKind};
 use crate::leadership::NotLeading;
 use crate::objects::{Objects, Progress, Recorded, Writer};
@@ -62,7 +74,7 @@ pub(crate) enum Standing {
     NotActive,
 }
 
-/// Where accepted pushes go.
+/// Where accepted pushes of workers go.
 pub(crate) trait Runs: Send + Sync + 'static {
     /// Whether this controller takes pushes: only the leader may write what they say.
     fn check(&self) -> Result<(), NotLeading>;
@@ -167,13 +179,21 @@ pub(crate) struct Push<R> {
 /// The endpoints.
 pub(crate) fn router<R: Runs>(push: Arc<Push<R>>) -> Router {
     Router::new()
-        .route("/metrics/{*grouping}", put(metrics::<R>).post(metrics::<R>))
+        .route(
+            "/metrics/{*grouping}",
+            put(metrics::<R>).post(metrics::<R>).delete(end::<R>),
+        )
         .route("/runs/{job_uid}/report", put(report::<R>))
         .with_state(push)
 }
 
 async fn metrics<R: Runs>(State(push): State<Arc<Push<R>>>, request: Request) -> Response {
     let result = push.take_metrics(request).await;
+    push.answer(result)
+}
+
+async fn end<R: Runs>(State(push): State<Arc<Push<R>>>, request: Request) -> Response {
+    let result = push.end_source(request).await;
     push.answer(result)
 }
 
@@ -187,28 +207,74 @@ async fn report<R: Runs>(
 }
 
 impl<R: Runs> Push<R> {
-    async fn take_metrics(&self, request: Request) -> Result<StatusCode, Refusal> {
-        let worker = self.recognise(request.headers()).await?;
+    async fn take_metrics(&self, request: Request) -> Result<Answer, Refusal> {
+        let pusher = self.recognise(request.headers()).await?;
+        let replace = match *request.method() {
+            Method::POST => Replace::Named,
+            _ => Replace::All, // PUT: the router lets no other one through
+        };
         let grouping = grouping::parse(request.uri().path()).map_err(Refusal::invalid)?;
-        check_grouping(&grouping, &worker.run)?;
-        check_encoding(request.headers())?;
-        let body = read(request.into_body()).await?;
-        let progress = read_progress(&body, &worker.run)?;
+        let source = source(&pusher, grouping)?;
+        let form = Form::of(request.headers())?;
+        let is_own_version = is_own_version(request.headers());
+        let body = form.unzip(read(request.into_body()).await?)?;
+        let mut families = form.parse(&body)?;
+        let Pusher::Worker(worker) = pusher else {
+            check_names(&families)?;
+            return self.aggregate(&source, replace, &families, Answer::OK);
+        };
+        let unknown = take_unknown(&mut families, &worker.run, is_own_version)?;
+        let progress = read_progress(&mut families, &worker.run)?;
+        check_labels(&families)?;
         self.check_standing(&worker)?;
-        match self.runs.progress(&worker, progress).await {
-            Ok(Recorded::Yes) => Ok(StatusCode::OK),
-            Ok(Recorded::TooEarly) => Ok(StatusCode::ACCEPTED),
-            Ok(Recorded::NotActive) => Err(Refusal::not_active(&worker)),
+        let status = match self.runs.progress(&worker, progress).await {
+            Ok(Recorded::Yes) => StatusCode::OK,
+            Ok(Recorded::TooEarly) => StatusCode::ACCEPTED,
+            Ok(Recorded::NotActive) => return Err(Refusal::not_active(&worker)),
             Err(error) => {
                 let error = error_chain(&error);
                 warn!(run = worker.run.run, error, "progress not recorded");
-                Err(Refusal::unavailable("the status could not be written"))
+                return Err(Refusal::unavailable("the status could not be written"));
+            }
+        };
+        let answer = Answer::Taken {
+            status,
+            note: unknown,
+        };
+        self.aggregate(&source, replace, &families, answer)
+    }
+
+    fn aggregate(
+        &self,
+        source: &Source,
+        replace: Replace,
+        families: &[Family<'_>],
+        answer: Answer,
+    ) -> Result<Answer, Refusal> {
+        let pushed = self.exporter.pushed();
+        match pushed.push(source, replace, families, Instant::now()) {
+            Ok(Taken::Yes) => Ok(answer),
+            Ok(Taken::Late(reason)) => Ok(Answer::Late(reason)),
+            Err(StoreError::Invalid(reason)) => Err(Refusal::invalid(reason)),
+            Err(error @ StoreError::Full { .. }) => {
+                let reason = error.to_string();
+                Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, reason))
             }
         }
     }
 
-    async fn take_report(&self, job_uid: &str, request: Request) -> Result<StatusCode, Refusal> {
-        let worker = self.recognise(request.headers()).await?;
+    async fn end_source(&self, request: Request) -> Result<Answer, Refusal> {
+        let pusher = self.recognise(request.headers()).await?;
+        let grouping = grouping::parse(request.uri().path()).map_err(Refusal::invalid)?;
+        let source = source(&pusher, grouping)?;
+        self.exporter.pushed().end(&source, Instant::now());
+        Ok(Answer::Ended)
+    }
+
+    async fn take_report(&self, job_uid: &str, request: Request) -> Result<Answer, Refusal> {
+        let Pusher::Worker(worker) = self.recognise(request.headers()).await? else {
+            return Err(Refusal::other_run());
+        };
         if job_uid != worker.job_uid {
             return Err(Refusal::other_run());
         }
@@ -222,7 +288,7 @@ impl<R: Runs> Push<R> {
         if !self.runs.report(&worker, report) {
             return Err(Refusal::not_active(&worker));
         }
-        Ok(StatusCode::OK)
+        Ok(Answer::OK)
     }
 
     fn check_standing(&self, worker: &Worker) -> Result<(), Refusal> {
@@ -233,7 +299,7 @@ impl<R: Runs> Push<R> {
         }
     }
 
-    async fn recognise(&self, headers: &HeaderMap) -> Result<Arc<Worker>, Refusal> {
+    async fn recognise(&self, headers: &HeaderMap) -> Result<Pusher, Refusal> {
         self.health.check_ready().map_err(Refusal::unavailable)?;
         let check = self.runs.check();
         check.map_err(|error| Refusal::unavailable(error.to_string()))?;
@@ -254,20 +320,56 @@ impl<R: Runs> Push<R> {
         })
     }
 
-    fn answer(&self, result: Result<StatusCode, Refusal>) -> Response {
-        let status = result
-            .as_ref()
-            .map_or_else(|refusal| refusal.status, |ok| *ok);
-        self.exporter.own().observe_push(match status {
-            StatusCode::OK | StatusCode::ACCEPTED => PushResult::Accepted,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => PushResult::Denied,
-            StatusCode::CONFLICT => PushResult::Late,
-            StatusCode::SERVICE_UNAVAILABLE => PushResult::Unavailable,
-            _ => PushResult::Invalid, // the remaining refusals are all about the content
+    fn answer(&self, result: Result<Answer, Refusal>) -> Response {
+        self.exporter.own().observe_push(match &result {
+            Ok(Answer::Taken { .. } | Answer::Ended) => PushResult::Accepted,
+            Ok(Answer::Late(_)) => PushResult::Late,
+            Err(refusal) => match refusal.status {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => PushResult::Denied,
+                StatusCode::CONFLICT => PushResult::Late,
+                StatusCode::SERVICE_UNAVAILABLE => PushResult::Unavailable,
+                _ => PushResult::Invalid, // the remaining refusals are all about the content
+            },
         });
         match result {
-            Ok(status) => status.into_response(),
+            Ok(answer) => answer.into_response(),
             Err(refusal) => refusal.into_response(),
+        }
+    }
+}
+
+/// What became of a push that was not refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    Taken {
+        status: StatusCode,
+        /// What was left out.
+        note: Option<String>,
+    },
+    /// It is older than what is known.
+    Late(String),
+    /// Its source has ended.
+    Ended,
+}
+
+impl Answer {
+    const OK: Self = Self::Taken {
+        status: StatusCode::OK,
+        note: None,
+    };
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let line = |text: String| text.replace('\n', " ") + "\n";
+        match self {
+            Self::Taken { status, note: None } => status.into_response(),
+            Self::Taken {
+                status,
+                note: Some(note),
+            } => (status, line(note)).into_response(),
+            Self::Late(reason) => line(reason).into_response(),
+            Self::Ended => StatusCode::ACCEPTED.into_response(),
         }
     }
 }
@@ -315,55 +417,81 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Only the plain text format is read.
-fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
-    let header = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
+/// What of a grouping key tells sources of the same series apart.
+const OF_SOURCE: [&str; 3] = ["run", "instance", "pod"];
+/// Labels that Prometheus gives, or that are ours.
+const RESERVED: [&str; 3] = ["instance", "namespace", "pod"];
+
+fn source(pusher: &Pusher, grouping: Grouping) -> Result<Source, Refusal> {
+    let Pusher::Worker(worker) = pusher else {
+        if grouping.contains_key("namespace") {
+            return Err(Refusal::invalid("the label namespace is not one to push"));
+        }
+        let id = format!("{grouping:?}");
+        let mut labels = grouping;
+        labels.retain(|name, _| !OF_SOURCE.contains(&name.as_str()));
+        return Ok(Source {
+            id,
+            labels,
+            owner: Owner::Holder,
+        });
     };
-    let unread = |what: &str| {
-        let reason = format!("{what} is not read; send text/plain; version=0.0.4");
-        Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason))
+    let run = &worker.run;
+    check_grouping(&grouping, run)?;
+    let kind = ObjectKind::parse(&run.kind)
+        .ok_or_else(|| Refusal::invalid(format!("{} has no metrics to push", run.kind)))?;
+    let object = ObjectName {
+        kind: kind.as_str(),
+        namespace: run.namespace.clone(),
+        name: run.name.clone(),
     };
-    if let Some(encoding) = header(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        return unread(&format!("content encoding {encoding}"));
-    }
-    // curl names a form when it is not told better, so a wrong name alone is no reason; these two are other formats.
-    let content_type = header(CONTENT_TYPE)
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    for other in [
-        "application/vnd.google.protobuf",
-        "application/openmetrics-text",
-    ] {
-        if content_type.starts_with(other) {
-            return unread(other);
+    Ok(Source {
+        id: format!("{}/{}", worker.job_uid, worker.pod),
+        labels: [
+            ("kind", &run.kind),
+            ("namespace", &run.namespace),
+            ("name", &run.name),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.clone()))
+        .into(),
+        owner: Owner::Object(object),
+    })
+}
+
+/// What people push has neither our names nor those that Prometheus gives itself, and no label of theirs.
+fn check_names(families: &[Family<'_>]) -> Result<(), Refusal> {
+    for family in families {
+        let name = family.name.as_ref();
+        let is_reserved = name == "up"
+            || ["kafka_backup_", "scrape_"]
+                .iter()
+                .any(|of| name.starts_with(of));
+        if is_reserved {
+            return Err(Refusal::invalid(format!(
+                "family {name} is not one to push: kafka_backup_* are the operator's, up and scrape_* are Prometheus'"
+            )));
+        }
+        let labels = family.points.iter().flat_map(|point| &point.labels);
+        let reserved = labels
+            .map(|(name, _)| name.as_ref())
+            .find(|name| RESERVED.contains(name));
+        if let Some(label) = reserved {
+            return Err(Refusal::invalid(format!(
+                "{name} has the label {label}, which is not one to push"
+            )));
         }
     }
     Ok(())
 }
 
-async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
-    let read = tokio::time::timeout(BODY_TIME, read_all(body)).await;
-    read.unwrap_or_else(|_| {
-        let reason = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
-        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, reason))
-    })
-}
-
-async fn read_all(body: Body) -> Result<Vec<u8>, Refusal> {
-    let mut bytes = Vec::new();
-    let mut chunks = body.into_data_stream();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| Refusal::invalid("the body ended early"))?;
-        if bytes.len() + chunk.len() > BODY_MAX {
-            let reason = format!("the body is longer than {BODY_MAX} bytes");
-            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
+/// False for a worker that says that it is of another version.
+fn is_own_version(headers: &HeaderMap) -> bool {
+    let agent = headers.get(USER_AGENT);
+    let agent = agent
+        .and_then(|agent| agent.to_str().ok())
+        .unwrap_or_default();
+    !agent.starts_with(WORKER_AGENT)
+        || agent == format!("{WORKER_AGENT}{}", env!("CARGO_PKG_VERSION"))
 }
 
 #[cfg(test)]

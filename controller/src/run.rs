@@ -25,7 +25,7 @@ use crate::failpoint::Trial;
 use crate::gate::Gate;
 use crate::health::Health;
 use crate::http::{self, HttpError, Ports};
-use crate::identity::Identities;
+use crate::identity::{Identities, StaticToken, TokenError};
 use crate::install::NAME;
 use crate::job::WorkerSettings;
 use crate::kind::ObjectKind;
@@ -58,6 +58,9 @@ pub(crate) enum RunError {
     /// No signal handlers.
     #[error("failed to handle signals")]
     Signals(#[source] std::io::Error),
+    /// The file of the static token.
+    #[error("failed to use --push-token-file")]
+    Token(#[source] TokenError),
     /// The ports.
     #[error("failed to open the ports")]
     Http(#[source] HttpError),
@@ -71,6 +74,8 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
     let ports = Ports::bind(arguments.metrics_addr, arguments.health_addr)
         .await
         .map_err(RunError::Http)?;
+    let holder = arguments.push_token_file.map(StaticToken::open);
+    let holder = holder.transpose().map_err(RunError::Token)?;
     let (metrics_addr, health_addr) = ports.addresses().map_err(RunError::Http)?;
     let client = client().await?;
     let namespace = arguments.watch_namespace;
@@ -101,14 +106,15 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
     let (jobs, job_writer) = store();
     let (pods, pod_writer) = store();
     let objects = Arc::new(Objects::new(backups, restores, jobs, pods));
-    let exporter = Exporter::new(Box::new({
+    let snapshot = Box::new({
         let objects = objects.clone();
         move || Snapshot {
             backups: objects.backups.state(),
             restores: objects.restores.state(),
             queues: ObjectKind::ALL.map(|kind| objects.queue_state(kind)).into(),
         }
-    }));
+    });
+    let exporter = Exporter::new(snapshot, arguments.push_max_series);
     let health = Health::awaiting(&[LABEL, CACHES]);
     let context = Arc::new(Context::new(
         client.clone(),
@@ -126,7 +132,7 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
         },
     ));
     let push = Arc::new(Push {
-        identities: Identities::kubernetes(client.clone()),
+        identities: Identities::kubernetes(client.clone(), holder),
         runs: ClusterRuns {
             client: client.clone(),
             gate,

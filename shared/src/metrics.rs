@@ -93,13 +93,30 @@ families! {
         "Objects put back into the queue because of an error.";
     PUSHES = "kafka_backup_operator_pushes_total", Counter, ["result"],
         "Pushes of workers by what became of them.";
+    PUSH_SERIES = "kafka_backup_operator_push_series", Gauge, [],
+        "Series that are held because they were pushed, those that are told by statuses not among them.";
+    PUSH_SOURCES = "kafka_backup_operator_push_sources", Gauge, [],
+        "Pods and other processes whose pushes those series add up.";
     LEADER = "kafka_backup_operator_leader", Gauge, [],
         "1 when this controller leads and acts, 0 when it follows another one.";
+    WORKER_REQUEST_DURATION = "kafka_backup_worker_request_duration_seconds", Histogram, ["kind", "name", "namespace", "peer", "request"],
+        "Duration of the worker's requests to Kafka and to the store in seconds, failed ones included.";
+    WORKER_RETRIES = "kafka_backup_worker_retries_total", Counter, ["kind", "name", "namespace", "peer"],
+        "Requests of the worker that it sent again because they had failed.";
+    WORKER_BYTES = "kafka_backup_worker_bytes_total", Counter, ["kind", "name", "namespace", "stage"],
+        "Bytes that the worker fetched from Kafka, stored, read from the store and produced to Kafka.";
     RUN_BYTES = "kafka_backup_run_bytes", Gauge, ["run"],
         "Bytes of record batches that the run has made durable so far; pushed by the worker, shown in the object's status.";
     RUN_PROGRESS = "kafka_backup_run_progress_ratio", Gauge, ["run"],
         "Part of the planned offsets that is done, 0 to 1; pushed by the worker, shown in the object's status.";
 }
+
+/// The families that workers push and that no status tells: they add up over the pods of all runs of an object, and live in the
+/// controller's memory.
+pub const PUSHED: &[Family] = &[WORKER_REQUEST_DURATION, WORKER_RETRIES, WORKER_BYTES];
+
+/// Upper bounds of the worker's requests in seconds: from a broker nearby to a store that is throttled.
+pub const REQUEST_BUCKETS: [f64; 9] = [0.005, 0.02, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
 
 #[cfg(test)]
 mod tests {

@@ -23,6 +23,8 @@ pub const PUSH_TOKEN_DIR: &str = "/var/run/secrets/kafka-backup";
 pub const PUSH_TOKEN_FILE: &str = "/var/run/secrets/kafka-backup/token";
 /// Audience of that token.
 pub const PUSH_AUDIENCE: &str = "kafka-backup-push";
+/// What a worker calls itself when it pushes, before its version.
+pub const WORKER_AGENT: &str = "kafka-backup-worker/";
 /// Environment variable with the UID of the pod's Job.
 pub const JOB_UID_ENV: &str = "KAFKA_BACKUP_JOB_UID";
 

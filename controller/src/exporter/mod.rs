@@ -9,12 +9,11 @@
 mod encode;
 mod exposure;
 mod own;
-mod parse;
 mod render;
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,14 +23,15 @@ use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
 use kafka_backup_shared::status::Totals;
 use kube::ResourceExt;
 
-pub(crate) use encode::CONTENT_TYPE;
+use crate::aggregate::{Aggregator, Format, ObjectName};
+use encode::write_open_metrics;
+pub(crate) use encode::{Escape, Escaped, Float, OPEN_METRICS, TEXT};
 pub(crate) use exposure::{Exposed, Exposure};
 pub(crate) use own::{OwnMetrics, PushResult, Reconciled};
-pub(crate) use parse::{TextFamily, TextType, parse};
 pub(crate) use render::render;
 
 /// How old a page may be that is handed to another reader.
-const PAGE_AGE: Duration = Duration::from_millis(200);
+pub(crate) const PAGE_AGE: Duration = Duration::from_millis(200);
 
 /// What is watched, as it is at one moment.
 #[derive(Clone, Default)]
@@ -63,6 +63,22 @@ impl Snapshot {
         backups.chain(restores).collect()
     }
 
+    /// All objects.
+    fn names(&self) -> HashSet<ObjectName> {
+        fn name(kind: &'static str, object: &impl ResourceExt) -> ObjectName {
+            ObjectName {
+                kind,
+                namespace: object.namespace().unwrap_or_default(),
+                name: object.name_any(),
+            }
+        }
+        let backups = self.backups.iter();
+        let backups = backups.map(|backup| name("KafkaBackup", &**backup));
+        let restores = self.restores.iter();
+        let restores = restores.map(|restore| name("KafkaRestore", &**restore));
+        backups.chain(restores).collect()
+    }
+
     /// The labels of all objects' reconcile families.
     fn reconciled(&self) -> BTreeSet<Reconciled> {
         fn labels(controller: &'static str, object: &impl ResourceExt) -> Reconciled {
@@ -88,8 +104,20 @@ pub(crate) type Source = Box<dyn Fn() -> Snapshot + Send + Sync>;
 pub(crate) struct Page {
     /// As it is.
     pub(crate) text: Bytes,
-    /// The same, gzipped.
-    pub(crate) gzip: Bytes,
+    gzip: OnceLock<Bytes>,
+}
+
+impl Page {
+    /// The same, gzipped; the first reader who wants it so waits for it.
+    pub(crate) fn gzip(&self) -> Bytes {
+        let gzip = || {
+            let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+            gzip.write_all(&self.text)
+                .expect("writing to memory cannot fail");
+            gzip.finish().expect("writing to memory cannot fail").into()
+        };
+        self.gzip.get_or_init(gzip).clone()
+    }
 }
 
 /// Renders and hands out pages.
@@ -97,18 +125,25 @@ pub(crate) struct Exporter {
     source: Source,
     own: OwnMetrics,
     exposure: Mutex<Exposure>,
-    newest: tokio::sync::Mutex<Option<(Instant, Arc<Page>)>>,
+    pushed: Aggregator,
+    newest: [tokio::sync::Mutex<Option<(Instant, Arc<Page>)>>; 2],
 }
 
 impl Exporter {
-    /// An exporter of what `source` shows.
-    pub(crate) fn new(source: Source) -> Arc<Self> {
+    /// An exporter of what `source` shows, and of what is pushed beyond that, at most `max_series`.
+    pub(crate) fn new(source: Source, max_series: usize) -> Arc<Self> {
         Arc::new(Self {
             source,
             own: OwnMetrics::new(),
             exposure: Mutex::default(),
-            newest: tokio::sync::Mutex::default(),
+            pushed: Aggregator::new(max_series),
+            newest: Default::default(),
         })
+    }
+
+    /// What is pushed and told by no status.
+    pub(crate) fn pushed(&self) -> &Aggregator {
+        &self.pushed
     }
 
     /// What the controller counts about itself.
@@ -117,14 +152,21 @@ impl Exporter {
     }
 
     /// The present page. Readers that come while one is rendered wait for it and share it.
-    pub(crate) async fn page(self: &Arc<Self>) -> Arc<Page> {
-        let mut newest = self.newest.lock().await;
+    pub(crate) async fn page(self: &Arc<Self>, format: Format) -> Arc<Page> {
+        let newest = match format {
+            Format::Text => &self.newest[0],
+            Format::OpenMetrics => &self.newest[1],
+        };
+        let mut newest = newest.lock().await;
         if let Some((_, page)) = newest.as_ref().filter(|(at, _)| at.elapsed() < PAGE_AGE) {
             return page.clone();
         }
+        // What nobody reads any more need not be there beside the new one.
+        let before = newest.take().map_or(0, |(_, page)| page.text.len());
         let exporter = self.clone();
         let at = Instant::now();
-        let page = tokio::task::spawn_blocking(move || Arc::new(exporter.render_page()))
+        let render = move || Arc::new(exporter.render_page(format, before));
+        let page = tokio::task::spawn_blocking(render)
             .await
             .expect("rendering does not panic and is not aborted");
         *newest = Some((at, page.clone()));
@@ -149,7 +191,8 @@ impl Exporter {
         self.exposure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn render_page(&self) -> Page {
+    /// A page of about `size` bytes.
+    fn render_page(&self, format: Format, size: usize) -> Page {
         let snapshot = (self.source)();
         let live = snapshot.uids();
         self.exposure().retain(|uid| live.contains(uid));
@@ -158,18 +201,30 @@ impl Exporter {
             .iter()
             .map(|queue| queue.controller)
             .collect();
-        let mut text = render(&snapshot);
-        text.push_str(&self.own.render(&controllers, &snapshot.reconciled()));
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-        gzip.write_all(text.as_bytes())
-            .expect("writing to memory cannot fail");
-        let gzip = gzip.finish().expect("writing to memory cannot fail");
+        let objects = snapshot.names();
+        self.pushed
+            .sweep(|object| objects.contains(object), Instant::now());
+        self.own.show_held(self.pushed.held());
+        let mut told = render(&snapshot);
+        told.push_str(&self.own.render(&controllers, &snapshot.reconciled()));
+        let mut text = String::with_capacity(size + size / 16);
+        match format {
+            Format::Text => text.push_str(&told),
+            Format::OpenMetrics => write_open_metrics(&mut text, &told),
+        }
+        self.pushed.render(&mut text, format);
+        if format == Format::OpenMetrics {
+            text.push_str("# EOF\n");
+        }
         Page {
             text: text.into(),
-            gzip: gzip.into(),
+            gzip: OnceLock::new(),
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) use encode::{write_head, write_sample};
 
 #[cfg(test)]
 pub(crate) mod fixtures;

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kafka_backup_shared::metrics::{
-    BUILD_INFO, Family, LEADER, PUSHES, RECONCILE_BUCKETS, RECONCILIATION_DURATION,
-    RECONCILIATION_ERRORS, RECONCILIATIONS, WORKQUEUE_RETRIES,
+    BUILD_INFO, Family, LEADER, PUSH_SERIES, PUSH_SOURCES, PUSHES, RECONCILE_BUCKETS,
+    RECONCILIATION_DURATION, RECONCILIATION_ERRORS, RECONCILIATIONS, WORKQUEUE_RETRIES,
 };
 use prometheus::core::Collector;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use crate::aggregate::Held;
 
 /// Controller, namespace and name of an object: the labels of its reconcile families.
 pub(crate) type Reconciled = (&'static str, String, String);
@@ -24,7 +26,7 @@ pub(crate) enum PushResult {
     Denied,
     /// Its content was refused.
     Invalid,
-    /// It came when its run was not active.
+    /// It came when its run was not active, or after a later one of its source.
     Late,
     /// The controller could not take it now.
     Unavailable,
@@ -59,6 +61,8 @@ pub(crate) struct OwnMetrics {
     retries: IntCounterVec,
     pushes: IntCounterVec,
     leader: IntGauge,
+    push_series: IntGauge,
+    push_sources: IntGauge,
 }
 
 impl OwnMetrics {
@@ -80,8 +84,14 @@ impl OwnMetrics {
         for result in PushResult::ALL {
             pushes.with_label_values(&[result.as_str()]);
         }
-        let leader = IntGauge::with_opts(opts(&LEADER)).expect(TABLE);
-        register(&registry, leader.clone());
+        let gauge = |family: &Family| {
+            let gauge = IntGauge::with_opts(opts(family)).expect(TABLE);
+            register(&registry, gauge.clone());
+            gauge
+        };
+        let leader = gauge(&LEADER);
+        let push_series = gauge(&PUSH_SERIES);
+        let push_sources = gauge(&PUSH_SOURCES);
         let opts = HistogramOpts::new(RECONCILIATION_DURATION.name, RECONCILIATION_DURATION.help)
             .buckets(RECONCILE_BUCKETS.to_vec());
         let durations = HistogramVec::new(opts, RECONCILIATION_DURATION.labels).expect(TABLE);
@@ -94,12 +104,21 @@ impl OwnMetrics {
             retries,
             pushes,
             leader,
+            push_series,
+            push_sources,
         }
     }
 
     /// Shows whether this process leads.
     pub(crate) fn show_leading(&self, is_leading: bool) {
         self.leader.set(is_leading.into());
+    }
+
+    /// Shows how much is held that was pushed.
+    pub(crate) fn show_held(&self, held: Held) {
+        let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.push_series.set(whole(held.samples));
+        self.push_sources.set(whole(held.sources));
     }
 
     /// Counts a reconciliation of an object and how long it took; after an error the object is put back into the queue.

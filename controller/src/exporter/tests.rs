@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use kafka_backup_shared::metrics::FAMILIES;
+use kafka_backup_shared::metrics::{FAMILIES, PUSHED};
 use kafka_backup_shared::status::{HeldRun, Phase, RunOutcome, time};
 use serde_json::json;
 
 use super::fixtures::{backup, restore};
 use super::*;
+use crate::exposition::{Family, Syntax, parse};
 
 /// A backup that has had runs, one whose first run goes on, and a restore without a status.
 fn snapshot() -> Snapshot {
@@ -51,6 +52,10 @@ fn only(backup: KafkaBackup) -> Snapshot {
     }
 }
 
+fn exporter(source: impl Fn() -> Snapshot + Send + Sync + 'static) -> Arc<Exporter> {
+    Exporter::new(Box::new(source), 100)
+}
+
 /// Compares with a file; `GOLDEN=write` writes it instead.
 fn assert_golden(path: &str, text: &str) {
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -63,7 +68,7 @@ fn assert_golden(path: &str, text: &str) {
 
 #[test]
 fn the_page_is_the_one_in_the_golden_file() {
-    let text = Exporter::new(Box::new(snapshot)).render_page().text;
+    let text = exporter(snapshot).render_page(Format::Text, 0).text;
     let text = String::from_utf8_lossy(&text);
     let version = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
     let text = text.replace(version, "version=\"0.0.0\"");
@@ -81,25 +86,33 @@ fn the_order_of_the_caches_does_not_matter() {
 /// `# TYPE`, `# HELP` and label names are the table's, and nothing else is on the page.
 #[test]
 fn the_whole_page_reads_back_as_the_table_of_families() {
-    let exporter = Exporter::new(Box::new(snapshot));
-    let text = exporter.render_page().text;
-    let families = parse(std::str::from_utf8(&text).expect("UTF-8")).expect("a valid page");
+    let exporter = exporter(snapshot);
+    let text = exporter.render_page(Format::Text, 0).text;
+    let text = std::str::from_utf8(&text).expect("UTF-8");
+    let families = parse(text, Syntax::Text).expect("a valid page");
     for read in &families {
         let family = FAMILIES.iter().find(|family| family.name == read.name);
         let family = family.unwrap_or_else(|| panic!("{} is not in the table", read.name));
-        let kind = format!("{:?}", read.kind).to_lowercase();
-        assert_eq!(kind, family.kind.as_str(), "{}", family.name);
-        assert_eq!(read.help.as_deref(), Some(family.help), "{}", family.name);
+        assert_eq!(read.kind.as_str(), family.kind.as_str(), "{}", family.name);
+        assert_eq!(read.help, family.help, "{}", family.name);
         let expected: HashSet<_> = family.labels.iter().copied().collect();
-        for sample in &read.samples {
-            let labels = sample.labels.iter().map(|(name, _)| name.as_str());
-            let labels: HashSet<_> = labels.filter(|name| *name != "le").collect();
-            assert_eq!(labels, expected, "{}", sample.name);
+        for point in &read.points {
+            let labels = point.labels.iter().map(|(name, _)| name.as_ref());
+            let labels: HashSet<_> = labels.collect();
+            assert_eq!(labels, expected, "{}", family.name);
         }
     }
-    // Pushed, shown in the status, not on the page.
-    let only_pushed = ["kafka_backup_run_bytes", "kafka_backup_run_progress_ratio"];
-    assert_eq!(families.len(), FAMILIES.len() - only_pushed.len());
+    // Pushed, and shown in the status.
+    let told = ["kafka_backup_run_bytes", "kafka_backup_run_progress_ratio"];
+    assert_eq!(families.len(), FAMILIES.len() - told.len() - PUSHED.len());
+    let other = exporter.render_page(Format::OpenMetrics, 0).text;
+    let other = std::str::from_utf8(&other).expect("UTF-8");
+    let other = parse(other, Syntax::OpenMetrics).expect("a valid page");
+    let points = |families: &[Family<'_>]| -> Vec<_> {
+        let points = families.iter().map(|family| family.points.clone());
+        points.map(|points| format!("{points:?}")).collect()
+    };
+    assert_eq!(points(&other), points(&families));
 }
 
 #[test]
@@ -152,30 +165,30 @@ fn held_runs_are_not_on_the_page() {
 async fn series_of_a_deleted_object_go_with_it() {
     let shown = Arc::new(Mutex::new(snapshot()));
     let source = shown.clone();
-    let exporter = Exporter::new(Box::new(move || source.lock().expect("a lock").clone()));
+    let exporter = exporter(move || source.lock().expect("a lock").clone());
     let error = Err(());
     exporter
         .own()
         .observe_reconcile("backup", "a", "first", Duration::from_millis(1), error);
     let count = |text: &[u8]| String::from_utf8_lossy(text).matches("\"first\"").count();
-    assert!(count(&exporter.render_page().text) > 50);
+    assert!(count(&exporter.render_page(Format::Text, 0).text) > 50);
     shown.lock().expect("a lock").backups.pop();
-    assert_eq!(count(&exporter.render_page().text), 0);
+    assert_eq!(count(&exporter.render_page(Format::Text, 0).text), 0);
 }
 
 #[tokio::test]
 async fn exposure_of_a_deleted_object_is_forgotten() {
     let shown = Arc::new(Mutex::new(snapshot()));
     let source = shown.clone();
-    let exporter = Exporter::new(Box::new(move || source.lock().expect("a lock").clone()));
+    let exporter = exporter(move || source.lock().expect("a lock").clone());
     let start = Instant::now();
     let later = start + Duration::from_secs(100);
     let totals = Totals::default();
     let exposed = |at| exporter.exposed("uid-first", &totals, at).failure;
     exposed(start);
-    exporter.render_page();
+    exporter.render_page(Format::Text, 0);
     assert_eq!(exposed(later), Duration::from_secs(100));
     shown.lock().expect("a lock").backups.pop();
-    exporter.render_page();
+    exporter.render_page(Format::Text, 0);
     assert_eq!(exposed(later), Duration::ZERO);
 }

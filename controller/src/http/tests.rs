@@ -1,7 +1,7 @@
 //! The ports over loopback, with a list of tokens in the place of the API server.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Mutex;
 
 use flate2::read::GzDecoder;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::exporter::{Snapshot, fixtures::backup};
 use crate::fixtures::success_report;
-use crate::identity::{Identities, Worker};
+use crate::identity::{Identities, StaticToken, Worker};
 use crate::leadership::NotLeading;
 use crate::objects::{Progress, Recorded};
 use crate::push::Standing;
@@ -65,7 +65,9 @@ struct Rig {
 impl Rig {
     async fn start(objects: usize) -> Self {
         let backups = (0..objects).map(|i| backup("ns", &format!("backup-{i}")).into());
-        let backups: Vec<_> = backups.collect();
+        let mut backups: Vec<_> = backups.collect();
+        let worker = RunRef::example();
+        backups.push(backup(&worker.namespace, &worker.name).into());
         let snapshot = move || Snapshot {
             backups: backups.clone(),
             ..Snapshot::default()
@@ -75,14 +77,17 @@ impl Rig {
             job_uid: JOB_UID.into(),
             pod: "pod".into(),
         };
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "{TOKEN}").unwrap();
+        let holder = StaticToken::open(file.path().to_owned()).unwrap();
         let push = Arc::new(Push {
-            identities: Identities::Listed(HashMap::from([("good", worker)])),
+            identities: Identities::listed(HashMap::from([("good", worker)]), Some(holder)),
             runs: Recorder {
                 leader: Mutex::default(),
                 standing: Mutex::new(Standing::Active),
                 taken: Mutex::default(),
             },
-            exporter: Exporter::new(Box::new(snapshot)),
+            exporter: Exporter::new(Box::new(snapshot), 1000),
             health: Health::awaiting(&["caches"]),
         });
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -112,6 +117,12 @@ impl Rig {
         self.metrics(&request, &[GOOD], body.as_bytes()).await
     }
 
+    async fn page(&self) -> String {
+        // No page that is still handed out from before.
+        tokio::time::sleep(exporter::PAGE_AGE).await;
+        self.metrics("GET /metrics", &[], b"").await.text()
+    }
+
     fn progress(&self) -> Vec<Progress> {
         self.push.runs.taken.lock().unwrap().0.clone()
     }
@@ -122,6 +133,8 @@ impl Rig {
 }
 
 const GOOD: &str = "Authorization: Bearer good";
+/// Of people's own jobs.
+const TOKEN: &str = "a-static-token-of-some-length";
 
 struct Answer {
     status: u16,
@@ -286,7 +299,7 @@ async fn a_push_without_the_right_identity_is_refused_unread() {
             &own,
             &["Authorization: Basic good"],
             401,
-            "a push needs the header",
+            "the token is not valid",
         ),
         (
             &own,
@@ -338,7 +351,7 @@ async fn a_push_is_taken_whole_or_not_at_all() {
         ),
         (
             "up 1\n",
-            "family up is none of those that a KafkaBackup run pushes: kafka_backup_backup_records_total, kafka_backup_run_bytes, kafka_backup_run_progress_ratio",
+            "family up is none of those that a KafkaBackup run pushes: kafka_backup_backup_records_total, kafka_backup_run_bytes, kafka_backup_run_progress_ratio, ",
         ),
         (
             "kafka_backup_restore_records_total 1\n",
@@ -398,18 +411,22 @@ async fn what_is_not_obeyed_has_a_definite_answer() {
     let long = vec![b'#'; push::BODY_MAX + 1];
     assert_eq!(rig.metrics(&put, &[GOOD], &long).await.status, 413);
     let zipped = [GOOD, "Content-Encoding: gzip"];
-    assert_eq!(rig.metrics(&put, &zipped, b"").await.status, 415);
-    let protobuf = [
-        GOOD,
-        "Content-Type: application/vnd.google.protobuf; encoding=delimited",
-    ];
-    assert_eq!(rig.metrics(&put, &protobuf, b"").await.status, 415);
-    assert_eq!(
-        rig.metrics(&format!("DELETE {path}"), &[GOOD], b"")
-            .await
-            .status,
-        405
-    );
+    assert_eq!(rig.metrics(&put, &zipped, b"plain").await.status, 400);
+    for (header, value) in [
+        ("Content-Encoding", "zstd"),
+        (
+            "Content-Type",
+            "application/vnd.google.protobuf; encoding=text",
+        ),
+        (
+            "Content-Type",
+            "application/vnd.google.protobuf; proto=other",
+        ),
+    ] {
+        let header = format!("{header}: {value}");
+        let answer = rig.metrics(&put, &[GOOD, &header], b"").await;
+        assert_eq!(answer.status, 415, "{header} {}", answer.text());
+    }
     assert_eq!(
         rig.metrics(&format!("{put}/pod/x"), &[GOOD], b"")
             .await
@@ -419,6 +436,176 @@ async fn what_is_not_obeyed_has_a_definite_answer() {
     assert_eq!(rig.metrics("GET /nothing", &[], b"").await.status, 404);
     assert_eq!(ask(rig.health, "GET /metrics", &[], b"").await.status, 404);
     assert_eq!(rig.progress(), []);
+}
+
+/// A worker's families beyond the status get the labels of its object, and add up over its pods.
+#[tokio::test]
+async fn what_no_status_tells_of_a_worker_is_on_the_page() {
+    let rig = Rig::ready().await;
+    let retries = "# TYPE kafka_backup_worker_retries_total counter\nkafka_backup_worker_retries_total{peer=\"kafka\"}";
+    let body = format!("kafka_backup_backup_records_total 1\n{retries} 3\n");
+    assert_eq!(rig.push(&body).await.status, 200);
+    assert_eq!(rig.push(&body).await.status, 200);
+    assert_eq!(rig.progress().len(), 2);
+    let line = "kafka_backup_worker_retries_total{kind=\"KafkaBackup\",name=\"orders\",namespace=\"default\",peer=\"kafka\"} 3\n";
+    assert!(rig.page().await.contains(line));
+    let forged = body.replace("peer=", "namespace=\"kube-system\",peer=");
+    assert_eq!(rig.push(&forged).await.status, 200);
+    let page = rig.page().await;
+    assert!(
+        page.contains(line) && !page.contains("kube-system"),
+        "{page}"
+    );
+    let unknown = body.replace("peer=", "topic=");
+    let refused = "kafka_backup_worker_retries_total has no label topic\n";
+    assert_eq!(rig.push(&unknown).await.both(), (400, refused.to_owned()));
+    let untyped = "kafka_backup_worker_retries_total{peer=\"kafka\"} 3\n";
+    assert_eq!(rig.push(untyped).await.status, 400);
+}
+
+/// A newer worker, or an older one, tells what it is.
+#[tokio::test]
+async fn what_a_worker_of_another_version_pushes_is_taken_as_far_as_it_is_known() {
+    let rig = Rig::ready().await;
+    let body = "kafka_backup_backup_records_total 7\nkafka_backup_worker_of_tomorrow_total 1\n";
+    let put = format!("PUT {}", push_path(&RunRef::example()));
+    let own = concat!(
+        "User-Agent: kafka-backup-worker/",
+        env!("CARGO_PKG_VERSION")
+    );
+    for header in [own, "User-Agent: curl/8"] {
+        let answer = rig.metrics(&put, &[GOOD, header], body.as_bytes()).await;
+        assert_eq!(answer.status, 400, "{header}");
+    }
+    assert_eq!(rig.progress(), []);
+    let other = "User-Agent: kafka-backup-worker/99.0.0";
+    let answer = rig.metrics(&put, &[GOOD, other], body.as_bytes()).await;
+    let note =
+        "left out, since this controller does not know it: kafka_backup_worker_of_tomorrow_total\n";
+    assert_eq!(answer.both(), (200, note.to_owned()));
+    assert_eq!(rig.progress()[0].records, 7);
+}
+
+#[tokio::test]
+async fn people_push_their_own_with_the_static_token() {
+    let rig = Rig::ready().await;
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    // base64 of "anybody:" and the token.
+    let basic = "Authorization: Basic YW55Ym9keTphLXN0YXRpYy10b2tlbi1vZi1zb21lLWxlbmd0aA==";
+    let push = async |method: &str, path: &str, header: &str, body: &str| {
+        let request = format!("{method} /metrics/job/{path}");
+        rig.metrics(&request, &[header], body.as_bytes())
+            .await
+            .both()
+    };
+    let ok = (200, String::new());
+    let counter = "# TYPE sold_total counter\nsold_total 2\n";
+    assert_eq!(push("POST", "shop/instance/a", &bearer, counter).await, ok);
+    assert_eq!(push("PUT", "shop/instance/b", basic, counter).await, ok);
+    assert!(rig.page().await.contains("sold_total{job=\"shop\"} 4\n"));
+    let late = push(
+        "PUT",
+        "shop/instance/b",
+        basic,
+        &counter.replace(" 2", " 1"),
+    )
+    .await;
+    assert_eq!(late.0, 200);
+    assert!(late.1.contains("nothing was changed"), "{}", late.1);
+    let deleted = push("DELETE", "shop/instance/b", basic, "").await;
+    assert_eq!(deleted, (202, String::new()));
+    assert!(rig.page().await.contains("sold_total{job=\"shop\"} 4\n"));
+
+    let refused = [
+        ("x", "kafka_backup_backups_total 1\n", "the operator's"),
+        ("x", "up 1\n", "Prometheus'"),
+        ("x", "scrape_duration_seconds 1\n", "Prometheus'"),
+        ("x", "a{instance=\"1\"} 1\n", "a has the label instance"),
+        ("x", "a{namespace=\"1\"} 1\n", "a has the label namespace"),
+        ("x", "a{pod=\"1\"} 1\n", "a has the label pod"),
+        (
+            "x/namespace/y",
+            "a 1\n",
+            "the label namespace is not one to push",
+        ),
+        (
+            "x",
+            "# TYPE sold_total gauge\nsold_total 1\n",
+            "is a gauge in this push",
+        ),
+    ];
+    for (path, body, reason) in refused {
+        let (status, text) = push("PUT", path, &bearer, body).await;
+        assert!(
+            status == 400 && text.contains(reason),
+            "{body}: {status} {text}"
+        );
+    }
+    let many: String = (0..1001)
+        .map(|i| format!("many{{x=\"{i}\"}} 1\n"))
+        .collect();
+    let (status, text) = push("PUT", "x", &bearer, &many).await;
+    assert!(status == 429 && text.contains("of at most 1000"), "{text}");
+    // It is nobody's run.
+    let json = serde_json::to_vec(&success_report(5)).unwrap();
+    let report = format!("PUT {}", report_path(JOB_UID));
+    assert_eq!(rig.metrics(&report, &[&bearer], &json).await.status, 403);
+    assert!(!rig.page().await.contains("many"));
+}
+
+#[tokio::test]
+async fn a_gzipped_body_is_read_up_to_its_limit() {
+    let rig = Rig::ready().await;
+    let put = format!("PUT {}", push_path(&RunRef::example()));
+    let headers = [GOOD, "Content-Encoding: gzip"];
+    let zip = |plain: &[u8]| {
+        let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        zip.write_all(plain).unwrap();
+        zip.finish().unwrap()
+    };
+    let body = zip(b"kafka_backup_backup_records_total 5\n");
+    assert_eq!(rig.metrics(&put, &headers, &body).await.status, 200);
+    assert_eq!(rig.progress()[0].records, 5);
+    let cut = &body[..body.len() - 1];
+    assert_eq!(rig.metrics(&put, &headers, cut).await.status, 400);
+    let bomb = zip(&vec![b'\n'; push::BODY_MAX + 1]);
+    assert!(bomb.len() < 10_000);
+    assert_eq!(rig.metrics(&put, &headers, &bomb).await.status, 413);
+}
+
+#[tokio::test]
+async fn the_page_is_openmetrics_for_whoever_prefers_it() {
+    let rig = Rig::ready().await;
+    let open = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let text = "content-type: text/plain; version=0.0.4; charset=utf-8";
+    let cases = [
+        // Prometheus 2.42 and 3.
+        (
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            open,
+        ),
+        (
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2",
+            open,
+        ),
+        (
+            "text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q=0.5",
+            text,
+        ),
+        ("application/openmetrics-text;version=0.0.1", text),
+        ("*/*", text),
+        ("application/openmetrics-text; q=0", text),
+    ];
+    for (accepted, content_type) in cases {
+        let header = format!("Accept: {accepted}");
+        let answer = rig.metrics("GET /metrics", &[&header], b"").await;
+        assert!(
+            answer.head.contains(content_type),
+            "{accepted}: {}",
+            answer.head
+        );
+        assert_eq!(answer.text().ends_with("# EOF\n"), content_type == open);
+    }
 }
 
 #[tokio::test]

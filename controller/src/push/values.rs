@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use kafka_backup_shared::metrics::{
-    BACKUP_RECORDS, Family, MetricType, RESTORE_RECORDS, RUN_BYTES, RUN_PROGRESS,
+    BACKUP_RECORDS, Family, MetricType, PUSHED, RESTORE_RECORDS, RUN_BYTES, RUN_PROGRESS,
 };
 use kafka_backup_shared::plan::RunRef;
 
 use super::Refusal;
-use crate::exporter::{TextFamily, TextType, parse};
+use crate::exposition::{self, Kind, Value};
 use crate::grouping::Grouping;
 use crate::kind::ObjectKind;
 use crate::objects::Progress;
@@ -39,71 +39,90 @@ pub(super) fn check_grouping(grouping: &Grouping, run: &RunRef) -> Result<(), Re
     Ok(())
 }
 
-/// The families that a worker of `run` may push: what the status has a place for.
-fn accepted_families(run: &RunRef) -> Option<[&'static Family; 3]> {
-    let records = match ObjectKind::parse(&run.kind)? {
-        ObjectKind::Backup => &BACKUP_RECORDS,
-        ObjectKind::Restore => &RESTORE_RECORDS,
+/// The families that go into the status of an object.
+fn told_by_status(run: &RunRef) -> [&'static Family; 3] {
+    let records = match ObjectKind::parse(&run.kind) {
+        Some(ObjectKind::Restore) => &RESTORE_RECORDS,
+        Some(ObjectKind::Backup) | None => &BACKUP_RECORDS,
     };
-    Some([records, &RUN_BYTES, &RUN_PROGRESS])
+    [records, &RUN_BYTES, &RUN_PROGRESS]
 }
 
-/// What a text says about `run`; families that it leaves out count as nothing done yet.
-pub(super) fn read_progress(body: &[u8], run: &RunRef) -> Result<Progress, Refusal> {
-    let text = std::str::from_utf8(body)
-        .map_err(|error| Refusal::invalid(format!("the body is not UTF-8: {error}")))?;
-    let families = parse(text).map_err(|error| Refusal::invalid(error.to_string()))?;
-    let accepted = accepted_families(run)
-        .ok_or_else(|| Refusal::invalid(format!("{} has no metrics to push", run.kind)))?;
+/// Takes families out that are none of the catalogue, and names them; of a worker of this version they are refused.
+pub(super) fn take_unknown(
+    families: &mut Vec<exposition::Family<'_>>,
+    run: &RunRef,
+    is_own_version: bool,
+) -> Result<Option<String>, Refusal> {
+    let known = told_by_status(run).into_iter().chain(PUSHED);
+    let known: Vec<&str> = known.map(|family| family.name).collect();
+    let is_known = |family: &exposition::Family<'_>| known.contains(&family.name.as_ref());
+    let unknown = families.iter().filter(|family| !is_known(family));
+    let unknown: Vec<String> = unknown.map(|family| family.name.to_string()).collect();
+    if unknown.is_empty() {
+        return Ok(None);
+    }
+    let unknown = unknown.join(", ");
+    if is_own_version {
+        return Err(Refusal::invalid(format!(
+            "family {unknown} is none of those that a {} run pushes: {}",
+            run.kind,
+            known.join(", ")
+        )));
+    }
+    families.retain(is_known);
+    Ok(Some(format!(
+        "left out, since this controller does not know it: {unknown}"
+    )))
+}
+
+/// Takes what the status tells out of `families`; what is left out counts as nothing done yet.
+pub(super) fn read_progress(
+    families: &mut Vec<exposition::Family<'_>>,
+    run: &RunRef,
+) -> Result<Progress, Refusal> {
     let mut progress = Progress::default();
-    for family in &families {
-        let known = accepted.iter().find(|known| known.name == family.name);
-        let known = known.ok_or_else(|| {
-            let names = accepted.map(|known| known.name).join(", ");
-            Refusal::invalid(format!(
-                "family {} is none of those that a {} run pushes: {names}",
-                family.name, run.kind
-            ))
-        })?;
-        let Some(value) = read_family(family, known, run)? else {
+    for known in told_by_status(run) {
+        let family = families.iter().find(|family| family.name == known.name);
+        let value = family
+            .map(|family| read_family(family, known, run))
+            .transpose()?;
+        let Some(value) = value.flatten() else {
             continue;
         };
         if known.name == RUN_BYTES.name {
-            progress.bytes = whole(&family.name, value)?;
+            progress.bytes = whole(known.name, value)?;
         } else if known.name == RUN_PROGRESS.name {
             progress.percent = Some(percent(value)?);
         } else {
-            progress.records = whole(&family.name, value)?;
+            progress.records = whole(known.name, value)?;
         }
     }
+    let told = told_by_status(run).map(|family| family.name);
+    families.retain(|family| !told.contains(&family.name.as_ref()));
     Ok(progress)
 }
 
 /// The value of the family's only sample.
-fn read_family(family: &TextFamily, known: &Family, run: &RunRef) -> Result<Option<f64>, Refusal> {
+fn read_family(
+    family: &exposition::Family<'_>,
+    known: &Family,
+    run: &RunRef,
+) -> Result<Option<f64>, Refusal> {
     let name = known.name;
-    let is_same_type = match family.kind {
-        TextType::Counter => known.kind == MetricType::Counter,
-        TextType::Gauge => known.kind == MetricType::Gauge,
-        TextType::Untyped => true,
-        TextType::Histogram | TextType::Summary => false,
-    };
-    if !is_same_type {
-        let kind = known.kind.as_str();
-        return Err(Refusal::invalid(format!("{name} is a {kind}")));
-    }
-    let sample = match family.samples.as_slice() {
+    check_kind(family, known)?;
+    let point = match family.points.as_slice() {
         [] => return Ok(None),
-        [sample] => sample,
+        [point] => point,
         [_, _, ..] => {
             return Err(Refusal::invalid(format!("{name} has more than one sample")));
         }
     };
-    for (label, value) in &sample.labels {
-        let own = match label.as_str() {
+    for (label, value) in &point.labels {
+        let own = match label.as_ref() {
             "namespace" => &run.namespace,
             "run" => &run.run,
-            "backup_name" | "restore_name" if known.labels.contains(&label.as_str()) => &run.name,
+            "backup_name" | "restore_name" if known.labels.contains(&label.as_ref()) => &run.name,
             _ => {
                 return Err(Refusal::invalid(format!("{name} has no label {label}")));
             }
@@ -112,7 +131,46 @@ fn read_family(family: &TextFamily, known: &Family, run: &RunRef) -> Result<Opti
             return Err(Refusal::other_run());
         }
     }
-    Ok(Some(sample.value))
+    match point.value {
+        Value::Number(value) => Ok(Some(value)),
+        Value::Histogram(_) | Value::Summary { .. } => Ok(None),
+    }
+}
+
+fn check_kind(family: &exposition::Family<'_>, known: &Family) -> Result<(), Refusal> {
+    let is_same = match family.kind {
+        Kind::Counter => known.kind == MetricType::Counter,
+        Kind::Gauge => known.kind == MetricType::Gauge,
+        Kind::Histogram => known.kind == MetricType::Histogram,
+        Kind::Untyped => known.kind != MetricType::Histogram,
+        Kind::Summary => false,
+    };
+    if is_same {
+        return Ok(());
+    }
+    let (name, kind) = (known.name, known.kind.as_str());
+    Err(Refusal::invalid(format!("{name} is a {kind}")))
+}
+
+/// The rest is of the catalogue, with the labels that it has there; those of the object are given by the controller.
+pub(super) fn check_labels(families: &[exposition::Family<'_>]) -> Result<(), Refusal> {
+    for family in families {
+        let Some(known) = PUSHED.iter().find(|known| known.name == family.name) else {
+            continue; // none is left
+        };
+        check_kind(family, known)?;
+        if family.kind == Kind::Untyped {
+            return Err(Refusal::invalid(format!("{} has no type", known.name)));
+        }
+        let labels = family.points.iter().flat_map(|point| &point.labels);
+        for (label, _) in labels {
+            if !known.labels.contains(&label.as_ref()) {
+                let name = known.name;
+                return Err(Refusal::invalid(format!("{name} has no label {label}")));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whole numbers up to 2^53, which a float holds exactly.

@@ -1,0 +1,910 @@
+//! Families, series and sources, without clocks and locks.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Instant;
+
+use hashbrown::HashTable;
+
+use super::{KEPT, ObjectName, Owner, REMEMBERED, Source};
+use crate::exporter::{Escape, Escaped};
+use crate::exposition::{Buckets, Family, Kind, Label, Point, Value};
+
+/// What a push leaves of what its source said before of gauges and untyped values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replace {
+    /// `PUT`: nothing that is not in it.
+    All,
+    /// `POST`: nothing of the families that are in it.
+    Named,
+}
+
+/// What became of a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is in.
+    Yes,
+    /// It is older than what is known of its source, and changed nothing; the reason names a series.
+    Late(String),
+}
+
+/// Why a push was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{held} samples are held and the push would add {added}, of at most {max}")]
+    Full {
+        held: usize,
+        added: usize,
+        max: usize,
+    },
+}
+
+/// How much is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Lines of exposition.
+    pub(crate) samples: usize,
+    /// Sources that have not ended.
+    pub(crate) sources: usize,
+}
+
+/// Place of a series: its family's, and its own within it.
+type Place = (u32, u32);
+
+pub(super) struct Store {
+    max_samples: usize,
+    pub(super) families: Vec<FamilyState>,
+    by_name: HashMap<Box<str>, u32>,
+    /// Names of samples, and the family that they belong to.
+    reserved: HashMap<Box<str>, u32>,
+    sources: HashMap<Box<str>, SourceState>,
+    next_number: u64,
+    hasher: RandomState,
+    samples: usize,
+    /// Samples that sources remember, which are bounded as those that are exposed are.
+    remembered: usize,
+}
+
+pub(super) struct FamilyState {
+    pub(super) name: Box<str>,
+    pub(super) kind: Kind,
+    pub(super) help: Box<str>,
+    /// With empty places, so that a place stays a series' own.
+    pub(super) series: Vec<Option<Series>>,
+    free: Vec<u32>,
+    index: HashTable<u32>,
+}
+
+pub(super) struct Series {
+    /// As they are written, without braces.
+    pub(super) labels: Box<str>,
+    pub(super) value: Total,
+    /// The last of its sources.
+    writer: u64,
+    pushed: Instant,
+    owner: Option<Arc<ObjectName>>,
+}
+
+/// What is exposed.
+pub(super) enum Total {
+    Number(f64),
+    Histogram(Box<Histogram>),
+    Summary { sum: f64, count: f64 },
+}
+
+#[derive(Clone)]
+pub(super) struct Histogram {
+    pub(super) bounds: Arc<[f64]>,
+    pub(super) counts: Box<[f64]>,
+    pub(super) count: f64,
+    pub(super) sum: f64,
+}
+
+struct SourceState {
+    number: u64,
+    owner: Option<Arc<ObjectName>>,
+    pushed: Instant,
+    is_ended: bool,
+    /// By place.
+    last: Vec<(Place, Last)>,
+}
+
+/// What a source said last.
+enum Last {
+    /// Of a gauge or an untyped value, which does not add up.
+    Gauge,
+    Number {
+        value: f64,
+        start: Option<f64>,
+    },
+    Histogram {
+        value: Box<Histogram>,
+        start: Option<f64>,
+    },
+    Summary {
+        sum: f64,
+        count: f64,
+        start: Option<f64>,
+    },
+}
+
+/// One point of a push, and what is to be done with it.
+struct Step<'p> {
+    family: usize,
+    place: Option<Place>,
+    labels: Box<str>,
+    point: &'p Point<'p>,
+    start: Option<f64>,
+    relation: Relation,
+}
+
+/// What a point is to what its source said before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    /// It counts from nothing: the first one, or that of a new process.
+    Fresh,
+    /// It goes on.
+    Continued,
+}
+
+impl Store {
+    pub(super) fn new(max_samples: usize) -> Self {
+        Self {
+            max_samples,
+            families: Vec::new(),
+            by_name: HashMap::new(),
+            reserved: HashMap::new(),
+            sources: HashMap::new(),
+            next_number: 0,
+            hasher: RandomState::new(),
+            samples: 0,
+            remembered: 0,
+        }
+    }
+
+    pub(super) fn held(&self) -> Held {
+        Held {
+            samples: self.samples,
+            sources: self
+                .sources
+                .values()
+                .filter(|source| !source.is_ended)
+                .count(),
+        }
+    }
+
+    pub(super) fn push(
+        &mut self,
+        source: &Source,
+        replace: Replace,
+        families: &[Family<'_>],
+        now: Instant,
+    ) -> Result<Taken, StoreError> {
+        self.check_families(families)?;
+        let mut steps = self.steps(source, families)?;
+        if let Some(late) = self.relate(&source.id, &mut steps, families)? {
+            return Ok(Taken::Late(late));
+        }
+        self.check_room(&source.id, families, &steps)?;
+        self.apply(source, replace, families, steps, now);
+        Ok(Taken::Yes)
+    }
+
+    /// Types, and names that two families would share.
+    fn check_families(&self, families: &[Family<'_>]) -> Result<(), StoreError> {
+        let mut pushed = HashMap::new();
+        for family in families.iter().filter(|family| !family.points.is_empty()) {
+            let name = family.name.as_ref();
+            if let Some(known) = self.family(name) {
+                if known.kind != family.kind {
+                    let (held, kind) = (known.kind.as_str(), family.kind.as_str());
+                    return Err(StoreError::Invalid(format!(
+                        "{name} is a {kind} in this push, and a {held} by earlier ones"
+                    )));
+                }
+                continue;
+            }
+            for reserved in reserved(name, family.kind) {
+                let known = self.reserved.get(reserved.as_str());
+                let known = known.map(|index| self.families[*index as usize].name.as_ref());
+                let other = known.or(pushed.get(&reserved).copied());
+                if let Some(other) = other.filter(|other| *other != name) {
+                    return Err(StoreError::Invalid(format!(
+                        "{name} has samples named {reserved}, as {other} has"
+                    )));
+                }
+                pushed.insert(reserved, name);
+            }
+        }
+        Ok(())
+    }
+
+    fn family(&self, name: &str) -> Option<&FamilyState> {
+        let index = *self.by_name.get(name)?;
+        Some(&self.families[index as usize])
+    }
+
+    /// The place and the complete labels of each point.
+    fn steps<'p>(
+        &self,
+        source: &Source,
+        families: &'p [Family<'p>],
+    ) -> Result<Vec<Step<'p>>, StoreError> {
+        let process = process_start(families);
+        let points = families.iter().map(|family| family.points.len()).sum();
+        let mut steps = Vec::with_capacity(points);
+        let mut labels = String::new();
+        for (index, family) in families.iter().enumerate() {
+            let known = self.by_name.get(family.name.as_ref()).copied();
+            for point in &family.points {
+                labels.clear();
+                write_labels(&mut labels, &point.labels, &source.labels);
+                let place = known.and_then(|known| Some((known, self.find(known, &labels)?)));
+                steps.push(Step {
+                    family: index,
+                    place,
+                    // One that is known has its labels already.
+                    labels: if place.is_none() {
+                        labels.as_str().into()
+                    } else {
+                        Box::default()
+                    },
+                    point,
+                    start: point.created.or(process),
+                    relation: Relation::Fresh,
+                });
+            }
+        }
+        self.check_distinct(families, &steps)?;
+        Ok(steps)
+    }
+
+    fn find(&self, family: u32, labels: &str) -> Option<u32> {
+        let state = &self.families[family as usize];
+        let hash = self.hasher.hash_one(labels);
+        let is_it = |place: &u32| {
+            let series = state.series[*place as usize].as_ref();
+            series.is_some_and(|series| &*series.labels == labels)
+        };
+        state.index.find(hash, is_it).copied()
+    }
+
+    fn check_distinct(
+        &self,
+        families: &[Family<'_>],
+        steps: &[Step<'_>],
+    ) -> Result<(), StoreError> {
+        let mut known = HashSet::with_capacity(steps.len());
+        let mut unknown = HashSet::new();
+        for step in steps {
+            let is_new = match step.place {
+                Some(place) => known.insert(place),
+                None => unknown.insert((step.family, &*step.labels)),
+            };
+            if !is_new {
+                let name = &families[step.family].name;
+                return Err(StoreError::Invalid(format!(
+                    "a second sample of the same series of {name}, once it has the labels of the path"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares with what the source said before; tells why the push is late, if it is.
+    fn relate(
+        &self,
+        source: &str,
+        steps: &mut [Step<'_>],
+        families: &[Family<'_>],
+    ) -> Result<Option<String>, StoreError> {
+        let Some(known) = self.sources.get(source) else {
+            return Ok(None);
+        };
+        let mut is_repeat = known.is_ended;
+        let mut is_compared = false;
+        for (position, step) in steps.iter_mut().enumerate() {
+            let Family { name, kind, .. } = &families[step.family];
+            if !kind.adds_up() {
+                continue;
+            }
+            let last = step.place.and_then(|place| known.last(place, position));
+            let Some(before) = last.and_then(|last| last.compare(&step.point.value)) else {
+                is_repeat = false;
+                continue;
+            };
+            is_compared = true;
+            let starts = before.start.zip(step.start);
+            if starts.is_some_and(|(known, own)| own > known) {
+                is_repeat = false;
+                continue;
+            }
+            // What an ended source is followed by, and that is not its repeat, is another process.
+            if known.is_ended && starts.is_none() {
+                is_repeat &= before.is == Change::None;
+                continue;
+            }
+            step.relation = Relation::Continued;
+            let is_older = starts.is_some_and(|(known, own)| own < known);
+            let since = match is_older {
+                true => "a later start",
+                false => "the same start",
+            };
+            if is_older || before.is == Change::Lower {
+                return Ok(Some(format!(
+                    "{name} is lower than before, or of an earlier process: it was {} from {since}; nothing was changed",
+                    before.count
+                )));
+            }
+            if before.is == Change::OtherBuckets {
+                return Err(StoreError::Invalid(format!(
+                    "{name} has other buckets than before, from {since}"
+                )));
+            }
+            is_repeat &= before.is == Change::None;
+        }
+        if is_repeat && is_compared {
+            let reason = "it repeats the last push of a source that has ended; nothing was changed";
+            return Ok(Some(reason.into()));
+        }
+        Ok(None)
+    }
+
+    fn check_room(
+        &self,
+        source: &str,
+        families: &[Family<'_>],
+        steps: &[Step<'_>],
+    ) -> Result<(), StoreError> {
+        let added = steps.iter().filter(|step| step.place.is_none());
+        let added: usize = added.map(|step| lines(&step.point.value)).sum();
+        let known = self.sources.get(source);
+        let remembered = steps.iter().enumerate().filter(|(position, step)| {
+            let last = step.place.and_then(|place| known?.last(place, *position));
+            last.is_none() && families[step.family].kind.adds_up()
+        });
+        let remembered: usize = remembered.map(|(_, step)| lines(&step.point.value)).sum();
+        // Each exposed sample may have several sources; twice as many for all of them are enough for a replacement of all.
+        let max = self.max_samples;
+        for (held, added, max) in [
+            (self.samples, added, max),
+            (self.remembered, remembered, max.saturating_mul(2)),
+        ] {
+            if added > 0 && held + added > max {
+                return Err(StoreError::Full { held, added, max });
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        source: &Source,
+        replace: Replace,
+        families: &[Family<'_>],
+        steps: Vec<Step<'_>>,
+        now: Instant,
+    ) {
+        let mut state = match self.sources.remove(source.id.as_str()) {
+            Some(state) => state,
+            None => SourceState {
+                number: self.fresh_number(),
+                owner: match &source.owner {
+                    Owner::Object(name) => Some(Arc::new(name.clone())),
+                    Owner::Holder => None,
+                },
+                pushed: now,
+                is_ended: false,
+                last: Vec::with_capacity(steps.len()),
+            },
+        };
+        state.pushed = now;
+        state.is_ended = false;
+        let mut said = HashSet::with_capacity(steps.len());
+        let mut named = HashSet::new();
+        for (position, step) in steps.into_iter().enumerate() {
+            let family = &families[step.family];
+            let place = match step.place {
+                Some(place) => place,
+                None => self.add(family, step.labels, &state, &step.point.value, now),
+            };
+            said.insert(place);
+            named.insert(place.0);
+            let series = self.families[place.0 as usize].series[place.1 as usize]
+                .as_mut()
+                .expect("a place that was found or made holds a series");
+            series.writer = state.number;
+            let last = state.find(place, position);
+            let before = last
+                .ok()
+                .map(|index| &state.last[index].1)
+                .filter(|_| step.relation == Relation::Continued);
+            let said = series.add(family, &step.point.value, step.start, before);
+            match last {
+                Ok(index) => state.last[index].1 = said,
+                Err(index) => {
+                    self.remembered += said.lines();
+                    state.last.insert(index, (place, said));
+                }
+            }
+        }
+        let gone: Vec<Place> = state
+            .last
+            .iter()
+            .filter(|(place, last)| {
+                let is_replaced = replace == Replace::All || named.contains(&place.0);
+                matches!(last, Last::Gauge) && is_replaced && !said.contains(place)
+            })
+            .map(|(place, _)| *place)
+            .collect();
+        self.drop_gauges(&mut state, &gone);
+        self.touch(&state, now);
+        self.sources.insert(source.id.as_str().into(), state);
+    }
+
+    /// A series is there for as long as a source remembers it, whether or not it is said again.
+    fn touch(&mut self, state: &SourceState, now: Instant) {
+        for (place, _) in &state.last {
+            if let Some(series) = self.series_mut(*place) {
+                series.pushed = now;
+            }
+        }
+    }
+
+    fn fresh_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn series_mut(&mut self, (family, series): Place) -> Option<&mut Series> {
+        self.families[family as usize].series[series as usize].as_mut()
+    }
+
+    fn add(
+        &mut self,
+        family: &Family<'_>,
+        labels: Box<str>,
+        source: &SourceState,
+        value: &Value,
+        now: Instant,
+    ) -> Place {
+        let index = match self.by_name.get(family.name.as_ref()) {
+            Some(index) => *index,
+            None => self.add_family(family),
+        };
+        let hash = self.hasher.hash_one(&*labels);
+        let state = &mut self.families[index as usize];
+        let series = Series {
+            labels,
+            value: Total::of_nothing(value),
+            writer: source.number,
+            pushed: now,
+            owner: source.owner.clone(),
+        };
+        self.samples += lines(value);
+        let place = match state.free.pop() {
+            Some(place) => {
+                state.series[place as usize] = Some(series);
+                place
+            }
+            None => {
+                state.series.push(Some(series));
+                u32::try_from(state.series.len() - 1).expect("samples are bounded")
+            }
+        };
+        let (all, hasher) = (&state.series, &self.hasher);
+        state.index.insert_unique(hash, place, |place| {
+            let series = all[*place as usize].as_ref();
+            hasher.hash_one(series.map(|series| &*series.labels).unwrap_or_default())
+        });
+        (index, place)
+    }
+
+    fn add_family(&mut self, family: &Family<'_>) -> u32 {
+        let name: Box<str> = family.name.as_ref().into();
+        // A family that lost all of its series leaves its place.
+        let empty = self.families.iter().position(|known| known.name.is_empty());
+        let state = FamilyState {
+            name: name.clone(),
+            kind: family.kind,
+            help: family.help.as_ref().into(),
+            series: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+        };
+        let index = match empty {
+            Some(index) => {
+                self.families[index] = state;
+                index
+            }
+            None => {
+                self.families.push(state);
+                self.families.len() - 1
+            }
+        };
+        let index = u32::try_from(index).expect("samples are bounded");
+        for reserved in reserved(&name, family.kind) {
+            self.reserved.insert(reserved.into(), index);
+        }
+        self.by_name.insert(name, index);
+        index
+    }
+
+    /// Removes gauges that the source was the last to write.
+    fn drop_gauges(&mut self, state: &mut SourceState, gone: &[Place]) {
+        for place in gone {
+            let is_own = self
+                .series_mut(*place)
+                .is_some_and(|series| series.writer == state.number);
+            if is_own {
+                self.remove(*place);
+            }
+        }
+        let gone: HashSet<Place> = gone.iter().copied().collect();
+        state.last.retain(|(place, _)| !gone.contains(place));
+    }
+
+    fn remove(&mut self, (family, place): Place) {
+        let state = &mut self.families[family as usize];
+        let Some(series) = state.series[place as usize].take() else {
+            return;
+        };
+        self.samples -= series.value.lines();
+        let hash = self.hasher.hash_one(&*series.labels);
+        if let Ok(entry) = state.index.find_entry(hash, |known| *known == place) {
+            entry.remove();
+        }
+        state.free.push(place);
+        if state.index.is_empty() {
+            let name = std::mem::take(&mut state.name);
+            for reserved in reserved(&name, state.kind) {
+                self.reserved.remove(reserved.as_str());
+            }
+            self.by_name.remove(&name);
+        }
+    }
+
+    pub(super) fn end(&mut self, source: &str, now: Instant) {
+        let Some(mut state) = self.sources.remove(source) else {
+            return;
+        };
+        let gauges = state.last.iter();
+        let gauges: Vec<Place> = gauges
+            .filter(|(_, last)| matches!(last, Last::Gauge))
+            .map(|(place, _)| *place)
+            .collect();
+        self.drop_gauges(&mut state, &gauges);
+        state.is_ended = true;
+        state.pushed = now;
+        self.touch(&state, now);
+        self.sources.insert(source.into(), state);
+    }
+
+    pub(super) fn sweep(&mut self, is_there: impl Fn(&ObjectName) -> bool, now: Instant) {
+        let is_live = |owner: &Option<Arc<ObjectName>>, pushed: Instant| match owner {
+            Some(object) => is_there(object),
+            None => now.saturating_duration_since(pushed) < KEPT,
+        };
+        let mut forgotten = 0;
+        self.sources.retain(|_, source| {
+            let is_over =
+                source.is_ended && now.saturating_duration_since(source.pushed) >= REMEMBERED;
+            let is_kept = !is_over && is_live(&source.owner, source.pushed);
+            if !is_kept {
+                forgotten += source
+                    .last
+                    .iter()
+                    .map(|(_, last)| last.lines())
+                    .sum::<usize>();
+            }
+            is_kept
+        });
+        self.remembered -= forgotten;
+        let mut gone = Vec::new();
+        for (family, state) in self.families.iter().enumerate() {
+            for (place, series) in state.series.iter().enumerate() {
+                let series = series.as_ref();
+                if series.is_some_and(|series| !is_live(&series.owner, series.pushed)) {
+                    gone.push((family as u32, place as u32));
+                }
+            }
+        }
+        for place in gone {
+            self.remove(place);
+        }
+    }
+}
+
+impl SourceState {
+    /// Where `place` is in `last`, or belongs; clients send their points in one order, so `hint` is mostly right.
+    fn find(&self, place: Place, hint: usize) -> Result<usize, usize> {
+        if self
+            .last
+            .get(hint)
+            .is_some_and(|(known, _)| *known == place)
+        {
+            return Ok(hint);
+        }
+        self.last.binary_search_by_key(&place, |(known, _)| *known)
+    }
+
+    fn last(&self, place: Place, hint: usize) -> Option<&Last> {
+        let index = self.find(place, hint).ok()?;
+        Some(&self.last[index].1)
+    }
+}
+
+impl Series {
+    /// Adds what the point says beyond `before`, and returns what the source has said by now.
+    fn add(
+        &mut self,
+        family: &Family<'_>,
+        value: &Value,
+        start: Option<f64>,
+        before: Option<&Last>,
+    ) -> Last {
+        match (&mut self.value, value) {
+            (Total::Number(total), Value::Number(value)) if family.kind == Kind::Counter => {
+                let counted = match before {
+                    Some(Last::Number { value, .. }) => *value,
+                    _ => 0.0, // nothing before
+                };
+                *total += value - counted;
+                Last::Number {
+                    value: *value,
+                    start,
+                }
+            }
+            (Total::Number(total), Value::Number(value)) => {
+                let is_late = family.name.contains("_timestamp") && *value < *total;
+                if !is_late {
+                    *total = *value;
+                }
+                Last::Gauge
+            }
+            (Total::Histogram(total), Value::Histogram(value)) => {
+                let before = match before {
+                    Some(Last::Histogram { value, .. }) => Some(&**value),
+                    _ => None, // nothing before
+                };
+                total.add(value, before);
+                let bounds = match *total.bounds == *value.bounds {
+                    true => total.bounds.clone(),
+                    false => value.bounds.as_slice().into(),
+                };
+                let value = Box::new(Histogram {
+                    bounds,
+                    counts: value.counts.as_slice().into(),
+                    count: value.count,
+                    sum: value.sum,
+                });
+                Last::Histogram { value, start }
+            }
+            (Total::Summary { sum, count }, Value::Summary { sum: a, count: b }) => {
+                let (sum_before, count_before) = match before {
+                    Some(Last::Summary { sum, count, .. }) => (*sum, *count),
+                    _ => (0.0, 0.0), // nothing before
+                };
+                *sum += a - sum_before;
+                *count += b - count_before;
+                Last::Summary {
+                    sum: *a,
+                    count: *b,
+                    start,
+                }
+            }
+            (Total::Number(_) | Total::Histogram(_) | Total::Summary { .. }, _) => {
+                unreachable!("the kinds were compared before")
+            }
+        }
+    }
+}
+
+impl Histogram {
+    /// Keeps the bounds that both have.
+    fn add(&mut self, value: &Buckets, before: Option<&Histogram>) {
+        let shares = |bound: &f64| {
+            value
+                .bounds
+                .binary_search_by(|known| known.total_cmp(bound))
+                .is_ok()
+        };
+        if !self.bounds.iter().all(shares) {
+            let kept = self.bounds.iter().zip(&self.counts);
+            let kept = kept.filter(|(bound, _)| shares(bound));
+            let (bounds, counts): (Vec<f64>, Vec<f64>) = kept.unzip();
+            (self.bounds, self.counts) = (bounds.into(), counts.into());
+        }
+        for (bound, total) in self.bounds.iter().zip(&mut self.counts) {
+            let of = |bounds: &[f64], counts: &[f64]| {
+                let index = bounds.binary_search_by(|known| known.total_cmp(bound));
+                index.map_or(0.0, |index| counts[index])
+            };
+            let counted = before.map_or(0.0, |before| of(&before.bounds, &before.counts));
+            *total += of(&value.bounds, &value.counts) - counted;
+        }
+        self.count += value.count - before.map_or(0.0, |before| before.count);
+        self.sum += value.sum - before.map_or(0.0, |before| before.sum);
+    }
+}
+
+impl Total {
+    fn of_nothing(value: &Value) -> Self {
+        match value {
+            Value::Number(_) => Self::Number(0.0),
+            Value::Histogram(buckets) => Self::Histogram(Box::new(Histogram {
+                bounds: buckets.bounds.as_slice().into(),
+                counts: vec![0.0; buckets.counts.len()].into(),
+                count: 0.0,
+                sum: 0.0,
+            })),
+            Value::Summary { .. } => Self::Summary {
+                sum: 0.0,
+                count: 0.0,
+            },
+        }
+    }
+
+    fn lines(&self) -> usize {
+        match self {
+            Self::Number(_) => 1,
+            Self::Histogram(histogram) => histogram.bounds.len() + 3,
+            Self::Summary { .. } => 2,
+        }
+    }
+}
+
+/// What a source said before of a point that adds up.
+struct Before {
+    count: f64,
+    start: Option<f64>,
+    is: Change,
+}
+
+/// How a point's value differs from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    None,
+    Higher,
+    Lower,
+    OtherBuckets,
+}
+
+impl Change {
+    fn of(before: f64, after: f64) -> Self {
+        if after < before {
+            return Self::Lower;
+        }
+        if after > before {
+            return Self::Higher;
+        }
+        Self::None
+    }
+}
+
+impl Last {
+    /// Nothing where the kinds differ.
+    fn compare(&self, after: &Value) -> Option<Before> {
+        let (count, start, is) = match (self, after) {
+            (Self::Number { value, start }, Value::Number(after)) => {
+                (*value, *start, Change::of(*value, *after))
+            }
+            (Self::Histogram { value, start }, Value::Histogram(after)) => {
+                let is = match *value.bounds == *after.bounds {
+                    false => Change::OtherBuckets,
+                    true => {
+                        let counts = value.counts.iter().zip(&after.counts);
+                        let is_lower = counts.into_iter().any(|(before, after)| after < before);
+                        match Change::of(value.count, after.count) {
+                            Change::Higher | Change::None if is_lower => Change::Lower,
+                            change => change,
+                        }
+                    }
+                };
+                (value.count, *start, is)
+            }
+            (Self::Summary { count, start, .. }, Value::Summary { count: after, .. }) => {
+                (*count, *start, Change::of(*count, *after))
+            }
+            (
+                Self::Gauge | Self::Number { .. } | Self::Histogram { .. } | Self::Summary { .. },
+                Value::Number(_) | Value::Histogram(_) | Value::Summary { .. },
+            ) => return None,
+        };
+        Some(Before { count, start, is })
+    }
+
+    fn lines(&self) -> usize {
+        match self {
+            Self::Gauge => 0,
+            Self::Number { .. } => 1,
+            Self::Histogram { value, .. } => value.bounds.len() + 3,
+            Self::Summary { .. } => 2,
+        }
+    }
+}
+
+impl Kind {
+    fn adds_up(self) -> bool {
+        match self {
+            Self::Counter | Self::Histogram | Self::Summary => true,
+            Self::Gauge | Self::Untyped => false,
+        }
+    }
+}
+
+/// Lines of exposition.
+fn lines(value: &Value) -> usize {
+    match value {
+        Value::Number(_) => 1,
+        Value::Histogram(buckets) => buckets.bounds.len() + 3,
+        Value::Summary { .. } => 2,
+    }
+}
+
+/// When the process that pushes started, in seconds since 1970-01-01 UTC, as client libraries tell it.
+fn process_start(families: &[Family<'_>]) -> Option<f64> {
+    let family = families
+        .iter()
+        .find(|family| family.name == "process_start_time_seconds")?;
+    match family.points.as_slice() {
+        [
+            Point {
+                value: Value::Number(start),
+                ..
+            },
+        ] => Some(*start).filter(|start| start.is_finite()),
+        _ => None, // none, or several processes
+    }
+}
+
+/// All names that samples of a family have, and that no other family may have.
+fn reserved(name: &str, kind: Kind) -> impl Iterator<Item = String> {
+    // OpenMetrics names a counter's family without its suffix.
+    let base = match kind {
+        Kind::Counter => name.strip_suffix("_total"),
+        Kind::Histogram | Kind::Summary => Some(name),
+        Kind::Gauge | Kind::Untyped => None,
+    };
+    let base = base.map(str::to_owned);
+    let samples = kind.suffixes().iter();
+    let samples = samples.map(move |suffix| format!("{name}{suffix}"));
+    base.into_iter()
+        .chain(samples)
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// Writes pushed labels and those of the source, which win, in the order of their names.
+fn write_labels(out: &mut String, pushed: &[Label<'_>], own: &BTreeMap<String, String>) {
+    let mut own = own.iter().peekable();
+    let mut write = |name: &str, value: &str| {
+        if !out.is_empty() {
+            out.push(',');
+        }
+        out.push_str(name);
+        out.push_str("=\"");
+        if value.contains(['\\', '"', '\n']) {
+            write!(out, "{}", Escaped(value, Escape::LabelValue)).expect("a String takes all");
+        } else {
+            out.push_str(value);
+        }
+        out.push('"');
+    };
+    for (name, value) in pushed {
+        while let Some((before, value)) = own.next_if(|(own, _)| own.as_str() < name.as_ref()) {
+            write(before, value);
+        }
+        match own.next_if(|(own, _)| own.as_str() == name.as_ref()) {
+            Some((name, value)) => write(name, value),
+            None => write(name, value),
+        }
+    }
+    for (name, value) in own {
+        write(name, value);
+    }
+}
