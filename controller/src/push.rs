@@ -241,7 +241,14 @@ impl<R: Runs> Push<R> {
             status,
             note: unknown,
         };
-        self.aggregate(&source, replace, &families, answer)
+        match self.aggregate(&source, replace, &families, answer) {
+            // What is worth most has been taken, and a run must not wait for what it measured of itself.
+            Err(refusal) if refusal.status == StatusCode::TOO_MANY_REQUESTS => Ok(Answer::Taken {
+                status,
+                note: Some(refusal.reason),
+            }),
+            answered => answered,
+        }
     }
 
     fn aggregate(
@@ -454,7 +461,10 @@ fn source(pusher: &Pusher, grouping: Grouping) -> Result<Source, Refusal> {
         ]
         .map(|(name, value)| (name.to_owned(), value.clone()))
         .into(),
-        owner: Owner::Object(object),
+        owner: Owner::Job {
+            object,
+            uid: worker.job_uid.clone(),
+        },
     })
 }
 

@@ -12,6 +12,7 @@ pub mod input;
 pub mod inspect;
 pub mod kafka;
 pub mod log;
+mod measure;
 pub mod outcome;
 pub mod progress;
 pub mod push;

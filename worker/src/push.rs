@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::context::Progress;
+use crate::measure;
 
 /// The controller takes no larger report.
 const REPORT_MAX: usize = 1 << 20;
@@ -113,7 +114,9 @@ impl Push {
         limits: Limits,
     ) -> Result<Self, reqwest::Error> {
         // The controller is in the cluster: a proxy is for what is outside.
-        let mut builder = Client::builder().no_proxy().timeout(limits.attempt);
+        let agent = format!("{}{}", pod::WORKER_AGENT, env!("CARGO_PKG_VERSION"));
+        let builder = Client::builder().no_proxy().user_agent(agent);
+        let mut builder = builder.timeout(limits.attempt);
         if url.starts_with("http://") {
             // Without this the client wants the machine's roots of trust, which an image may not have.
             builder = builder.tls_certs_only([]);
@@ -211,8 +214,8 @@ impl Push {
     }
 
     async fn metrics(&self, values: Values) -> Result<(), PushError> {
-        let body = exposition(&self.run, values).into_bytes();
-        self.put(&pod::push_path(&self.run), TEXT_FORMAT, body)
+        let body = exposition(&self.run, values) + &measure::exposition();
+        self.put(&pod::push_path(&self.run), TEXT_FORMAT, body.into_bytes())
             .await
     }
 

@@ -17,7 +17,7 @@
 mod render;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,14 +27,14 @@ pub(crate) use store::{Held, Replace, StoreError, Taken};
 
 /// How long series of people's own stay that nobody pushes any more.
 pub(crate) const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long a source that has ended is remembered, so that a late repeat of its last push is recognised.
+/// How long a source is remembered that has ended, or whose Job has, so that a late repeat of its last push is recognised.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
 /// Who pushes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Owner {
-    /// A run of an object; its series go when the object goes.
-    Object(ObjectName),
+    /// A Job of an object; its series go when the object goes.
+    Job { object: ObjectName, uid: String },
     /// Somebody with the static token; the series go when nobody has pushed them for [`KEPT`].
     Holder,
 }
@@ -86,10 +86,10 @@ impl Aggregator {
         self.store().end(&source.id, now);
     }
 
-    /// Forgets what is over: series and sources of objects that `is_there` does not know, and people's own that have not been
-    /// pushed for [`KEPT`].
-    pub(crate) fn sweep(&self, is_there: impl Fn(&ObjectName) -> bool, now: Instant) {
-        self.store().sweep(is_there, now);
+    /// Forgets what is over: series of objects that are not among `objects` (with the UID of the Job that is theirs at present),
+    /// sources of Jobs that have ended, and people's own that have not been pushed for [`KEPT`].
+    pub(crate) fn sweep(&self, objects: &HashMap<ObjectName, Option<String>>, now: Instant) {
+        self.store().sweep(objects, now);
     }
 
     /// Appends all families in the format.

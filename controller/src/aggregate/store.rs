@@ -86,7 +86,7 @@ pub(super) struct Series {
     /// The last of its sources.
     writer: u64,
     pushed: Instant,
-    owner: Option<Arc<ObjectName>>,
+    object: Option<Arc<ObjectName>>,
 }
 
 /// What is exposed.
@@ -106,7 +106,8 @@ pub(super) struct Histogram {
 
 struct SourceState {
     number: u64,
-    owner: Option<Arc<ObjectName>>,
+    object: Option<Arc<ObjectName>>,
+    job: Option<Box<str>>,
     pushed: Instant,
     is_ended: bool,
     /// By place.
@@ -393,8 +394,12 @@ impl Store {
             Some(state) => state,
             None => SourceState {
                 number: self.fresh_number(),
-                owner: match &source.owner {
-                    Owner::Object(name) => Some(Arc::new(name.clone())),
+                object: match &source.owner {
+                    Owner::Job { object, .. } => Some(Arc::new(object.clone())),
+                    Owner::Holder => None,
+                },
+                job: match &source.owner {
+                    Owner::Job { uid, .. } => Some(uid.as_str().into()),
                     Owner::Holder => None,
                 },
                 pushed: now,
@@ -483,7 +488,7 @@ impl Store {
             value: Total::of_nothing(value),
             writer: source.number,
             pushed: now,
-            owner: source.owner.clone(),
+            object: source.object.clone(),
         };
         self.samples += lines(value);
         let place = match state.free.pop() {
@@ -584,31 +589,35 @@ impl Store {
         self.sources.insert(source.into(), state);
     }
 
-    pub(super) fn sweep(&mut self, is_there: impl Fn(&ObjectName) -> bool, now: Instant) {
-        let is_live = |owner: &Option<Arc<ObjectName>>, pushed: Instant| match owner {
-            Some(object) => is_there(object),
-            None => now.saturating_duration_since(pushed) < KEPT,
-        };
+    pub(super) fn sweep(&mut self, objects: &HashMap<ObjectName, Option<String>>, now: Instant) {
+        let age = |pushed: Instant| now.saturating_duration_since(pushed);
         let mut forgotten = 0;
         self.sources.retain(|_, source| {
-            let is_over =
-                source.is_ended && now.saturating_duration_since(source.pushed) >= REMEMBERED;
-            let is_kept = !is_over && is_live(&source.owner, source.pushed);
+            let active = source.object.as_ref().map(|object| objects.get(&**object));
+            let is_kept = match active {
+                _ if source.is_ended => age(source.pushed) < REMEMBERED,
+                None => age(source.pushed) < KEPT,
+                Some(None) => false,
+                Some(Some(job)) => {
+                    job.as_deref() == source.job.as_deref() || age(source.pushed) < REMEMBERED
+                }
+            };
             if !is_kept {
-                forgotten += source
-                    .last
-                    .iter()
-                    .map(|(_, last)| last.lines())
-                    .sum::<usize>();
+                let last = source.last.iter();
+                forgotten += last.map(|(_, last)| last.lines()).sum::<usize>();
             }
             is_kept
         });
         self.remembered -= forgotten;
+        let is_live = |series: &Series| match &series.object {
+            Some(object) => objects.contains_key(&**object),
+            None => age(series.pushed) < KEPT,
+        };
         let mut gone = Vec::new();
         for (family, state) in self.families.iter().enumerate() {
             for (place, series) in state.series.iter().enumerate() {
                 let series = series.as_ref();
-                if series.is_some_and(|series| !is_live(&series.owner, series.pushed)) {
+                if series.is_some_and(|series| !is_live(series)) {
                     gone.push((family as u32, place as u32));
                 }
             }

@@ -71,7 +71,7 @@ impl Rig {
 
     fn pass(&mut self, time: Duration) {
         self.now += time;
-        self.aggregator.sweep(|_| true, self.now);
+        self.aggregator.sweep(&HashMap::new(), self.now);
     }
 }
 
@@ -363,19 +363,36 @@ fn peoples_own_go_after_a_day_and_an_objects_with_it() {
         namespace: "shop".into(),
         name: "orders".into(),
     };
-    let pod = Source {
-        id: "pod".into(),
+    let pod = |id: &str, job: &str| Source {
+        id: id.into(),
         labels: BTreeMap::from([("name".into(), "orders".into())]),
-        owner: Owner::Object(object.clone()),
+        owner: Owner::Job {
+            object: object.clone(),
+            uid: job.into(),
+        },
     };
     rig.taken("one", &counter(1));
     let worker = "# TYPE w_total counter\nw_total 1\n";
-    assert_eq!(rig.send(&pod, Replace::All, worker), Ok(Taken::Yes));
-    rig.pass(KEPT - Duration::from_secs(1));
-    assert_eq!(rig.samples().len(), 2);
-    rig.pass(Duration::from_secs(1));
-    assert_eq!(rig.samples(), ["w_total{name=\"orders\"} 1"]);
-    rig.aggregator.sweep(|known| *known != object, rig.now);
+    for pod in [pod("a", "job-1"), pod("b", "job-1"), pod("c", "job-2")] {
+        assert_eq!(rig.send(&pod, Replace::All, worker), Ok(Taken::Yes));
+    }
+    let active = HashMap::from([(object.clone(), Some("job-2".to_owned()))]);
+    rig.now += REMEMBERED;
+    rig.aggregator.sweep(&active, rig.now);
+    let samples = ["a_total{job=\"j\"} 1", "w_total{name=\"orders\"} 3"];
+    assert_eq!(rig.samples(), samples);
+    // Those of the Job that has ended are forgotten, what they counted is not.
+    assert_eq!(
+        rig.aggregator.held(),
+        Held {
+            samples: 2,
+            sources: 2
+        }
+    );
+    rig.now += KEPT - REMEMBERED;
+    rig.aggregator.sweep(&active, rig.now);
+    assert_eq!(rig.samples(), samples[1..]);
+    rig.aggregator.sweep(&HashMap::new(), rig.now);
     assert!(rig.samples().is_empty());
     assert_eq!(
         rig.aggregator.held(),

@@ -11,7 +11,7 @@ mod exposure;
 mod own;
 mod render;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use kafka_backup_shared::status::Totals;
 use kube::ResourceExt;
 
 use crate::aggregate::{Aggregator, Format, ObjectName};
+use crate::kind::Kind;
 use encode::write_open_metrics;
 pub(crate) use encode::{Escape, Escaped, Float, OPEN_METRICS, TEXT};
 pub(crate) use exposure::{Exposed, Exposure};
@@ -63,20 +64,20 @@ impl Snapshot {
         backups.chain(restores).collect()
     }
 
-    /// All objects.
-    fn names(&self) -> HashSet<ObjectName> {
-        fn name(kind: &'static str, object: &impl ResourceExt) -> ObjectName {
-            ObjectName {
-                kind,
-                namespace: object.namespace().unwrap_or_default(),
-                name: object.name_any(),
-            }
+    /// All objects, with the UID of the Job that is theirs at present.
+    fn jobs(&self) -> HashMap<ObjectName, Option<String>> {
+        fn jobs<K: Kind>(objects: &[Arc<K>]) -> impl Iterator<Item = (ObjectName, Option<String>)> {
+            objects.iter().map(|object| {
+                let name = ObjectName {
+                    kind: K::KIND.as_str(),
+                    namespace: object.namespace().unwrap_or_default(),
+                    name: object.name_any(),
+                };
+                let active = K::life(&object.status()).active_run.clone();
+                (name, active.and_then(|active| active.job_uid))
+            })
         }
-        let backups = self.backups.iter();
-        let backups = backups.map(|backup| name("KafkaBackup", &**backup));
-        let restores = self.restores.iter();
-        let restores = restores.map(|restore| name("KafkaRestore", &**restore));
-        backups.chain(restores).collect()
+        jobs(&self.backups).chain(jobs(&self.restores)).collect()
     }
 
     /// The labels of all objects' reconcile families.
@@ -201,9 +202,7 @@ impl Exporter {
             .iter()
             .map(|queue| queue.controller)
             .collect();
-        let objects = snapshot.names();
-        self.pushed
-            .sweep(|object| objects.contains(object), Instant::now());
+        self.pushed.sweep(&snapshot.jobs(), Instant::now());
         self.own.show_held(self.pushed.held());
         let mut told = render(&snapshot);
         told.push_str(&self.own.render(&controllers, &snapshot.reconciled()));

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::error::{KafkaError, Subject};
 use super::offsets::IsolationLevel;
 use super::wire::{Connection, InFlight};
+use crate::measure::{self, Stage};
 
 /// What to read of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +113,13 @@ impl Connection {
                 return Err(KafkaError::answered(ApiKey::Fetch, Subject::Cluster, code));
             }
             tracing::trace!(%broker, partitions = response.responses.len(), "fetched");
-            Ok(answer(response))
+            let answer = answer(response);
+            let bytes = answer
+                .partitions
+                .iter()
+                .map(|fetched| fetched.records.len());
+            measure::count_bytes(Stage::Fetched, bytes.sum());
+            Ok(answer)
         }))
     }
 

@@ -20,6 +20,7 @@ use super::api::Api;
 use super::error::{KafkaError, Subject};
 use super::frame;
 use super::wire::{Connection, InFlight};
+use crate::measure::{self, Stage};
 
 /// The first version that names topics by id.
 const BY_TOPIC_ID: i16 = 13;
@@ -126,6 +127,8 @@ impl Connection {
             .map(|batch| (batch.topic.clone(), batch.topic_id, batch.partition))
             .collect();
         let sent = self.submit::<ProduceRequest>(version, correlation_id, pieces, timeout)?;
+        let pieces = batches.iter().flat_map(|batch| &batch.pieces);
+        measure::count_bytes(Stage::Produced, pieces.map(Bytes::len).sum());
         Ok(sent.and_then(move |response| {
             align(response, &places, version).map_err(|detail| KafkaError::Malformed {
                 broker,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::{KafkaError, chain};
+use crate::measure::{self, Peer};
 
 /// Growing pauses up to a deadline.
 pub(crate) struct Retry {
@@ -41,6 +42,7 @@ impl Retry {
             tracing::warn!(error = %chain(&error), "no answer yet, trying again");
             self.told = true;
         }
+        measure::count_retry(Peer::Kafka);
         tokio::time::sleep_until(next).await;
         self.pause = (self.pause * 2).min(Self::LONGEST_PAUSE);
         Ok(())

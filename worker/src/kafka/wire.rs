@@ -35,6 +35,7 @@ use super::frame::{self, Frame};
 use super::handshake::shake_hands;
 use super::transport;
 use crate::buffers::Buffers;
+use crate::measure;
 
 /// Pieces of a frame that are written at once.
 const PIECES: usize = 64;
@@ -400,6 +401,7 @@ async fn answer<R: Api>(
             }
         }
     };
+    measure::observe_kafka(R::KEY, sent.elapsed());
     let frame = received.map_err(|cause| KafkaError::Lost {
         broker: wire.broker.clone(),
         api: R::KEY,

@@ -47,6 +47,7 @@ pub use object_store::PutPayload;
 pub use open::Places;
 
 use crate::buffers::Buffers;
+use crate::measure::{self, Stage, StoreRequest};
 use folder::Folder;
 use retry::{Failure, Retry, limited};
 
@@ -209,9 +210,11 @@ impl Store {
         let found = store
             .retried("list", "", || async {
                 let mut stream = self.inner.list(Some(&path));
-                limited(self.time_limit, async { stream.try_next().await })
-                    .await
-                    .map(drop)
+                limited(StoreRequest::Other, self.time_limit, async {
+                    stream.try_next().await
+                })
+                .await
+                .map(drop)
             })
             .await;
         match found {
@@ -248,6 +251,7 @@ impl Store {
         let path = self.path(key)?;
         let found = self.retried("read", key, || async {
             let found = limited(
+                StoreRequest::Read,
                 self.time_limit,
                 self.inner.get_opts(&path, GetOptions::default()),
             )
@@ -256,7 +260,12 @@ impl Store {
                 e_tag: found.meta.e_tag.clone(),
                 generation: found.meta.version.clone(),
             };
-            let content = limited(self.timeout_for(found.meta.size), found.bytes()).await?;
+            let content = limited(
+                StoreRequest::Read,
+                self.timeout_for(found.meta.size),
+                found.bytes(),
+            )
+            .await?;
             Ok((content, version))
         });
         absent_as_none(found.await)
@@ -275,6 +284,7 @@ impl Store {
             part::content(found, length, self.buffers.clone())
         })
         .await
+        .inspect(|found| measure::count_bytes(Stage::Read, found.as_ref().map_or(0, Bytes::len)))
     }
 
     /// The CRC-32C of what has the CRC `before` with a part of an object behind it, and the part's length: as
@@ -290,6 +300,10 @@ impl Store {
     ) -> Result<Option<(u32, u64)>, StoreError> {
         self.part(key, range, |found, _| part::crc32c(found, before))
             .await
+            .inspect(|found| {
+                let bytes = found.map_or(0, |(_, length)| length);
+                measure::count_bytes(Stage::Read, usize::try_from(bytes).unwrap_or(usize::MAX));
+            })
     }
 
     async fn part<T, F>(
@@ -308,7 +322,7 @@ impl Store {
                 range: Some(range.clone().into()),
                 ..GetOptions::default()
             };
-            limited(self.timeout_for(length), async {
+            limited(StoreRequest::Read, self.timeout_for(length), async {
                 read(self.inner.get_opts(&path, options).await?, length).await
             })
         });
@@ -322,7 +336,7 @@ impl Store {
     pub async fn head(&self, key: &str) -> Result<Option<u64>, StoreError> {
         let path = self.path(key)?;
         let found = self.retried("look at", key, || {
-            limited(self.time_limit, self.inner.head(&path))
+            limited(StoreRequest::Other, self.time_limit, self.inner.head(&path))
         });
         Ok(absent_as_none(found.await)?.map(|meta| meta.size))
     }
@@ -387,18 +401,20 @@ impl Store {
         path: &Path,
         content: PutPayload,
     ) -> Result<(), Failure> {
-        let limit = self.timeout_for(content.content_length() as u64);
+        let bytes = content.content_length();
+        let limit = self.timeout_for(bytes as u64);
+        measure::count_bytes(Stage::Stored, bytes);
         let Some(folder) = &self.folder else {
             let put = self
                 .inner
                 .put_opts(path, content, PutOptions::from(PutMode::Create));
-            return limited(limit, put).await.map(drop);
+            return limited(StoreRequest::Write, limit, put).await.map(drop);
         };
         let created = async {
             let created = folder.create(path.as_ref(), content).await;
             created.map_err(|source| folder_error(key, source))
         };
-        limited(limit, created).await
+        limited(StoreRequest::Write, limit, created).await
     }
 
     /// Replaces an object if it still has `version`.
@@ -452,6 +468,7 @@ impl Store {
                     version: version.generation.clone(),
                 });
                 limited(
+                    StoreRequest::Write,
                     self.time_limit,
                     self.inner.put_opts(path, payload, PutOptions::from(mode)),
                 )
@@ -460,7 +477,8 @@ impl Store {
             Some(folder) => {
                 let failed = |source| Failure::Answered(folder_error(key, source));
                 let _lock = folder.lock().await.map_err(failed)?;
-                let now = limited(self.time_limit, self.inner.head(path)).await?;
+                let now =
+                    limited(StoreRequest::Other, self.time_limit, self.inner.head(path)).await?;
                 if now.e_tag != version.e_tag {
                     return Err(Failure::Answered(object_store::Error::Precondition {
                         path: key.into(),
@@ -469,7 +487,8 @@ impl Store {
                 }
                 let replaced = folder.replace(path.as_ref(), payload).await;
                 replaced.map_err(failed)?;
-                let now = limited(self.time_limit, self.inner.head(path)).await?;
+                let now =
+                    limited(StoreRequest::Other, self.time_limit, self.inner.head(path)).await?;
                 return Ok(Version {
                     e_tag: now.e_tag,
                     generation: None,
@@ -495,7 +514,9 @@ impl Store {
         self.retried("list", folder, || async {
             let mut found = Vec::new();
             let mut stream = self.inner.list(Some(&path));
-            while let Some(meta) = limited(self.time_limit, stream.try_next()).await? {
+            while let Some(meta) =
+                limited(StoreRequest::Other, self.time_limit, stream.try_next()).await?
+            {
                 found.extend(
                     self.key(&meta.location)
                         .and_then(|key| read(key, meta.size)),
@@ -513,7 +534,11 @@ impl Store {
     pub async fn list_dirs(&self, folder: &str) -> Result<Vec<String>, StoreError> {
         let path = self.path(folder)?;
         let found = self.retried("list", folder, || {
-            limited(self.patience, self.inner.list_with_delimiter(Some(&path)))
+            limited(
+                StoreRequest::Other,
+                self.patience,
+                self.inner.list_with_delimiter(Some(&path)),
+            )
         });
         let found = found.await?;
         let mut keys: Vec<String> = found
@@ -534,7 +559,11 @@ impl Store {
         let deletions = futures::stream::iter(keys.to_vec()).map(|key| async move {
             let path = self.path(&key)?;
             let deleted = self.retried("delete", &key, || {
-                limited(self.time_limit, self.inner.delete(&path))
+                limited(
+                    StoreRequest::Other,
+                    self.time_limit,
+                    self.inner.delete(&path),
+                )
             });
             absent_as_none(deleted.await).map(drop)
         });

@@ -7,14 +7,19 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Store;
 use super::error::{self, Answer, Meaning, StoreError};
+use crate::measure::{self, Peer, StoreRequest};
 
 /// One attempt.
 pub(super) async fn limited<T>(
+    what: StoreRequest,
     limit: Duration,
     request: impl Future<Output = object_store::Result<T>>,
 ) -> Result<T, Failure> {
     tracing::trace!("waiting for the store");
-    match timeout(limit, request).await {
+    let sent = Instant::now();
+    let answer = timeout(limit, request).await;
+    measure::observe_store(what, sent.elapsed());
+    match answer {
         Ok(answer) => answer.map_err(Failure::Answered),
         Err(_) => Err(Failure::TimedOut(limit)),
     }
@@ -100,6 +105,7 @@ impl Retry {
             tracing::warn!(step, key, store = %store.place, error = %failure.line(), "store failed, trying again");
             self.told = true;
         }
+        measure::count_retry(Peer::Store);
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(Duration::from_secs(5));
         Ok(())
