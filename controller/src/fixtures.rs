@@ -65,6 +65,9 @@ pub(crate) fn active_run(object: &impl ResourceExt) -> ActiveRun {
         records: 0,
         bytes: 0,
         percent: None,
+        checked_percent: None,
+        bytes_per_second: None,
+        seconds_left: None,
     }
 }
 

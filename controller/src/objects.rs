@@ -56,6 +56,12 @@ pub(crate) struct Progress {
     pub(crate) bytes: u64,
     /// Percent of the planned offsets that are done.
     pub(crate) percent: Option<u8>,
+    /// Percent of the bytes that are checked first.
+    pub(crate) checked_percent: Option<u8>,
+    /// Of late; these two are not cumulative.
+    pub(crate) bytes_per_second: Option<u64>,
+    /// At that rate.
+    pub(crate) seconds_left: Option<u64>,
 }
 
 /// What became of a progress message.
@@ -265,9 +271,14 @@ fn note_progress<K: Kind>(status: &mut K::Status, progress: Progress) {
     let Some(active) = life.active_run.as_mut() else {
         return;
     };
+    if progress.records >= active.records && progress.bytes >= active.bytes {
+        active.bytes_per_second = progress.bytes_per_second;
+        active.seconds_left = progress.seconds_left;
+    }
     active.records = active.records.max(progress.records);
     active.bytes = active.bytes.max(progress.bytes);
     active.percent = active.percent.max(progress.percent);
+    active.checked_percent = active.checked_percent.max(progress.checked_percent);
     life.totals.uncommitted = life.totals.uncommitted.max(progress.records);
     K::record_progress(status);
 }
@@ -284,7 +295,7 @@ mod tests {
     use kube::runtime::reflector::store;
     use kube::runtime::watcher::Event;
 
-    fn told(values: &[(u64, u64, u8)]) -> (u64, u64, Option<u8>, u64) {
+    fn told(values: &[(u64, u64, u8)]) -> (u64, u64, Option<u8>, Option<u64>, u64) {
         let object = fixtures::backup();
         let mut status = object.status();
         status.life.active_run = Some(fixtures::active_run(&object));
@@ -293,6 +304,8 @@ mod tests {
                 records: *records,
                 bytes: *bytes,
                 percent: Some(*percent),
+                seconds_left: Some(100 - u64::from(*percent)),
+                ..Progress::default()
             };
             note_progress::<KafkaBackup>(&mut status, progress);
         }
@@ -301,13 +314,14 @@ mod tests {
             run.records,
             run.bytes,
             run.percent,
+            run.seconds_left,
             status.life.totals.uncommitted,
         )
     }
 
     #[test]
     fn late_and_repeated_progress_changes_nothing() {
-        let whole = (5, 50, Some(40), 5);
+        let whole = (5, 50, Some(40), Some(60), 5);
         assert_eq!(told(&[(3, 30, 20), (5, 50, 40)]), whole);
         assert_eq!(told(&[(5, 50, 40), (3, 30, 20), (5, 50, 40)]), whole);
     }
@@ -323,6 +337,7 @@ mod tests {
                 records: 7,
                 bytes: 70,
                 percent: Some(10),
+                ..Progress::default()
             },
         );
         assert_eq!(

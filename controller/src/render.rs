@@ -99,6 +99,9 @@ fn first_job<K: Kind>(
         records: 0,
         bytes: 0,
         percent: None,
+        checked_percent: None,
+        bytes_per_second: None,
+        seconds_left: None,
     };
     let referenced = objects.iter().find_map(|other| match other {
         Object::Backup(backup) if object.reference() == backup.metadata.name.as_deref() => {

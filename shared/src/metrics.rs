@@ -109,6 +109,12 @@ families! {
         "Bytes of record batches that the run has made durable so far; pushed by the worker, shown in the object's status.";
     RUN_PROGRESS = "kafka_backup_run_progress_ratio", Gauge, ["run"],
         "Part of the planned offsets that is done, 0 to 1; pushed by the worker, shown in the object's status.";
+    RUN_CHECKED = "kafka_backup_run_checked_ratio", Gauge, ["run"],
+        "Part of the bytes of a restore that are checked before they are written, 0 to 1; pushed and shown like the progress.";
+    RUN_RATE = "kafka_backup_run_bytes_per_second", Gauge, ["run"],
+        "Bytes of record batches that became durable per second, over the last ten; pushed and shown like the progress.";
+    RUN_LEFT = "kafka_backup_run_remaining_seconds", Gauge, ["run"],
+        "How long the rest of the plan takes at that rate in seconds; pushed and shown like the progress.";
 }
 
 /// The families that workers push and that no status tells: they add up over the pods of all runs of an object, and live in the

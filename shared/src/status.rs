@@ -85,6 +85,15 @@ pub struct ActiveRun {
     /// Percent of the planned offsets that are done, where the worker knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<u8>,
+    /// Percent of the segments' bytes that are checked, which comes before anything of their topic is written; restores only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked_percent: Option<u8>,
+    /// Bytes of record batches that became durable per second of late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// How many seconds the rest takes at that rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
 }
 
 /// A run that is due and waits for its place, because only so many may be going on at once.

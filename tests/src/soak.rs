@@ -74,10 +74,11 @@ pub fn run(lab: &Lab, cluster: &Cluster<'_>, seed: u64, rounds: u64) -> Result<T
 
 /// SplitMix64: enough to choose with, and the same everywhere.
 #[derive(Debug)]
-pub(crate) struct Random(pub(crate) u64);
+pub struct Random(pub u64);
 
 impl Random {
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+    /// One of the numbers below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

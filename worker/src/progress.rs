@@ -74,14 +74,14 @@ async fn write_lines(progress: &Progress, format: Format, stop: &CancellationTok
 
 /// What can be said of a run at one moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Reading {
-    records: u64,
-    bytes: u64,
-    ratio: Option<f64>,
-    bytes_per_second: f64,
-    left: Option<Duration>,
+pub(crate) struct Reading {
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    pub(crate) ratio: Option<f64>,
+    pub(crate) bytes_per_second: f64,
+    pub(crate) left: Option<Duration>,
     /// Bytes that are checked before they are written: done and planned.
-    checking: Option<(u64, u64)>,
+    pub(crate) checking: Option<(u64, u64)>,
 }
 
 impl Reading {
@@ -121,12 +121,12 @@ impl std::fmt::Display for Reading {
 
 /// Rates over the last [`WINDOW`].
 #[derive(Debug, Default)]
-struct Meter {
+pub(crate) struct Meter {
     samples: VecDeque<(Instant, u64, u64)>,
 }
 
 impl Meter {
-    fn read(&mut self, progress: &Progress, now: Instant) -> Reading {
+    pub(crate) fn read(&mut self, progress: &Progress, now: Instant) -> Reading {
         let (done, planned) = progress.done_of_planned();
         let bytes = progress.bytes();
         self.samples.push_back((now, bytes, done));

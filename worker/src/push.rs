@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kafka_backup_shared::metrics::{
-    BACKUP_RECORDS, Family, RESTORE_RECORDS, RUN_BYTES, RUN_PROGRESS,
+    BACKUP_RECORDS, Family, RESTORE_RECORDS, RUN_BYTES, RUN_CHECKED, RUN_LEFT, RUN_PROGRESS,
+    RUN_RATE,
 };
 use kafka_backup_shared::plan::RunRef;
 use kafka_backup_shared::pod;
@@ -21,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::context::Progress;
 use crate::measure;
+use crate::progress::{Meter, Reading};
 
 /// The controller takes no larger report.
 const REPORT_MAX: usize = 1 << 20;
@@ -136,8 +138,10 @@ impl Push {
     pub async fn while_running(&mut self, progress: &Progress, stop: &CancellationToken) {
         let mut ticks = interval_at(Instant::now() + self.limits.period, self.limits.period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut meter = Meter::default();
+        meter.read(progress, Instant::now());
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let values = Values::of(progress);
+            let values = Values::of(&meter.read(progress, Instant::now()));
             // Stopping in the middle of a push is harmless: the last one has all of it.
             let Some(result) = stop.run_until_cancelled(self.metrics(values)).await else {
                 return;
@@ -266,19 +270,27 @@ impl Push {
 }
 
 /// What is pushed of a run.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Values {
     records: u64,
     bytes: u64,
     ratio: Option<f64>,
+    checked: Option<f64>,
+    bytes_per_second: Option<f64>,
+    left: Option<Duration>,
 }
 
 impl Values {
-    fn of(progress: &Progress) -> Self {
+    fn of(reading: &Reading) -> Self {
         Self {
-            records: progress.records(),
-            bytes: progress.bytes(),
-            ratio: progress.ratio(),
+            records: reading.records,
+            bytes: reading.bytes,
+            ratio: reading.ratio,
+            checked: reading
+                .checking
+                .map(|(checked, planned)| checked as f64 / planned as f64),
+            bytes_per_second: Some(reading.bytes_per_second),
+            left: reading.left,
         }
     }
 
@@ -293,6 +305,7 @@ impl Values {
             records: report.records,
             bytes: report.bytes,
             ratio,
+            ..Self::default()
         }
     }
 }
@@ -306,8 +319,15 @@ fn exposition(run: &RunRef, values: Values) -> String {
     };
     let mut text = sample(&family, &[&run.name, &run.namespace], values.records);
     text.push_str(&sample(&RUN_BYTES, &[&run.run], values.bytes));
-    if let Some(ratio) = values.ratio {
-        text.push_str(&sample(&RUN_PROGRESS, &[&run.run], ratio));
+    for (family, value) in [
+        (&RUN_PROGRESS, values.ratio),
+        (&RUN_CHECKED, values.checked),
+        (&RUN_RATE, values.bytes_per_second),
+        (&RUN_LEFT, values.left.map(|left| left.as_secs_f64())),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&sample(family, &[&run.run], value));
+        }
     }
     text
 }

@@ -134,6 +134,7 @@ fn exposition_is_prometheus_text_with_the_runs_labels() {
         records: 12,
         bytes: 345,
         ratio: Some(0.5),
+        ..Values::default()
     };
     assert_eq!(
         exposition(&RunRef::example(), values),
@@ -160,9 +161,19 @@ fn a_restore_counts_in_its_own_family_and_an_unknown_ratio_is_left_out() {
         Values {
             records: 1,
             bytes: 2,
-            ratio: None,
+            checked: Some(0.25),
+            bytes_per_second: Some(1.5),
+            left: Some(Duration::from_secs(9)),
+            ..Values::default()
         },
     );
+    for line in [
+        "kafka_backup_run_checked_ratio{run=\"orders-20260102-030405\"} 0.25\n",
+        "kafka_backup_run_bytes_per_second{run=\"orders-20260102-030405\"} 1.5\n",
+        "kafka_backup_run_remaining_seconds{run=\"orders-20260102-030405\"} 9\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
     assert!(
         text.contains(
             "kafka_backup_restore_records_total{restore_name=\"orders\",namespace=\"default\"} 1\n"
@@ -290,13 +301,7 @@ async fn a_dead_controller_delays_the_end_by_the_limit_only() {
 async fn failures_are_told_once() {
     let mut push = push_to("http://127.0.0.1:1", None, limits());
     for _ in 0..3 {
-        let result = push
-            .metrics(Values {
-                records: 0,
-                bytes: 0,
-                ratio: None,
-            })
-            .await;
+        let result = push.metrics(Values::default()).await;
         assert!(result.is_err());
         push.note(result);
         assert!(push.failing);

@@ -268,12 +268,18 @@ async fn a_push_reaches_the_run_that_its_token_belongs_to() {
         "kafka_backup_backup_records_total{backup_name=\"orders\",namespace=\"default\"} 12\n",
         "kafka_backup_run_bytes{run=\"orders-20260102-030405\"} 3e3\n",
         "kafka_backup_run_progress_ratio 0.509\n",
+        "kafka_backup_run_checked_ratio 0.999\n",
+        "kafka_backup_run_bytes_per_second 12.7\n",
+        "kafka_backup_run_remaining_seconds 7\n",
     );
     assert_eq!(rig.push(body).await.both(), (200, String::new()));
     let expected = Progress {
         records: 12,
         bytes: 3000,
         percent: Some(50),
+        checked_percent: Some(99),
+        bytes_per_second: Some(12),
+        seconds_left: Some(7),
     };
     assert_eq!(rig.progress(), [expected]);
 
@@ -375,6 +381,11 @@ async fn a_push_is_taken_whole_or_not_at_all() {
         ),
         ("kafka_backup_run_progress_ratio 1.01\n", "not a ratio"),
         ("kafka_backup_run_progress_ratio NaN\n", "not a ratio"),
+        ("kafka_backup_run_checked_ratio 2\n", "not a ratio"),
+        (
+            "kafka_backup_run_remaining_seconds -1\n",
+            "not a number from 0 to 2^53",
+        ),
         (
             "# TYPE kafka_backup_run_bytes counter\n",
             "kafka_backup_run_bytes is a gauge",

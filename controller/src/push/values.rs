@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use kafka_backup_shared::metrics::{
-    BACKUP_RECORDS, Family, MetricType, PUSHED, RESTORE_RECORDS, RUN_BYTES, RUN_PROGRESS,
+    BACKUP_RECORDS, Family, MetricType, PUSHED, RESTORE_RECORDS, RUN_BYTES, RUN_CHECKED, RUN_LEFT,
+    RUN_PROGRESS, RUN_RATE,
 };
 use kafka_backup_shared::plan::RunRef;
 
@@ -40,12 +41,20 @@ pub(super) fn check_grouping(grouping: &Grouping, run: &RunRef) -> Result<(), Re
 }
 
 /// The families that go into the status of an object.
-fn told_by_status(run: &RunRef) -> [&'static Family; 3] {
+fn told_by_status(run: &RunRef) -> [&'static Family; 6] {
     let records = match ObjectKind::parse(&run.kind) {
         Some(ObjectKind::Restore) => &RESTORE_RECORDS,
         Some(ObjectKind::Backup) | None => &BACKUP_RECORDS,
     };
-    [records, &RUN_BYTES, &RUN_PROGRESS]
+    let of_all = [
+        &RUN_BYTES,
+        &RUN_PROGRESS,
+        &RUN_CHECKED,
+        &RUN_RATE,
+        &RUN_LEFT,
+    ];
+    let [bytes, progress, checked, rate, left] = of_all;
+    [records, bytes, progress, checked, rate, left]
 }
 
 /// Takes families out that are none of the catalogue, and names them; of a worker of this version they are refused.
@@ -90,12 +99,19 @@ pub(super) fn read_progress(
         let Some(value) = value.flatten() else {
             continue;
         };
-        if known.name == RUN_BYTES.name {
-            progress.bytes = whole(known.name, value)?;
-        } else if known.name == RUN_PROGRESS.name {
-            progress.percent = Some(percent(value)?);
+        let name = known.name;
+        if *known == RUN_BYTES {
+            progress.bytes = whole(name, value)?;
+        } else if *known == RUN_PROGRESS {
+            progress.percent = Some(percent(name, value)?);
+        } else if *known == RUN_CHECKED {
+            progress.checked_percent = Some(percent(name, value)?);
+        } else if *known == RUN_RATE {
+            progress.bytes_per_second = Some(whole(name, rounded(name, value)?)?);
+        } else if *known == RUN_LEFT {
+            progress.seconds_left = Some(whole(name, rounded(name, value)?)?);
         } else {
-            progress.records = whole(known.name, value)?;
+            progress.records = whole(name, value)?;
         }
     }
     let told = told_by_status(run).map(|family| family.name);
@@ -173,9 +189,10 @@ pub(super) fn check_labels(families: &[exposition::Family<'_>]) -> Result<(), Re
     Ok(())
 }
 
-/// Whole numbers up to 2^53, which a float holds exactly.
+/// 2^53: up to it a float holds whole numbers exactly.
+const MAX: f64 = 9_007_199_254_740_992.0;
+
 fn whole(name: &str, value: f64) -> Result<u64, Refusal> {
-    const MAX: f64 = 9_007_199_254_740_992.0;
     if value.fract() != 0.0 || !(0.0..=MAX).contains(&value) {
         return Err(Refusal::invalid(format!(
             "{name} is {value}, which is not a whole number from 0 to 2^53"
@@ -184,9 +201,18 @@ fn whole(name: &str, value: f64) -> Result<u64, Refusal> {
     Ok(value as u64)
 }
 
-fn percent(value: f64) -> Result<u8, Refusal> {
+/// A number to show, without its fraction.
+fn rounded(name: &str, value: f64) -> Result<f64, Refusal> {
+    if !(0.0..=MAX).contains(&value) {
+        return Err(Refusal::invalid(format!(
+            "{name} is {value}, which is not a number from 0 to 2^53"
+        )));
+    }
+    Ok(value.trunc())
+}
+
+fn percent(name: &str, value: f64) -> Result<u8, Refusal> {
     if !(0.0..=1.0).contains(&value) {
-        let name = RUN_PROGRESS.name;
         return Err(Refusal::invalid(format!(
             "{name} is {value}, which is not a ratio from 0 to 1"
         )));

@@ -348,6 +348,9 @@ impl<K: Kind> Draft<'_, K> {
             records: 0,
             bytes: 0,
             percent: None,
+            checked_percent: None,
+            bytes_per_second: None,
+            seconds_left: None,
         });
         K::record_start(&mut self.status, now);
     }

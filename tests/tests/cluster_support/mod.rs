@@ -369,6 +369,14 @@ pub fn ended(message: &str) -> Value {
     }})
 }
 
+/// The state of a container that ended with an exit code that is not 0.
+pub fn failed(exit_code: i32) -> Value {
+    let mut state = ended("");
+    state["terminated"]["exitCode"] = exit_code.into();
+    state["terminated"]["reason"] = "Error".into();
+    state
+}
+
 /// The state of a container that runs.
 pub fn running() -> Value {
     json!({ "running": { "startedAt": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string() } })
@@ -527,22 +535,34 @@ pub async fn token_of(place: &Place, pod: &Pod) -> String {
     granted.status.unwrap().token
 }
 
-/// Pushes what the worker of the run `id` has done so far; the answer's status and text, `None` if nobody answers.
+/// Pushes what the worker of the run `id` of `orders` has done so far; the answer's status and text, `None` if nobody answers.
 pub async fn push(
     address: SocketAddr,
     namespace: &str,
     id: &str,
     token: &str,
 ) -> Option<(u16, String)> {
-    let line = format!(
-        "PUT /metrics/job/kafka-backup/kind/KafkaBackup/namespace/{namespace}/name/orders/run/{id}"
-    );
     let body = format!("kafka_backup_backup_records_total {RECORDS}\n");
-    let authorization = format!("Authorization: Bearer {token}");
-    request(address, &line, &[&authorization], &body).await
+    push_of(address, namespace, ("orders", id), token, &body).await
 }
 
-async fn request(
+/// Pushes `body` as the worker of a run, given as its object and its id.
+pub async fn push_of(
+    address: SocketAddr,
+    namespace: &str,
+    (object, id): (&str, &str),
+    token: &str,
+    body: &str,
+) -> Option<(u16, String)> {
+    let line = format!(
+        "PUT /metrics/job/kafka-backup/kind/KafkaBackup/namespace/{namespace}/name/{object}/run/{id}"
+    );
+    let authorization = format!("Authorization: Bearer {token}");
+    request(address, &line, &[&authorization], body).await
+}
+
+/// Sends a request; the answer's status and body, `None` if nobody answers.
+pub async fn request(
     address: SocketAddr,
     line: &str,
     headers: &[&str],
