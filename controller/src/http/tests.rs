@@ -691,6 +691,24 @@ async fn a_reader_that_does_not_read_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
+async fn pushes_that_do_not_arrive_keep_nobody_waiting() {
+    let rig = Rig::ready().await;
+    let path = push_path(&RunRef::example());
+    let head =
+        format!("PUT {path} HTTP/1.1\r\nHost: test\r\n{GOOD}\r\nContent-Length: 100\r\n\r\nkafka");
+    let mut slow = Vec::new();
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(rig.metrics).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let body = "kafka_backup_backup_records_total 1\n";
+    assert_eq!(rig.push(body).await.both(), (200, String::new()));
+    assert_eq!(rig.metrics("GET /metrics", &[], b"").await.status, 200);
+    assert_eq!(rig.progress().len(), 1);
+}
+
+#[tokio::test]
 async fn a_peer_that_takes_nothing_loses_its_connection() {
     let (ours, _theirs) = tokio::io::duplex(8);
     let mut stream = Unstalled::new(ours, Duration::from_millis(20));
