@@ -1,10 +1,15 @@
-//! SHA-256 as text.
+//! SHA-256.
 
 use sha2::{Digest, Sha256};
 
-/// The digest of `bytes` in lower-case hexadecimal.
+/// The digest of `bytes`.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// The same in lower-case hexadecimal.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
+    sha256(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()

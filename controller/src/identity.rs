@@ -28,7 +28,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use crate::digest::sha256_hex;
+use crate::digest::sha256;
 use crate::grouping::base64;
 
 /// How long an identity is believed without asking again; a pod pushes every 10 s.
@@ -157,7 +157,7 @@ impl Identities {
 /// A token in a file, which may change.
 pub(crate) struct StaticToken {
     path: PathBuf,
-    read: Mutex<(Instant, String)>,
+    read: Mutex<(Instant, [u8; 32])>,
 }
 
 /// Why there is no static token.
@@ -192,11 +192,11 @@ impl StaticToken {
             }
             read.0 = Instant::now();
         }
-        sha256_hex(token.as_bytes()) == read.1
+        sha256(token.as_bytes()) == read.1
     }
 }
 
-fn digest_in(path: &Path) -> Result<String, TokenError> {
+fn digest_in(path: &Path) -> Result<[u8; 32], TokenError> {
     let token = std::fs::read_to_string(path).map_err(|source| TokenError::Read {
         path: path.to_owned(),
         source,
@@ -208,7 +208,7 @@ fn digest_in(path: &Path) -> Result<String, TokenError> {
             found: token.len(),
         });
     }
-    Ok(sha256_hex(token.as_bytes()))
+    Ok(sha256(token.as_bytes()))
 }
 
 impl KubernetesIdentities {
