@@ -361,7 +361,10 @@ fn indented(text: &str) -> String {
 fn show_metrics(lab: &Lab, demo: &Demo) -> Result<(), LabError> {
     println!("\nMetrics, as Prometheus scraped them");
     let namespace = &demo.namespace;
-    let counted = |query: &str| query_value(lab, query).is_ok_and(|value| value == Some(1.0));
+    let counted = |query: &str| {
+        let found = prometheus::query(lab, query);
+        found.is_ok_and(|found| matches!(found.as_slice(), [(_, 1.0)]))
+    };
     let backups =
         format!("kafka_backup_backups_total{{namespace=\"{namespace}\",outcome=\"success\"}}");
     let restores =
@@ -383,8 +386,9 @@ fn show_metrics(lab: &Lab, demo: &Demo) -> Result<(), LabError> {
             "time() - kafka_backup_last_successful_backup_timestamp{{namespace=\"{namespace}\"}}"
         ),
     ] {
-        let value =
-            query_value(lab, query)?.map_or("no data".to_owned(), |value| value.to_string());
+        let found = prometheus::query(lab, query)?;
+        let value = found.first().map(|(_, value)| value.to_string());
+        let value = value.unwrap_or_else(|| "no data".to_owned());
         println!("    {query}  =>  {value}");
     }
     Ok(())
@@ -437,27 +441,4 @@ fn show_page(lab: &Lab, demo: &Demo, operator: &str) -> Result<(), LabError> {
         println!("    {line}");
     }
     Ok(())
-}
-
-/// The value of an instant query that has at most one series.
-///
-/// # Errors
-/// Prometheus does not answer, or not as documented.
-pub fn query_value(lab: &Lab, query: &str) -> Result<Option<f64>, LabError> {
-    let encoded: String = query
-        .bytes()
-        .map(|b| {
-            if b.is_ascii_alphanumeric() {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect();
-    let answer = prometheus::get(lab, &format!("/api/v1/query?query={encoded}"))?;
-    let answer: Value = serde_json::from_str(&answer)
-        .map_err(|error| LabError::State(format!("Prometheus answered {answer:?}: {error}")))?;
-    Ok(answer["data"]["result"][0]["value"][1]
-        .as_str()
-        .and_then(|value| value.parse().ok()))
 }

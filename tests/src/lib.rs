@@ -1,5 +1,6 @@
 //! The lab: real Kafka, Kubernetes, stores and Prometheus; and what runs on it: demo, test suite, benchmarks.
 
+pub mod alerts;
 pub mod bench;
 pub mod demo;
 pub mod lab;

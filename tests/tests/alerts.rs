@@ -1,14 +1,15 @@
 //! The page's queries, panels and alerts on a real Prometheus that scrapes the installed controller through runs that succeed and fail,
 //! a restart of the controller and deletions. Needs `cargo lab up` and the installed operator.
 //!
-//! What takes longer than this (`for: 5m`, windows of hours) is shown by promtool, in monitoring.rs.
+//! What takes longer than this is shown by promtool in monitoring.rs; what waits for five minutes also by `cargo lab soak --only alerts`.
 
 use std::time::Duration;
 
+use kafka_backup_tests::alerts::{self, Rules};
 use kafka_backup_tests::lab::cargo::workspace;
 use kafka_backup_tests::lab::kafka::SOURCE;
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce};
-use kafka_backup_tests::lab::{Lab, net, process, prometheus, wait_for};
+use kafka_backup_tests::lab::{Lab, prometheus, wait_for};
 use kafka_backup_tests::operator;
 use serde_json::{Value, json};
 
@@ -17,62 +18,8 @@ const TOPIC: &str = "t-alerts.in";
 /// A run, some scrapes, a rule's evaluation.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The rules as a user of plain Prometheus takes them: what is below `spec`.
-struct Rules<'a>(&'a Lab);
-
-impl<'a> Rules<'a> {
-    fn load(lab: &'a Lab) -> Self {
-        let manifest = workspace().join("manifests/monitoring/prometheusrule.yaml");
-        let manifest = std::fs::read_to_string(manifest).unwrap();
-        let manifest: Value = serde_saphyr::from_str(&manifest).unwrap();
-        let file = prometheus::rules(lab).join("kafka-backup.yaml");
-        // YAML reads JSON.
-        std::fs::write(&file, manifest["spec"].to_string()).unwrap();
-        let rules = Self(lab);
-        rules.reload();
-        rules
-    }
-
-    fn reload(&self) {
-        let mut curl = net::command(self.0, "curl").unwrap();
-        let url = format!("{}/-/reload", prometheus::ENDPOINT);
-        process::run(curl.args([
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--request",
-            "POST",
-            &url,
-        ]))
-        .unwrap();
-    }
-}
-
-impl Drop for Rules<'_> {
-    fn drop(&mut self) {
-        std::fs::remove_file(prometheus::rules(self.0).join("kafka-backup.yaml")).unwrap();
-        self.reload();
-    }
-}
-
-/// What Prometheus answers to an expression: labels and value of each series.
 fn query(lab: &Lab, expression: &str) -> Vec<(Value, f64)> {
-    let mut curl = net::command(lab, "curl").unwrap();
-    let answer = process::run(
-        curl.args(["--silent", "--show-error", "--max-time", "10", "--get"])
-            .arg(format!("{}/api/v1/query", prometheus::ENDPOINT))
-            .arg("--data-urlencode")
-            .arg(format!("query={expression}")),
-    );
-    let answer: Value = serde_json::from_str(&answer.unwrap()).unwrap();
-    assert_eq!(answer["status"], "success", "{expression}: {answer}");
-    let series = answer["data"]["result"].as_array().unwrap().iter();
-    series
-        .map(|series| {
-            let value = series["value"][1].as_str().unwrap().parse().unwrap();
-            (series["metric"].clone(), value)
-        })
-        .collect()
+    prometheus::query(lab, expression).unwrap()
 }
 
 /// Waits until the expression has a series.
@@ -93,9 +40,7 @@ fn until_gone(lab: &Lab, expression: &str) {
 }
 
 fn firing(alert: &str, label: &str, object: &str) -> String {
-    format!(
-        "ALERTS{{alertname=\"{alert}\",alertstate=\"firing\",namespace=\"{NAMESPACE}\",{label}=\"{object}\"}}"
-    )
+    alerts::firing(alert, NAMESPACE, label, object)
 }
 
 fn total(object: &str, outcome: &str) -> String {
@@ -150,7 +95,7 @@ fn the_promised_queries_panels_and_alerts_work_through_failures_restarts_and_del
         tools::produce(&lab, &source, &what).unwrap();
     }
     operator::fresh_namespace(&lab, NAMESPACE).unwrap();
-    let rules = Rules::load(&lab);
+    let rules = Rules::load(&lab).unwrap();
     apply_objects(&lab);
 
     // The first failure of an object ever is seen: it was 0 before it was 1.

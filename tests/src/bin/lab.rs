@@ -5,7 +5,7 @@ use kafka_backup_tests::demo::{self, Demo};
 use kafka_backup_tests::lab::components::{self, Options};
 use kafka_backup_tests::lab::given::Flags;
 use kafka_backup_tests::lab::{Doing, Lab, LabError, images, kafka, kubernetes, net};
-use kafka_backup_tests::{bench, restore_soak, soak, suite};
+use kafka_backup_tests::{alerts, bench, restore_soak, soak, suite};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -66,9 +66,9 @@ enum Verb {
         filter: Option<String>,
     },
     /// Back up, and then restore, with workers that are killed, stopped, frozen and replaced at random points while (in restores)
-    /// brokers die, stop and freeze and leaders move, and compare what is left
+    /// brokers die, stop and freeze and leaders move, and compare what is left; and let alerts fire that wait for minutes
     Soak {
-        /// Only backups, or only restores
+        /// Only one of them; all without
         #[arg(long, value_enum)]
         only: Option<Soaked>,
         #[arg(long, default_value_t = 1000)]
@@ -129,6 +129,7 @@ enum Bench {
 enum Soaked {
     Backups,
     Restores,
+    Alerts,
 }
 
 fn brokers(text: &str) -> Result<u16, String> {
@@ -217,6 +218,12 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             seed,
             brokers,
         } => {
+            if only.is_none_or(|only| only == Soaked::Alerts) {
+                alerts::soak(&lab)?;
+            }
+            if only == Some(Soaked::Alerts) {
+                return Ok(ExitCode::SUCCESS);
+            }
             components::up(&lab, &["net"], Options::default())?;
             images::compile(&lab)?;
             let cluster = kafka::Cluster {

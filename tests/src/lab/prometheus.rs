@@ -4,6 +4,7 @@
 //! The package is not installed: its program is unpacked into the cache when the machine has none.
 
 use super::{CONTROLLER_METRICS, Doing, Lab, LabError, net, packages, parts, process};
+use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -86,6 +87,31 @@ pub fn get(lab: &Lab, path: &str) -> Result<String, LabError> {
         curl.args(["--silent", "--show-error", "--fail", "--max-time", "10"])
             .arg(format!("{ENDPOINT}{path}")),
     )
+}
+
+/// Labels and value of each series that Prometheus answers to an expression with.
+///
+/// # Errors
+/// Prometheus does not answer, or not as documented; it cannot evaluate the expression.
+pub fn query(lab: &Lab, expression: &str) -> Result<Vec<(Value, f64)>, LabError> {
+    let mut curl = net::command(lab, "curl")?;
+    let answer = process::run(
+        curl.args(["--silent", "--show-error", "--max-time", "10", "--get"])
+            .arg(format!("{}/api/v1/query", ENDPOINT))
+            .arg("--data-urlencode")
+            .arg(format!("query={expression}")),
+    )?;
+    let wrong = || LabError::State(format!("Prometheus answered {answer} to {expression}"));
+    let read: Value = serde_json::from_str(&answer).map_err(|_| wrong())?;
+    let series = read["data"]["result"].as_array().ok_or_else(wrong)?.iter();
+    series
+        .map(|series| {
+            let value = series["value"][1]
+                .as_str()
+                .and_then(|value| value.parse().ok());
+            Ok((series["metric"].clone(), value.ok_or_else(wrong)?))
+        })
+        .collect()
 }
 
 /// Stops Prometheus and removes its data.
