@@ -15,6 +15,7 @@
 //! - It lives in memory: after a restart the next push brings back what its source has counted.
 
 mod render;
+mod series;
 mod store;
 
 use std::collections::{BTreeMap, HashMap};

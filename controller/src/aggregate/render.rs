@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::Format;
-use super::store::{FamilyState, Series, Store, Total};
+use super::series::{Series, Total};
+use super::store::{FamilyState, Store};
 use crate::exporter::{Escape, Escaped, Float};
 use crate::exposition::Kind;
 

@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use hashbrown::HashTable;
 
+use super::series::{Change, Last, Series, Total, lines};
 use super::{KEPT, ObjectName, Owner, REMEMBERED, Source};
 use crate::exporter::{Escape, Escaped};
-use crate::exposition::{Buckets, Family, Kind, Label, Point, Value};
+use crate::exposition::{Family, Kind, Label, Point, Value};
 
 /// What a push leaves of what its source said before of gauges and untyped values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,31 +80,6 @@ pub(super) struct FamilyState {
     index: HashTable<u32>,
 }
 
-pub(super) struct Series {
-    /// As they are written, without braces.
-    pub(super) labels: Box<str>,
-    pub(super) value: Total,
-    /// The last of its sources.
-    writer: u64,
-    pushed: Instant,
-    object: Option<Arc<ObjectName>>,
-}
-
-/// What is exposed.
-pub(super) enum Total {
-    Number(f64),
-    Histogram(Box<Histogram>),
-    Summary { sum: f64, count: f64 },
-}
-
-#[derive(Clone)]
-pub(super) struct Histogram {
-    pub(super) bounds: Arc<[f64]>,
-    pub(super) counts: Box<[f64]>,
-    pub(super) count: f64,
-    pub(super) sum: f64,
-}
-
 struct SourceState {
     number: u64,
     object: Option<Arc<ObjectName>>,
@@ -112,25 +88,6 @@ struct SourceState {
     is_ended: bool,
     /// By place.
     last: Vec<(Place, Last)>,
-}
-
-/// What a source said last.
-enum Last {
-    /// Of a gauge or an untyped value, which does not add up.
-    Gauge,
-    Number {
-        value: f64,
-        start: Option<f64>,
-    },
-    Histogram {
-        value: Box<Histogram>,
-        start: Option<f64>,
-    },
-    Summary {
-        sum: f64,
-        count: f64,
-        start: Option<f64>,
-    },
 }
 
 /// One point of a push, and what is to be done with it.
@@ -178,6 +135,24 @@ impl Store {
         }
     }
 
+    /// Whether what is counted is what there is.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let series = self
+            .families
+            .iter()
+            .flat_map(|family| family.series.iter().flatten());
+        assert_eq!(
+            self.samples,
+            series.map(|series| series.value.lines()).sum::<usize>()
+        );
+        let last = self.sources.values().flat_map(|source| &source.last);
+        assert_eq!(
+            self.remembered,
+            last.map(|(_, last)| last.lines()).sum::<usize>()
+        );
+    }
+
     pub(super) fn push(
         &mut self,
         source: &Source,
@@ -190,7 +165,7 @@ impl Store {
         if let Some(late) = self.relate(&source.id, &mut steps, families)? {
             return Ok(Taken::Late(late));
         }
-        self.check_room(&source.id, families, &steps)?;
+        self.check_room(&source.id, &steps)?;
         self.apply(source, replace, families, steps, now);
         Ok(Taken::Yes)
     }
@@ -355,18 +330,13 @@ impl Store {
         Ok(None)
     }
 
-    fn check_room(
-        &self,
-        source: &str,
-        families: &[Family<'_>],
-        steps: &[Step<'_>],
-    ) -> Result<(), StoreError> {
+    fn check_room(&self, source: &str, steps: &[Step<'_>]) -> Result<(), StoreError> {
         let added = steps.iter().filter(|step| step.place.is_none());
         let added: usize = added.map(|step| lines(&step.point.value)).sum();
         let known = self.sources.get(source);
         let remembered = steps.iter().enumerate().filter(|(position, step)| {
             let last = step.place.and_then(|place| known?.last(place, *position));
-            last.is_none() && families[step.family].kind.adds_up()
+            last.is_none()
         });
         let remembered: usize = remembered.map(|(_, step)| lines(&step.point.value)).sum();
         // Each exposed sample may have several sources; twice as many for all of them are enough for a replacement of all.
@@ -428,9 +398,15 @@ impl Store {
                 .ok()
                 .map(|index| &state.last[index].1)
                 .filter(|_| step.relation == Relation::Continued);
+            let lines = series.value.lines();
             let said = series.add(family, &step.point.value, step.start, before);
+            // A histogram may have lost bounds.
+            self.samples = self.samples - lines + series.value.lines();
             match last {
-                Ok(index) => state.last[index].1 = said,
+                Ok(index) => {
+                    self.remembered = self.remembered - state.last[index].1.lines() + said.lines();
+                    state.last[index].1 = said;
+                }
                 Err(index) => {
                     self.remembered += said.lines();
                     state.last.insert(index, (place, said));
@@ -550,7 +526,9 @@ impl Store {
             }
         }
         let gone: HashSet<Place> = gone.iter().copied().collect();
+        let known = state.last.len();
         state.last.retain(|(place, _)| !gone.contains(place));
+        self.remembered -= known - state.last.len();
     }
 
     fn remove(&mut self, (family, place): Place) {
@@ -644,214 +622,6 @@ impl SourceState {
     fn last(&self, place: Place, hint: usize) -> Option<&Last> {
         let index = self.find(place, hint).ok()?;
         Some(&self.last[index].1)
-    }
-}
-
-impl Series {
-    /// Adds what the point says beyond `before`, and returns what the source has said by now.
-    fn add(
-        &mut self,
-        family: &Family<'_>,
-        value: &Value,
-        start: Option<f64>,
-        before: Option<&Last>,
-    ) -> Last {
-        match (&mut self.value, value) {
-            (Total::Number(total), Value::Number(value)) if family.kind == Kind::Counter => {
-                let counted = match before {
-                    Some(Last::Number { value, .. }) => *value,
-                    _ => 0.0, // nothing before
-                };
-                *total += value - counted;
-                Last::Number {
-                    value: *value,
-                    start,
-                }
-            }
-            (Total::Number(total), Value::Number(value)) => {
-                let is_late = family.name.contains("_timestamp") && *value < *total;
-                if !is_late {
-                    *total = *value;
-                }
-                Last::Gauge
-            }
-            (Total::Histogram(total), Value::Histogram(value)) => {
-                let before = match before {
-                    Some(Last::Histogram { value, .. }) => Some(&**value),
-                    _ => None, // nothing before
-                };
-                total.add(value, before);
-                let bounds = match *total.bounds == *value.bounds {
-                    true => total.bounds.clone(),
-                    false => value.bounds.as_slice().into(),
-                };
-                let value = Box::new(Histogram {
-                    bounds,
-                    counts: value.counts.as_slice().into(),
-                    count: value.count,
-                    sum: value.sum,
-                });
-                Last::Histogram { value, start }
-            }
-            (Total::Summary { sum, count }, Value::Summary { sum: a, count: b }) => {
-                let (sum_before, count_before) = match before {
-                    Some(Last::Summary { sum, count, .. }) => (*sum, *count),
-                    _ => (0.0, 0.0), // nothing before
-                };
-                *sum += a - sum_before;
-                *count += b - count_before;
-                Last::Summary {
-                    sum: *a,
-                    count: *b,
-                    start,
-                }
-            }
-            (Total::Number(_) | Total::Histogram(_) | Total::Summary { .. }, _) => {
-                unreachable!("the kinds were compared before")
-            }
-        }
-    }
-}
-
-impl Histogram {
-    /// Keeps the bounds that both have.
-    fn add(&mut self, value: &Buckets, before: Option<&Histogram>) {
-        let shares = |bound: &f64| {
-            value
-                .bounds
-                .binary_search_by(|known| known.total_cmp(bound))
-                .is_ok()
-        };
-        if !self.bounds.iter().all(shares) {
-            let kept = self.bounds.iter().zip(&self.counts);
-            let kept = kept.filter(|(bound, _)| shares(bound));
-            let (bounds, counts): (Vec<f64>, Vec<f64>) = kept.unzip();
-            (self.bounds, self.counts) = (bounds.into(), counts.into());
-        }
-        for (bound, total) in self.bounds.iter().zip(&mut self.counts) {
-            let of = |bounds: &[f64], counts: &[f64]| {
-                let index = bounds.binary_search_by(|known| known.total_cmp(bound));
-                index.map_or(0.0, |index| counts[index])
-            };
-            let counted = before.map_or(0.0, |before| of(&before.bounds, &before.counts));
-            *total += of(&value.bounds, &value.counts) - counted;
-        }
-        self.count += value.count - before.map_or(0.0, |before| before.count);
-        self.sum += value.sum - before.map_or(0.0, |before| before.sum);
-    }
-}
-
-impl Total {
-    fn of_nothing(value: &Value) -> Self {
-        match value {
-            Value::Number(_) => Self::Number(0.0),
-            Value::Histogram(buckets) => Self::Histogram(Box::new(Histogram {
-                bounds: buckets.bounds.as_slice().into(),
-                counts: vec![0.0; buckets.counts.len()].into(),
-                count: 0.0,
-                sum: 0.0,
-            })),
-            Value::Summary { .. } => Self::Summary {
-                sum: 0.0,
-                count: 0.0,
-            },
-        }
-    }
-
-    fn lines(&self) -> usize {
-        match self {
-            Self::Number(_) => 1,
-            Self::Histogram(histogram) => histogram.bounds.len() + 3,
-            Self::Summary { .. } => 2,
-        }
-    }
-}
-
-/// What a source said before of a point that adds up.
-struct Before {
-    count: f64,
-    start: Option<f64>,
-    is: Change,
-}
-
-/// How a point's value differs from the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    None,
-    Higher,
-    Lower,
-    OtherBuckets,
-}
-
-impl Change {
-    fn of(before: f64, after: f64) -> Self {
-        if after < before {
-            return Self::Lower;
-        }
-        if after > before {
-            return Self::Higher;
-        }
-        Self::None
-    }
-}
-
-impl Last {
-    /// Nothing where the kinds differ.
-    fn compare(&self, after: &Value) -> Option<Before> {
-        let (count, start, is) = match (self, after) {
-            (Self::Number { value, start }, Value::Number(after)) => {
-                (*value, *start, Change::of(*value, *after))
-            }
-            (Self::Histogram { value, start }, Value::Histogram(after)) => {
-                let is = match *value.bounds == *after.bounds {
-                    false => Change::OtherBuckets,
-                    true => {
-                        let counts = value.counts.iter().zip(&after.counts);
-                        let is_lower = counts.into_iter().any(|(before, after)| after < before);
-                        match Change::of(value.count, after.count) {
-                            Change::Higher | Change::None if is_lower => Change::Lower,
-                            change => change,
-                        }
-                    }
-                };
-                (value.count, *start, is)
-            }
-            (Self::Summary { count, start, .. }, Value::Summary { count: after, .. }) => {
-                (*count, *start, Change::of(*count, *after))
-            }
-            (
-                Self::Gauge | Self::Number { .. } | Self::Histogram { .. } | Self::Summary { .. },
-                Value::Number(_) | Value::Histogram(_) | Value::Summary { .. },
-            ) => return None,
-        };
-        Some(Before { count, start, is })
-    }
-
-    fn lines(&self) -> usize {
-        match self {
-            Self::Gauge => 0,
-            Self::Number { .. } => 1,
-            Self::Histogram { value, .. } => value.bounds.len() + 3,
-            Self::Summary { .. } => 2,
-        }
-    }
-}
-
-impl Kind {
-    fn adds_up(self) -> bool {
-        match self {
-            Self::Counter | Self::Histogram | Self::Summary => true,
-            Self::Gauge | Self::Untyped => false,
-        }
-    }
-}
-
-/// Lines of exposition.
-fn lines(value: &Value) -> usize {
-    match value {
-        Value::Number(_) => 1,
-        Value::Histogram(buckets) => buckets.bounds.len() + 3,
-        Value::Summary { .. } => 2,
     }
 }
 

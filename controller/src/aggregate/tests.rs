@@ -54,6 +54,7 @@ impl Rig {
     }
 
     fn page(&self) -> String {
+        self.aggregator.store().check();
         self.rendered(Format::Text)
     }
 
