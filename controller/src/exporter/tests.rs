@@ -143,6 +143,7 @@ fn held_runs_are_not_on_the_page() {
         id: "b-1".into(),
         outcome: RunOutcome::Failure,
         duration_ms: 1,
+        gaps: 3,
         since: time(jiff::Timestamp::UNIX_EPOCH),
     });
     assert_eq!(render(&only(object)), before);
