@@ -1,8 +1,8 @@
 //! `/metrics`: the page, rendered from the watched objects and handed out as an immutable view.
 //!
 //! # Guarantees
-//! - The objects' families are a pure function of the statuses in the watch caches ([`render`]): whatever this process
-//!   forgets, the next page says the same. Series of a deleted object go with it.
+//! - The objects' families are a pure function of what the watch caches have and of the time ([`render`]): whatever this
+//!   process forgets, the next page says the same. Series of a deleted object go with it.
 //! - A scrape holds a reference to finished bytes: a reader that does not read blocks neither other readers nor writers,
 //!   and any number of readers share one page.
 
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use jiff::Timestamp;
 use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
 use kafka_backup_shared::status::Totals;
 use kube::ResourceExt;
@@ -124,9 +125,10 @@ impl Exporter {
         }
         let exporter = self.clone();
         let at = Instant::now();
-        let page = tokio::task::spawn_blocking(move || Arc::new(exporter.render_page()))
-            .await
-            .expect("rendering does not panic and is not aborted");
+        let page =
+            tokio::task::spawn_blocking(move || Arc::new(exporter.render_page(Timestamp::now())))
+                .await
+                .expect("rendering does not panic and is not aborted");
         *newest = Some((at, page.clone()));
         page
     }
@@ -149,7 +151,7 @@ impl Exporter {
         self.exposure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn render_page(&self) -> Page {
+    fn render_page(&self, now: Timestamp) -> Page {
         let snapshot = (self.source)();
         let live = snapshot.uids();
         self.exposure().retain(|uid| live.contains(uid));
@@ -158,7 +160,7 @@ impl Exporter {
             .iter()
             .map(|queue| queue.controller)
             .collect();
-        let mut text = render(&snapshot);
+        let mut text = render(&snapshot, now);
         text.push_str(&self.own.render(&controllers, &snapshot.reconciled()));
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(text.as_bytes())
