@@ -5,8 +5,11 @@
 //! - Every alert is seen firing and silent, and every query with an exact value, by promtool.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use kafka_backup_shared::metrics::{BACKUP_DURATION, FAMILIES, Family, MetricType, PUSHED_ONLY};
 use kafka_backup_tests::lab::{Lab, prometheus};
@@ -341,6 +344,130 @@ fn the_service_monitor_is_the_promised_one_and_keeps_series_alike() {
         ours["spec"]["namespaceSelector"]["matchNames"][0]
     );
     assert_eq!(service["spec"]["ports"][0]["name"], endpoint["port"]);
+}
+
+/// Serves `page` to everyone; gives the address.
+fn serve(page: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map(Result::unwrap) {
+            let request = BufReader::new(&stream);
+            let head = request
+                .lines()
+                .take_while(|line| line.as_ref().is_ok_and(|l| !l.is_empty()));
+            assert!(head.count() > 0);
+            let length = page.len();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            stream.write_all((head + &page).as_bytes()).unwrap();
+        }
+    });
+    address
+}
+
+/// A program that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// The answer of Prometheus' HTTP API, `None` while there is none.
+fn ask(address: &str, path: &str) -> Option<Value> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+}
+
+/// A Prometheus' own words for what the ServiceMonitor says.
+fn scrape_config(job: &str, target: &str, endpoint: &Value) -> Value {
+    let relabelings = endpoint["metricRelabelings"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let relabelings = relabelings.map(|rule| {
+        let text = rule.to_string();
+        let text = text.replace("sourceLabels", "source_labels");
+        yaml(&text.replace("targetLabel", "target_label"))
+    });
+    // What the Prometheus Operator adds to a target.
+    let labels =
+        json!({"namespace": "kafka-backup", "pod": "p", "container": "controller", "node": "n"});
+    json!({
+        "job_name": job,
+        "honor_labels": endpoint["honorLabels"] == true,
+        "metrics_path": "/metrics",
+        "static_configs": [{"targets": [target], "labels": labels}],
+        "metric_relabel_configs": relabelings.collect::<Vec<_>>(),
+    })
+}
+
+/// As the ServiceMonitor asks, where the Prometheus does not allow honorLabels, and without either.
+#[test]
+fn a_prometheus_gives_series_the_same_labels_whoever_leads() {
+    let target = serve(read("controller/src/exporter/golden/page.txt"));
+    let monitor = yaml(&read("manifests/monitoring/servicemonitor.yaml"));
+    let honored = monitor["spec"]["endpoints"][0].clone();
+    let mut overridden = honored.clone();
+    overridden["honorLabels"] = json!(false);
+    let config = json!({
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [
+            scrape_config("honored", &target, &honored),
+            scrape_config("overridden", &target, &overridden),
+            scrape_config("plain", &target, &json!({})),
+        ],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prometheus.yml");
+    std::fs::write(&file, config.to_string()).unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let program = prometheus::program(&Lab::open().unwrap(), prometheus::NAME).unwrap();
+    let command = Command::new(program)
+        .current_dir(folder.path())
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!("--web.listen-address={address}"))
+        .args(["--storage.tsdb.path=data", "--log.level=error"])
+        .spawn();
+    let _running = Running(command.unwrap());
+
+    let query = "kafka_backup_backups_total%7Bbackup_name=%22first%22,outcome=%22failure%22%7D";
+    let path = format!("/api/v1/query?query={query}");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let found = loop {
+        let answer = ask(&address, &path).unwrap_or_default();
+        let series = answer["data"]["result"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        if series.len() >= 3 {
+            break series;
+        }
+        assert!(Instant::now() < deadline, "{answer}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let mut labels: Vec<Value> = found
+        .iter()
+        .map(|series| series["metric"].clone())
+        .collect();
+    labels.sort_by_key(|labels| labels["job"].to_string());
+    let name = "kafka_backup_backups_total";
+    let ours = |job: &str| json!({"__name__": name, "backup_name": "first", "namespace": "a", "outcome": "failure", "job": job, "instance": "kafka-backup-operator"});
+    let plain = json!({
+        "__name__": name, "backup_name": "first", "exported_namespace": "a", "outcome": "failure", "job": "plain", "instance": target,
+        "namespace": "kafka-backup", "pod": "p", "container": "controller", "node": "n",
+    });
+    assert_eq!(labels, [ours("honored"), ours("overridden"), plain]);
 }
 
 /// Names of our series in an expression.
