@@ -133,6 +133,8 @@ pub(crate) fn success_report(records: u64) -> Report {
         records,
         bytes: records * 100,
         gaps: 0,
+        new_gaps: 0,
+        lag: None,
         retention: None,
         held_back: HeldBack::default(),
         retention_held: RetentionHeld::default(),

@@ -248,6 +248,7 @@ impl Kind for KafkaBackup {
         status.last_backup_size = Some(run.size);
         status.last_backup_records = Some(run.records);
         status.last_backup_held_back = report.map(|report| report.held_back.offsets);
+        status.last_backup_lag = report.and_then(|report| report.lag);
     }
 }
 

@@ -65,6 +65,20 @@ families! {
         "Records that are durable in the store, growing while a run goes on.";
     LAST_SUCCESSFUL_BACKUP = "kafka_backup_last_successful_backup_timestamp", Gauge, ["backup_name", "namespace"],
         "When the last successful backup run ended, in seconds since 1970-01-01 UTC.";
+    BACKUP_LAST_DURATION = "kafka_backup_backup_last_duration_seconds", Gauge, ["backup_name", "namespace"],
+        "Duration of the last finished backup run in seconds, whatever its outcome.";
+    BACKUP_RUNNING = "kafka_backup_backup_running_seconds", Gauge, ["backup_name", "namespace"],
+        "Seconds since the backup run that is going on was decided; 0 when none is.";
+    BACKUP_LAG = "kafka_backup_backup_lag_records", Gauge, ["backup_name", "namespace"],
+        "Offsets by which the source was ahead of the archive when the last successful backup run ended, over all partitions.";
+    GAPS = "kafka_backup_gaps_total", Counter, ["backup_name", "namespace"],
+        "Offset ranges that successful backup runs found to be missing for good: the source deleted them before they were captured.";
+    SCHEDULE_INTERVAL = "kafka_backup_schedule_interval_seconds", Gauge, ["backup_name", "namespace"],
+        "Seconds between two ticks of the schedule, the longest wait among the next ones; absent without a valid schedule.";
+    BACKUP_SUSPENDED = "kafka_backup_backup_suspended", Gauge, ["backup_name", "namespace"],
+        "1 when the spec suspends the schedule, else 0.";
+    BACKUP_MISSED_RUNS = "kafka_backup_backup_missed_runs_total", Counter, ["backup_name", "namespace"],
+        "Ticks of the schedule that never became a run.";
     RESTORES = "kafka_backup_restores_total", Counter, ["restore_name", "namespace", "outcome"],
         "Finished restore runs by outcome.";
     RESTORE_DURATION = "kafka_backup_restore_duration_seconds", Histogram, ["restore_name", "namespace", "outcome"],
@@ -73,6 +87,12 @@ families! {
         "Records that are in the target topics, growing while a run goes on.";
     LAST_SUCCESSFUL_RESTORE = "kafka_backup_last_successful_restore_timestamp", Gauge, ["restore_name", "namespace"],
         "When the last successful restore run ended, in seconds since 1970-01-01 UTC.";
+    OFFSET_RESETS = "kafka_backup_offset_resets_total", Counter, ["reset_name", "namespace", "strategy", "outcome"],
+        "Finished offset resets by outcome.";
+    OFFSET_RESET_DURATION = "kafka_backup_offset_reset_duration_seconds", Histogram, ["reset_name", "namespace", "strategy", "outcome"],
+        "Duration of finished offset resets in seconds, from the Job's start to its end.";
+    OFFSET_RESET_GROUPS = "kafka_backup_offset_reset_groups_total", Counter, ["reset_name", "namespace", "strategy", "outcome"],
+        "Consumer groups whose offsets were reset, by the outcome for the group.";
     RESOURCE_STATUS = "kafka_backup_resource_status", Gauge, ["kind", "name", "namespace"],
         "1 when the object's Ready condition is True, else 0.";
     RESOURCE_PHASE = "kafka_backup_resource_phase", Gauge, ["kind", "name", "namespace", "phase"],
@@ -119,36 +139,13 @@ families! {
 
 /// The families that workers push and that no status tells: they add up over the pods of all runs of an object, and live in the
 /// controller's memory.
-pub const PUSHED: &[Family] = &[WORKER_REQUEST_DURATION, WORKER_RETRIES, WORKER_BYTES];
+pub const AGGREGATED: &[Family] = &[WORKER_REQUEST_DURATION, WORKER_RETRIES, WORKER_BYTES];
 
 /// Upper bounds of the worker's requests in seconds: from a broker nearby to a store that is throttled.
 pub const REQUEST_BUCKETS: [f64; 9] = [0.005, 0.02, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
 
+/// Families that workers push and that no page shows: they end in the object's status.
+pub const PUSHED_ONLY: [Family; 5] = [RUN_BYTES, RUN_PROGRESS, RUN_CHECKED, RUN_RATE, RUN_LEFT];
+
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn names_follow_prometheus_conventions() {
-        let mut names = HashSet::new();
-        for family in FAMILIES {
-            assert!(names.insert(family.name), "{} twice", family.name);
-            assert_eq!(
-                family.kind == MetricType::Counter,
-                family.name.ends_with("_total"),
-                "{}",
-                family.name
-            );
-            assert!(family.help.ends_with('.'), "{}", family.name);
-        }
-    }
-
-    #[test]
-    fn buckets_rise_and_hold_the_promised_bounds() {
-        assert!(DURATION_BUCKETS.windows(2).all(|pair| pair[0] < pair[1]));
-        for bound in [60.0, 300.0, 600.0, 3600.0, 21600.0] {
-            assert!(DURATION_BUCKETS.contains(&bound));
-        }
-    }
-}
+mod tests;

@@ -283,6 +283,13 @@ pub struct Report {
     /// Offset ranges that are missing for good: gone from the source before they were captured.
     #[serde(default)]
     pub gaps: u64,
+    /// Backup: those of them that no run before had found.
+    #[serde(default)]
+    pub new_gaps: u64,
+    /// Backup: offsets by which the source was ahead of the archive at the end, over all partitions; `None` where a partition did
+    /// not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<u64>,
     /// What retention did when the run was complete; `None` without retention, and where it failed, which is a warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionReport>,
@@ -421,6 +428,8 @@ mod tests {
             records: 1,
             bytes: 2,
             gaps: 0,
+            new_gaps: 0,
+            lag: Some(3),
             retention: None,
             held_back: HeldBack {
                 stuck_partitions: 9,
@@ -460,6 +469,15 @@ mod tests {
         }
         assert_eq!(Fault::from_exit_code(0), None);
         assert_eq!(Fault::from_exit_code(137), None);
+    }
+
+    #[test]
+    fn a_report_of_an_older_worker_knows_no_lag_and_no_new_gaps() {
+        let mut old = serde_json::to_value(failed("no".into())).unwrap();
+        let fields = old.as_object_mut().unwrap();
+        assert!(fields.remove("lag").is_some() && fields.remove("newGaps").is_some());
+        let read = Report::from_termination_message(&old.to_string()).unwrap();
+        assert_eq!((read.lag, read.new_gaps), (None, 0));
     }
 
     #[test]

@@ -66,6 +66,14 @@ impl Schedule {
         self.next_instant(at)
     }
 
+    /// The longest time between two neighbours of `at` and the `ticks` ticks after it; `None` where there is none of them.
+    pub fn longest_wait_after(&self, at: Timestamp, ticks: usize) -> Option<SignedDuration> {
+        let next = std::iter::successors(Some(at), |tick| self.next_after(*tick));
+        let next: Vec<Timestamp> = next.take(ticks + 1).collect();
+        let waits = next.windows(2).map(|pair| pair[1].duration_since(pair[0]));
+        waits.max()
+    }
+
     /// Instants of local times grow with them, so that the first one behind `at` is the tick.
     fn next_local_once(&self, at: Timestamp) -> Option<Timestamp> {
         let mut local = self.zone.to_datetime(at);

@@ -203,6 +203,9 @@ pub struct HeldRun {
     pub outcome: RunOutcome,
     /// Its duration in milliseconds.
     pub duration_ms: u64,
+    /// Gaps that it found.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gaps: u64,
     /// When it was accounted.
     pub since: Time,
 }
@@ -223,12 +226,22 @@ pub struct Totals {
     /// Records that are durable but belong to no successful run yet.
     #[serde(default)]
     pub uncommitted: u64,
+    /// Offset ranges that runs found to be missing for good.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gaps: u64,
     /// Runs that are accounted and not yet in the counters above.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldRun>,
     /// Completion time of the newest successful run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_success_time: Option<Time>,
+    /// Duration in milliseconds of the newest finished run, whatever its outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_duration_ms: Option<u64>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Totals {

@@ -104,6 +104,10 @@ pub struct Completed {
     pub bytes: u64,
     /// Offset ranges that are missing for good.
     pub gaps: u64,
+    /// Those of them that no run before had found.
+    pub new_gaps: u64,
+    /// Offsets by which the source was ahead of the archive at the end; `None` where that is not known.
+    pub lag: Option<u64>,
     /// What retention did when the run was complete.
     pub retention: Option<RetentionReport>,
     /// What open transactions kept from being captured.

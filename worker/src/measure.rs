@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //! - Everything counts from 0 at the start of the process, which does one run: what is pushed is cumulative.
-//! - The labels have few values, whatever the run: [`PUSHED`](kafka_backup_shared::metrics::PUSHED) is added up per object.
+//! - The labels have few values, whatever the run: [`AGGREGATED`](kafka_backup_shared::metrics::AGGREGATED) is added up per object.
 
 use std::sync::LazyLock;
 use std::time::Duration;

@@ -59,6 +59,8 @@ impl Attempt {
                 records: completed.records,
                 bytes: completed.bytes,
                 gaps: completed.gaps,
+                new_gaps: completed.new_gaps,
+                lag: completed.lag,
                 retention: completed.retention,
                 held_back: completed.held_back,
                 retention_held: completed.retention_held,
@@ -74,6 +76,8 @@ impl Attempt {
                 records: self.progress.records(),
                 bytes: self.progress.bytes(),
                 gaps: 0,
+                new_gaps: 0,
+                lag: None,
                 retention: None,
                 held_back: HeldBack::default(),
                 retention_held: RetentionHeld::default(),
@@ -148,6 +152,8 @@ mod tests {
             records: 5,
             bytes: 50,
             gaps: 1,
+            new_gaps: 1,
+            lag: Some(9),
             retention: None,
             warnings: vec!["w".into()],
             ..Completed::default()
@@ -155,6 +161,7 @@ mod tests {
         let report = attempt().report(Ok(completed), Timestamp::UNIX_EPOCH);
         assert_eq!(report.exit_code(), 0);
         assert_eq!((report.records, report.bytes, report.gaps), (5, 50, 1));
+        assert_eq!((report.new_gaps, report.lag), (1, Some(9)));
     }
 
     #[test]

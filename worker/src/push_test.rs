@@ -112,6 +112,8 @@ fn report(topics: usize) -> Report {
         records: 12,
         bytes: 345,
         gaps: 0,
+        new_gaps: 0,
+        lag: None,
         retention: None,
         held_back: HeldBack::default(),
         retention_held: RetentionHeld::default(),

@@ -223,6 +223,8 @@ mod tests {
             records: 2000,
             bytes: 4096,
             gaps: 1,
+            new_gaps: 0,
+            lag: None,
             retention: None,
             held_back: HeldBack::default(),
             retention_held: RetentionHeld::default(),

@@ -379,6 +379,7 @@ async fn records_deleted_before_their_capture_are_a_gap() {
         (second.records, second.gaps, second.warnings.len()),
         (90, 1, 1)
     );
+    assert_eq!((second.new_gaps, second.lag), (1, Some(0)));
     let gap = |manifest| {
         let archive = &archive;
         let topic = &topic;
@@ -413,6 +414,7 @@ async fn records_deleted_before_their_capture_are_a_gap() {
     delete_records(&topic, 0, 350).await;
     let completed = run(&third, &archive.store).await.unwrap();
     assert_eq!((completed.records, completed.gaps), (50, 2));
+    assert_eq!((completed.new_gaps, completed.lag), (1, Some(0)));
     let manifest = archive.manifest("20260103-000000").await;
     assert_eq!(gap(manifest.clone()).await, [(100, 210), (300, 350)]);
     assert_eq!(

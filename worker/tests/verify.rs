@@ -118,6 +118,7 @@ fn manifest(run: &str, topics: &[(&str, &str, u64)]) -> Manifest {
             added_records: 0,
             added_bytes: 0,
             gaps: 0,
+            added_gaps: 0,
         };
         (topic.to_string(), summary)
     };

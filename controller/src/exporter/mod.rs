@@ -1,8 +1,8 @@
 //! `/metrics`: the page, rendered from the watched objects and handed out as an immutable view.
 //!
 //! # Guarantees
-//! - The objects' families are a pure function of the statuses in the watch caches ([`render`]): whatever this process
-//!   forgets, the next page says the same. Series of a deleted object go with it.
+//! - The objects' families are a pure function of what the watch caches have and of the time ([`render`]): whatever this
+//!   process forgets, the next page says the same. Series of a deleted object go with it.
 //! - A scrape holds a reference to finished bytes: a reader that does not read blocks neither other readers nor writers,
 //!   and any number of readers share one page.
 
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use jiff::Timestamp;
 use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
 use kafka_backup_shared::status::Totals;
 use kube::ResourceExt;
@@ -166,7 +167,7 @@ impl Exporter {
         let before = newest.take().map_or(0, |(_, page)| page.text.len());
         let exporter = self.clone();
         let at = Instant::now();
-        let render = move || Arc::new(exporter.render_page(format, before));
+        let render = move || Arc::new(exporter.render_page(format, Timestamp::now(), before));
         let page = tokio::task::spawn_blocking(render)
             .await
             .expect("rendering does not panic and is not aborted");
@@ -193,7 +194,7 @@ impl Exporter {
     }
 
     /// A page of about `size` bytes.
-    fn render_page(&self, format: Format, size: usize) -> Page {
+    fn render_page(&self, format: Format, now: Timestamp, size: usize) -> Page {
         let snapshot = (self.source)();
         let live = snapshot.uids();
         self.exposure().retain(|uid| live.contains(uid));
@@ -204,7 +205,7 @@ impl Exporter {
             .collect();
         self.pushed.sweep(&snapshot.jobs(), Instant::now());
         self.own.show_held(self.pushed.held());
-        let mut told = render(&snapshot);
+        let mut told = render(&snapshot, now);
         told.push_str(&self.own.render(&controllers, &snapshot.reconciled()));
         let mut text = String::with_capacity(size + size / 16);
         match format {

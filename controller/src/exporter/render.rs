@@ -1,45 +1,60 @@
-//! The page of `/metrics` as a pure function of the objects' statuses.
+//! The page of `/metrics` as a pure function of the objects' specs and statuses, and of the time for what is going on.
 //!
 //! # Guarantees
 //! - Every object has its counters and histograms from first sight, both outcomes at 0, with or without a status.
-//! - Gauges without a value are absent, never 0: no size and no timestamp before the first success.
+//! - Gauges without a value are absent, never 0: no size and no timestamp before the first success, no interval without a
+//!   schedule.
+//! - Families without objects are declared all the same.
 //! - The order is that of the table of families, and within a family that of namespace and name.
 //! - A counter shows what the status counts: held runs are not in it, and records of a run that goes on are.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use jiff::Timestamp;
+use kafka_backup_shared::crd::KafkaBackup;
 use kafka_backup_shared::metrics::{
-    BACKUP_DURATION, BACKUP_RECORDS, BACKUP_SIZE, BACKUPS, DURATION_BUCKETS, Family,
-    LAST_SUCCESSFUL_BACKUP, LAST_SUCCESSFUL_RESTORE, RESOURCE_PHASE, RESOURCE_STATUS,
-    RESTORE_DURATION, RESTORE_RECORDS, RESTORES, WORKQUEUE_ADDS, WORKQUEUE_DEPTH,
+    BACKUP_DURATION, BACKUP_LAG, BACKUP_LAST_DURATION, BACKUP_MISSED_RUNS, BACKUP_RECORDS,
+    BACKUP_RUNNING, BACKUP_SIZE, BACKUP_SUSPENDED, BACKUPS, DURATION_BUCKETS, Family, GAPS,
+    LAST_SUCCESSFUL_BACKUP, LAST_SUCCESSFUL_RESTORE, OFFSET_RESET_DURATION, OFFSET_RESET_GROUPS,
+    OFFSET_RESETS, RESOURCE_PHASE, RESOURCE_STATUS, RESTORE_DURATION, RESTORE_RECORDS, RESTORES,
+    SCHEDULE_INTERVAL, WORKQUEUE_ADDS, WORKQUEUE_DEPTH,
 };
+use kafka_backup_shared::schedule::Schedule;
 use kafka_backup_shared::status::{Life, OutcomeTotals, Phase, RunOutcome};
 use kube::ResourceExt;
 
 use super::encode::{Float, write_head, write_sample};
 use super::{QueueState, Snapshot};
 
-/// The families of the objects and queues; what the controller counts about itself is added by the caller.
-pub(crate) fn render(snapshot: &Snapshot) -> String {
+/// Ticks that are looked at for the interval of a schedule: those of a week for all that are due once a day.
+const TICKS: usize = 8;
+
+/// The families of the objects and queues at `now`; what the controller counts about itself is added by the caller.
+pub(crate) fn render(snapshot: &Snapshot, now: Timestamp) -> String {
     let backups = sorted(snapshot.backups.iter().map(|backup| {
-        let status = backup.status.as_ref();
-        let size = status.and_then(|status| status.last_backup_size);
-        Object::new(&**backup, status.map(|status| &status.life), size)
+        let life = backup.status.as_ref().map(|status| &status.life);
+        Object::new(&**backup, Some(backup), life)
     }));
     let restores = sorted(snapshot.restores.iter().map(|restore| {
         let life = restore.status.as_ref().map(|status| &status.life);
-        Object::new(&**restore, life, None)
+        Object::new(&**restore, None, life)
     }));
 
     let mut out = String::new();
     write_runs(&mut out, &BACKUPS, &BACKUP_DURATION, &backups);
-    write_gauge(&mut out, &BACKUP_SIZE, &backups, |object| object.size);
+    write_gauge(&mut out, &BACKUP_SIZE, &backups, |object| {
+        object.backup?.status.as_ref()?.last_backup_size
+    });
     write_records(&mut out, &BACKUP_RECORDS, &backups);
     write_last_success(&mut out, &LAST_SUCCESSFUL_BACKUP, &backups);
+    write_backups(&mut out, &backups, now);
     write_runs(&mut out, &RESTORES, &RESTORE_DURATION, &restores);
     write_records(&mut out, &RESTORE_RECORDS, &restores);
     write_last_success(&mut out, &LAST_SUCCESSFUL_RESTORE, &restores);
+    for family in [OFFSET_RESETS, OFFSET_RESET_DURATION, OFFSET_RESET_GROUPS] {
+        write_head(&mut out, &family);
+    }
     let kinds = [("KafkaBackup", backups), ("KafkaRestore", restores)];
     write_status(&mut out, &kinds);
     write_phase(&mut out, &kinds);
@@ -49,17 +64,22 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
 
 /// What one object contributes.
 struct Object<'a> {
+    /// Where it is one.
+    backup: Option<&'a KafkaBackup>,
     life: Option<&'a Life>,
-    size: Option<u64>,
     namespace: String,
     name: String,
 }
 
 impl<'a> Object<'a> {
-    fn new(object: &impl ResourceExt, life: Option<&'a Life>, size: Option<u64>) -> Self {
+    fn new(
+        object: &impl ResourceExt,
+        backup: Option<&'a KafkaBackup>,
+        life: Option<&'a Life>,
+    ) -> Self {
         Self {
+            backup,
             life,
-            size,
             namespace: object.namespace().unwrap_or_default(),
             name: object.name_any(),
         }
@@ -125,6 +145,49 @@ fn write_histogram(
     let seconds = Float(totals.duration_ms_sum as f64 / 1000.0);
     write_sample(out, &format!("{name}_sum"), &[a, b, c], seconds);
     write_sample(out, &format!("{name}_count"), &[a, b, c], totals.runs);
+}
+
+/// What only backups have.
+fn write_backups(out: &mut String, backups: &Objects<'_>, now: Timestamp) {
+    write_gauge(out, &BACKUP_LAST_DURATION, backups, |object| {
+        let duration = object.life?.totals.last_duration_ms?;
+        Some(Float(duration as f64 / 1000.0))
+    });
+    write_gauge(out, &BACKUP_RUNNING, backups, |object| {
+        let active = object.life.and_then(|life| life.active_run.as_ref());
+        let running = active.map(|run| now.duration_since(run.start_time.0).as_secs());
+        Some(running.unwrap_or(0).max(0))
+    });
+    write_gauge(out, &BACKUP_LAG, backups, |object| {
+        object.backup?.status.as_ref()?.last_backup_lag
+    });
+    write_gauge(out, &GAPS, backups, |object| {
+        Some(object.life.map_or(0, |life| life.totals.gaps))
+    });
+    write_gauge(out, &SCHEDULE_INTERVAL, backups, |object| {
+        schedule_interval(object.backup?, now)
+    });
+    write_gauge(out, &BACKUP_SUSPENDED, backups, |object| {
+        Some(u8::from(object.backup?.spec.suspend))
+    });
+    write_gauge(out, &BACKUP_MISSED_RUNS, backups, |object| {
+        let status = object.backup?.status.as_ref();
+        Some(status.map_or(0, |status| status.missed_runs))
+    });
+}
+
+/// Seconds between two ticks. A schedule of working days or hours has waits of several lengths, and an alert needs the longest:
+/// else each Monday would be late. It is looked for from the last tick on, so that the wait that is going on counts.
+fn schedule_interval(backup: &KafkaBackup, now: Timestamp) -> Option<i64> {
+    let spec = &backup.spec;
+    let schedule = Schedule::parse(spec.schedule.as_deref()?, spec.time_zone.as_deref()).ok()?;
+    let status = backup.status.as_ref();
+    let last = status.and_then(|status| status.last_schedule_time.as_ref());
+    let from = match last {
+        Some(tick) => tick.0,
+        None => schedule.next_after(now)?,
+    };
+    Some(schedule.longest_wait_after(from, TICKS)?.as_secs())
 }
 
 fn write_records(out: &mut String, family: &Family, objects: &Objects<'_>) {

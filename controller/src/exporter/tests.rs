@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
-use kafka_backup_shared::metrics::{FAMILIES, PUSHED};
+use kafka_backup_shared::metrics::{AGGREGATED, FAMILIES, PUSHED_ONLY};
 use kafka_backup_shared::status::{HeldRun, Phase, RunOutcome, time};
 use serde_json::json;
 
 use super::fixtures::{backup, restore};
 use super::*;
 use crate::exposition::{Family, Syntax, parse};
+use crate::fixtures::active_run;
 
 /// A backup that has had runs, one whose first run goes on, and a restore without a status.
 fn snapshot() -> Snapshot {
@@ -24,11 +25,18 @@ fn snapshot() -> Snapshot {
     totals.last_success_time = Some(time(end));
     status.life.phase = Phase::Failed;
     status.last_backup_size = Some(4096);
+    status.last_backup_lag = Some(17);
+    status.missed_runs = 2;
+    status.life.totals.last_duration_ms = Some(45_500);
+    status.life.totals.gaps = 1;
+    seasoned.spec.schedule = Some("0 2 * * 1-5".into());
+    seasoned.spec.suspend = true;
 
     let mut first = backup("a", "first");
     let status = first.status.get_or_insert_default();
     status.life.totals.uncommitted = 7;
     status.life.phase = Phase::Running;
+    status.life.active_run = Some(active_run(&crate::fixtures::backup()));
     status.life.conditions = serde_json::from_value(json!([{
         "type": "Ready", "status": "True", "reason": "SpecValid", "message": "",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
@@ -43,6 +51,11 @@ fn snapshot() -> Snapshot {
             adds: 20,
         }],
     }
+}
+
+/// When the page is rendered, an hour and a half after [`fixtures::backup`] was created.
+fn now() -> Timestamp {
+    "2026-01-01T01:30:00Z".parse().expect("a time")
 }
 
 fn only(backup: KafkaBackup) -> Snapshot {
@@ -68,7 +81,7 @@ fn assert_golden(path: &str, text: &str) {
 
 #[test]
 fn the_page_is_the_one_in_the_golden_file() {
-    let text = exporter(snapshot).render_page(Format::Text, 0).text;
+    let text = exporter(snapshot).render_page(Format::Text, now(), 0).text;
     let text = String::from_utf8_lossy(&text);
     let version = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
     let text = text.replace(version, "version=\"0.0.0\"");
@@ -80,14 +93,14 @@ fn the_order_of_the_caches_does_not_matter() {
     let snapshot = snapshot();
     let mut turned = snapshot.clone();
     turned.backups.reverse();
-    assert_eq!(render(&snapshot), render(&turned));
+    assert_eq!(render(&snapshot, now()), render(&turned, now()));
 }
 
 /// `# TYPE`, `# HELP` and label names are the table's, and nothing else is on the page.
 #[test]
 fn the_whole_page_reads_back_as_the_table_of_families() {
     let exporter = exporter(snapshot);
-    let text = exporter.render_page(Format::Text, 0).text;
+    let text = exporter.render_page(Format::Text, now(), 0).text;
     let text = std::str::from_utf8(&text).expect("UTF-8");
     let families = parse(text, Syntax::Text).expect("a valid page");
     for read in &families {
@@ -102,12 +115,9 @@ fn the_whole_page_reads_back_as_the_table_of_families() {
             assert_eq!(labels, expected, "{}", family.name);
         }
     }
-    // Pushed, and shown in the status.
-    let told = FAMILIES
-        .iter()
-        .filter(|family| family.name.starts_with("kafka_backup_run_"));
-    assert_eq!(families.len(), FAMILIES.len() - told.count() - PUSHED.len());
-    let other = exporter.render_page(Format::OpenMetrics, 0).text;
+    let elsewhere = PUSHED_ONLY.len() + AGGREGATED.len();
+    assert_eq!(families.len(), FAMILIES.len() - elsewhere);
+    let other = exporter.render_page(Format::OpenMetrics, now(), 0).text;
     let other = std::str::from_utf8(&other).expect("UTF-8");
     let other = parse(other, Syntax::OpenMetrics).expect("a valid page");
     let points = |families: &[Family<'_>]| -> Vec<_> {
@@ -124,7 +134,7 @@ fn a_histogram_rises_to_its_count() {
     for duration in [1, 10_000, 10_001, 300_000, 21_600_000, 90_000_000] {
         totals.success.add(duration);
     }
-    let text = render(&only(object));
+    let text = render(&only(object), now());
     let bucket = |outcome: &str, bound: &str| {
         let start = format!(
             "kafka_backup_backup_duration_seconds_bucket{{backup_name=\"b\",namespace=\"ns\",outcome=\"{outcome}\",le=\"{bound}\"}} "
@@ -149,18 +159,77 @@ fn a_histogram_rises_to_its_count() {
     ));
 }
 
+fn value(text: &str, family: &str) -> Option<String> {
+    let start = format!("kafka_backup_{family}{{");
+    let line = text.lines().find(|line| line.starts_with(&start))?;
+    line.rsplit(' ').next().map(str::to_owned)
+}
+
+#[test]
+fn the_interval_is_the_longest_wait_of_a_valid_schedule() {
+    let cases = [
+        (None, None, None),
+        (Some("@yearly 1"), None, None),
+        (Some("0 * * * *"), None, Some("3600")),
+        (Some("0 2 * * *"), None, Some("86400")),
+        (Some("0 2 * * 1-5"), None, Some("259200")),
+        // Later than its ticks of the day, earlier than the first one of the next.
+        (
+            Some("*/5 8-17 * * *"),
+            Some("2025-12-31T17:55:00Z"),
+            Some("50700"),
+        ),
+        (
+            Some("*/5 8-17 * * *"),
+            Some("2025-12-31T12:00:00Z"),
+            Some("300"),
+        ),
+    ];
+    for (line, last_tick, expected) in cases {
+        let mut object = backup("ns", "b");
+        object.spec.schedule = line.map(str::to_owned);
+        let last_tick = last_tick.map(|tick| time(tick.parse().expect("a time")));
+        object.status.get_or_insert_default().last_schedule_time = last_tick;
+        let found = value(&render(&only(object), now()), "schedule_interval_seconds");
+        assert_eq!(found.as_deref(), expected, "{line:?}");
+    }
+}
+
+#[test]
+fn a_run_that_goes_on_grows_and_one_that_is_over_leaves_its_duration() {
+    let mut object = backup("ns", "b");
+    let shown = |object: &KafkaBackup| {
+        let text = render(&only(object.clone()), now());
+        ["running", "last_duration"].map(|which| value(&text, &format!("backup_{which}_seconds")))
+    };
+    assert_eq!(shown(&object), [Some("0".into()), None]);
+    let life = &mut object.status.get_or_insert_default().life;
+    life.active_run = Some(active_run(&crate::fixtures::backup()));
+    assert_eq!(shown(&object), [Some("5400".into()), None]);
+    // The clock of who decided it was ahead.
+    let ahead = time(now() + jiff::SignedDuration::from_secs(5));
+    let life = &mut object.status.get_or_insert_default().life;
+    life.active_run.as_mut().expect("a run").start_time = ahead;
+    assert_eq!(shown(&object), [Some("0".into()), None]);
+    let life = &mut object.status.get_or_insert_default().life;
+    life.active_run = None;
+    life.totals.last_duration_ms = Some(1500);
+    assert_eq!(shown(&object), [Some("0".into()), Some("1.5".into())]);
+}
+
 #[test]
 fn held_runs_are_not_on_the_page() {
     let mut object = backup("ns", "b");
-    let before = render(&only(object.clone()));
+    let before = render(&only(object.clone()), now());
     let totals = &mut object.status.get_or_insert_default().life.totals;
     totals.held.push(HeldRun {
         id: "b-1".into(),
         outcome: RunOutcome::Failure,
         duration_ms: 1,
+        gaps: 3,
         since: time(jiff::Timestamp::UNIX_EPOCH),
     });
-    assert_eq!(render(&only(object)), before);
+    assert_eq!(render(&only(object), now()), before);
 }
 
 #[tokio::test]
@@ -173,9 +242,9 @@ async fn series_of_a_deleted_object_go_with_it() {
         .own()
         .observe_reconcile("backup", "a", "first", Duration::from_millis(1), error);
     let count = |text: &[u8]| String::from_utf8_lossy(text).matches("\"first\"").count();
-    assert!(count(&exporter.render_page(Format::Text, 0).text) > 50);
+    assert!(count(&exporter.render_page(Format::Text, now(), 0).text) > 50);
     shown.lock().expect("a lock").backups.pop();
-    assert_eq!(count(&exporter.render_page(Format::Text, 0).text), 0);
+    assert_eq!(count(&exporter.render_page(Format::Text, now(), 0).text), 0);
 }
 
 #[tokio::test]
@@ -188,9 +257,9 @@ async fn exposure_of_a_deleted_object_is_forgotten() {
     let totals = Totals::default();
     let exposed = |at| exporter.exposed("uid-first", &totals, at).failure;
     exposed(start);
-    exporter.render_page(Format::Text, 0);
+    exporter.render_page(Format::Text, now(), 0);
     assert_eq!(exposed(later), Duration::from_secs(100));
     shown.lock().expect("a lock").backups.pop();
-    exporter.render_page(Format::Text, 0);
+    exporter.render_page(Format::Text, now(), 0);
     assert_eq!(exposed(later), Duration::ZERO);
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use kafka_backup_shared::metrics::{
-    BACKUP_RECORDS, Family, MetricType, PUSHED, RESTORE_RECORDS, RUN_BYTES, RUN_CHECKED, RUN_LEFT,
-    RUN_PROGRESS, RUN_RATE,
+    AGGREGATED, BACKUP_RECORDS, Family, MetricType, RESTORE_RECORDS, RUN_BYTES, RUN_CHECKED,
+    RUN_LEFT, RUN_PROGRESS, RUN_RATE,
 };
 use kafka_backup_shared::plan::RunRef;
 
@@ -63,7 +63,7 @@ pub(super) fn take_unknown(
     run: &RunRef,
     is_own_version: bool,
 ) -> Result<Option<String>, Refusal> {
-    let known = told_by_status(run).into_iter().chain(PUSHED);
+    let known = told_by_status(run).into_iter().chain(AGGREGATED);
     let known: Vec<&str> = known.map(|family| family.name).collect();
     let is_known = |family: &exposition::Family<'_>| known.contains(&family.name.as_ref());
     let unknown = families.iter().filter(|family| !is_known(family));
@@ -171,7 +171,7 @@ fn check_kind(family: &exposition::Family<'_>, known: &Family) -> Result<(), Ref
 /// The rest is of the catalogue, with the labels that it has there; those of the object are given by the controller.
 pub(super) fn check_labels(families: &[exposition::Family<'_>]) -> Result<(), Refusal> {
     for family in families {
-        let Some(known) = PUSHED.iter().find(|known| known.name == family.name) else {
+        let Some(known) = AGGREGATED.iter().find(|known| known.name == family.name) else {
             continue; // none is left
         };
         check_kind(family, known)?;

@@ -470,6 +470,7 @@ mod tests {
             id: "r".into(),
             outcome: RunOutcome::Success,
             duration_ms: 1,
+            gaps: 0,
             since: time(Timestamp::UNIX_EPOCH),
         });
         let table = [

@@ -208,15 +208,10 @@ impl<K: Kind> Draft<'_, K> {
                 self.wake_at(Some(self.now + left));
                 continue;
             }
-            let durations: Vec<u64> = totals
-                .held
-                .iter()
-                .filter(|run| is_held(run))
-                .map(|run| run.duration_ms)
-                .collect();
-            totals.held.retain(|run| !is_held(run));
-            for duration in durations {
-                totals.of_mut(outcome).add(duration);
+            let released: Vec<HeldRun> = totals.held.extract_if(.., |run| is_held(run)).collect();
+            for run in released {
+                totals.of_mut(outcome).add(run.duration_ms);
+                totals.gaps += run.gaps;
             }
         }
     }

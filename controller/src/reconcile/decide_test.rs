@@ -289,6 +289,27 @@ fn a_capture_that_a_transaction_holds_is_a_condition_until_it_moves() {
 }
 
 #[test]
+fn lag_and_gaps_of_a_run_are_shown_and_gaps_wait_with_its_increment() {
+    let mut observed = running();
+    observe_job(&mut observed, complete("job-1"));
+    let mut report = success_report(5);
+    (report.gaps, report.new_gaps, report.lag) = (3, 2, Some(40));
+    observed.pushed = Some(report);
+    written(&mut observed, "2026-01-01T00:05:04Z");
+    assert_eq!(observed.object.status().last_backup_lag, Some(40));
+    assert_eq!(life(&observed).totals.last_duration_ms, Some(300_000));
+    assert_eq!(life(&observed).totals.gaps, 0);
+    settled(&mut observed, "2026-01-01T00:05:04Z");
+    assert_eq!(life(&observed).totals.gaps, 2);
+
+    let mut report = success_report(5);
+    (report.gaps, report.new_gaps, report.lag) = (4, 1, None);
+    run_again(&mut observed, 1, report);
+    assert_eq!(observed.object.status().last_backup_lag, None);
+    assert_eq!(life(&observed).totals.gaps, 3);
+}
+
+#[test]
 fn an_increment_is_held_until_the_value_before_it_was_seen() {
     let mut observed = running();
     observe_job(&mut observed, complete("job-1"));

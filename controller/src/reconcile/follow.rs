@@ -235,6 +235,12 @@ impl<K: Kind> Draft<'_, K> {
             attempts: ended.attempts,
         };
         let duration = ended.at.duration_since(ended.started).as_millis();
+        let duration_ms = u64::try_from(duration).unwrap_or(0);
+        // What a failed run found is found again by the run that succeeds.
+        let gaps = match ended.outcome {
+            RunOutcome::Success => report.map_or(0, |report| report.new_gaps),
+            RunOutcome::Failure => 0,
+        };
         let life = self.life();
         life.active_run = None;
         let totals = &mut life.totals;
@@ -244,10 +250,12 @@ impl<K: Kind> Draft<'_, K> {
             totals.uncommitted = 0;
             totals.last_success_time = Some(finished.completion_time.clone());
         }
+        totals.last_duration_ms = Some(duration_ms);
         totals.held.push(HeldRun {
             id: run.id.clone(),
             outcome: ended.outcome,
-            duration_ms: u64::try_from(duration).unwrap_or(0),
+            duration_ms,
+            gaps,
             since: time(now),
         });
         K::record_end(&mut self.status, &finished, report);

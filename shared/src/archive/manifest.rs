@@ -263,6 +263,9 @@ pub struct ManifestTopic {
     /// Number of gaps.
     #[serde(default)]
     pub gaps: u64,
+    /// Gaps that this run found.
+    #[serde(default)]
+    pub added_gaps: u64,
 }
 
 /// Reads a versioned JSON object.

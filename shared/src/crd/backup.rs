@@ -226,6 +226,9 @@ pub struct KafkaBackupStatus {
     /// Offsets that open transactions kept it from capturing: high watermark minus last stable offset, over all partitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup_held_back: Option<u64>,
+    /// Offsets by which the source was ahead of the archive when that run ended, over all partitions, where all of them told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_backup_lag: Option<u64>,
     /// The newest tick of the schedule that was decided upon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_schedule_time: Option<Time>,

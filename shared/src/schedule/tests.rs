@@ -57,6 +57,27 @@ fn lines_are_due_when_a_cronjob_is() {
 }
 
 #[test]
+fn the_longest_wait_is_that_of_the_next_ticks() {
+    // 2026-01-01 is a Thursday.
+    let cases = [
+        ("0 * * * *", "2026-01-01T00:00:00Z", 3600),
+        ("0 2 * * *", "2026-01-01T02:00:00Z", 86_400),
+        // Over the weekend, whatever the day.
+        ("0 2 * * 1-5", "2026-01-01T02:00:00Z", 3 * 86_400),
+        ("0 2 * * 1-5", "2026-01-05T02:00:00Z", 3 * 86_400),
+        // Over the night, once its first tick is the next one.
+        ("*/5 8-17 * * *", "2026-01-01T12:00:00Z", 300),
+        ("*/5 8-17 * * *", "2026-01-01T17:55:00Z", 50_700),
+        ("0 0 1 * *", "2026-01-01T00:00:00Z", 31 * 86_400),
+    ];
+    for (line, at, seconds) in cases {
+        let schedule = Schedule::parse(line, None).unwrap();
+        let wait = schedule.longest_wait_after(at.parse().unwrap(), 8).unwrap();
+        assert_eq!(wait.as_secs(), seconds, "{line} {at}");
+    }
+}
+
+#[test]
 fn a_weekday_step_does_not_count_on_to_the_second_sunday() {
     // Friday, then Monday.
     assert_eq!(

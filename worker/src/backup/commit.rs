@@ -192,6 +192,7 @@ async fn commit_topic(
         return Ok(Ok(ManifestTopic {
             added_records: 0,
             added_bytes: 0,
+            added_gaps: 0,
             ..before.clone()
         }));
     }
@@ -333,6 +334,7 @@ fn sum(topic: &TopicState, part: &TopicPart, run: &str) -> ManifestTopic {
         added_records: 0,
         added_bytes: 0,
         gaps: 0,
+        added_gaps: 0,
     };
     for partition in &part.partitions {
         let sizes = topic
@@ -347,6 +349,7 @@ fn sum(topic: &TopicState, part: &TopicPart, run: &str) -> ManifestTopic {
         let before = before.map(Foundation::new);
         let held = |name: &SegmentName| before.as_ref().is_some_and(|before| before.holds(name));
         sum.gaps += partition.gaps.len() as u64;
+        sum.added_gaps += added_gaps(topic, partition);
         for name in &partition.segments {
             let bytes = sizes
                 .and_then(|sizes| sizes.get(name))
@@ -361,6 +364,35 @@ fn sum(topic: &TopicState, part: &TopicPart, run: &str) -> ManifestTopic {
         }
     }
     sum
+}
+
+/// Gaps of a partition that do not lie within one that the base has, of whatever generation.
+fn added_gaps(topic: &TopicState, partition: &PinnedPartition) -> u64 {
+    let base = topic.base.iter().flat_map(|part| &part.partitions);
+    let known: Vec<OffsetRange> = base
+        .filter(|before| before.partition == partition.partition)
+        .flat_map(|before| before.gaps.iter().map(|gap| gap.range))
+        .collect();
+    let is_known = |gap: &&Gap| {
+        known
+            .iter()
+            .any(|known| known.start <= gap.range.start && gap.range.end <= known.end)
+    };
+    let all = partition.gaps.len();
+    (all - partition.gaps.iter().filter(is_known).count()) as u64
+}
+
+/// Offsets by which the source is ahead of what the run captured, once each high watermark is known.
+pub(super) fn lag(begin: &Begin, high_watermarks: &BTreeMap<(&str, i32), i64>) -> Option<u64> {
+    let mut lag = 0;
+    for (name, topic) in &begin.topics {
+        for partition in &topic.partitions {
+            let high = high_watermarks.get(&(name.as_str(), partition.partition))?;
+            // Below it where the topic was made anew meanwhile.
+            lag += u64::try_from(high - partition.end).unwrap_or(0);
+        }
+    }
+    Some(lag)
 }
 
 /// What a complete run tells its user.
@@ -397,6 +429,7 @@ pub(super) fn completed(
         bytes: manifest.bytes,
         held_back: manifest.held_back.clone(),
         gaps: manifest.topics.values().map(|topic| topic.gaps).sum(),
+        new_gaps: manifest.topics.values().map(|topic| topic.added_gaps).sum(),
         warnings,
         topics: manifest
             .topics

@@ -200,6 +200,77 @@ fn a_partition_is_stuck_when_only_its_high_watermark_has_moved() {
     }
 }
 
+#[test]
+fn gaps_count_once_and_again_where_they_grow() {
+    let with_gaps = |generation: &str, gaps: &[(i64, i64)]| PinnedPartition {
+        partition: 0,
+        log_start: 0,
+        end: 100,
+        high_watermark: 100,
+        generation: generation.into(),
+        segments: vec![],
+        gaps: gaps
+            .iter()
+            .map(|(start, end)| Gap {
+                range: OffsetRange {
+                    start: *start,
+                    end: *end,
+                },
+                reason: GapReason::LogStartMoved,
+            })
+            .collect(),
+    };
+    let added = |before: Option<PinnedPartition>, now: &PinnedPartition| {
+        let begin = begin(&partition(0, 0)).topics["a"].clone();
+        let base = before.map(|before| TopicPart {
+            format_version: FORMAT_VERSION,
+            topic: "a".into(),
+            description: begin.description.clone(),
+            partitions: vec![before],
+        });
+        let topic = TopicState {
+            name: "a".into(),
+            begin,
+            base,
+            unchanged: false,
+            segments: Listing::new(),
+            failure: None,
+            lost: Vec::new(),
+        };
+        added_gaps(&topic, now)
+    };
+    let before = with_gaps("g", &[(10, 20), (40, 50)]);
+    let cases = [
+        (None, with_gaps("g", &[(10, 20)]), 1),
+        (Some(&before), with_gaps("g", &[(10, 20), (40, 50)]), 0),
+        (
+            Some(&before),
+            with_gaps("g", &[(10, 20), (40, 50), (60, 70)]),
+            1,
+        ),
+        (Some(&before), with_gaps("g", &[(10, 20), (40, 60)]), 1),
+        // Retention has taken the segments before what is left of it.
+        (Some(&before), with_gaps("g", &[(45, 50)]), 0),
+        (Some(&before), with_gaps("h", &[(100, 130)]), 1),
+    ];
+    for (before, now, expected) in cases {
+        assert_eq!(added(before.cloned(), &now), expected, "{:?}", now.gaps);
+    }
+}
+
+#[test]
+fn lag_is_known_when_every_partition_has_told() {
+    let begin = begin(&partition(10, 12));
+    let told = |highs: &[(&'static str, i64)]| {
+        let highs = highs.iter().map(|(topic, high)| ((*topic, 0), *high));
+        lag(&begin, &highs.collect())
+    };
+    assert_eq!(told(&[("a", 10), ("b", 15), ("c", 30)]), Some(25));
+    assert_eq!(told(&[("a", 10), ("b", 15)]), None);
+    // The topic c was made anew.
+    assert_eq!(told(&[("a", 10), ("b", 10), ("c", 2)]), Some(0));
+}
+
 /// The manifest of a run that captured all.
 fn manifest_of(begin: &Begin) -> Manifest {
     let topic = ManifestTopic {
@@ -211,6 +282,7 @@ fn manifest_of(begin: &Begin) -> Manifest {
         added_records: 0,
         added_bytes: 0,
         gaps: 0,
+        added_gaps: 0,
     };
     Manifest {
         format_version: FORMAT_VERSION,

@@ -34,11 +34,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_backup_shared::archive::layout::Layout;
-use kafka_backup_shared::archive::manifest::Manifest;
+use kafka_backup_shared::archive::manifest::{Begin, Manifest};
 use kafka_backup_shared::plan::{self, BackupPlan};
 
 use crate::context::{Completed, Context};
-use crate::kafka::{Client, ClientConfig, IsolationLevel};
+use crate::kafka::{Client, ClientConfig, IsolationLevel, LedPartition, OffsetSpec, TopicFilter};
 use crate::rate::Rate;
 use crate::store::Store;
 
@@ -50,6 +50,8 @@ pub use error::{BackupError, TopicFailure};
 const CLIENT_ID: &str = "kafka-backup-worker";
 /// How long an interrupted run may take to commit what is complete already.
 const COMMIT_GRACE: Duration = Duration::from_secs(10);
+/// How long the source may take to say how far it has got.
+const LAG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Does one attempt of a run.
 ///
@@ -129,7 +131,32 @@ pub async fn run(
         bytes = manifest.bytes,
         "run complete"
     );
-    Ok(commit::completed(&manifest, base, warnings))
+    let mut completed = commit::completed(&manifest, base, warnings);
+    completed.lag = observe_lag(context, &begin, &client).await;
+    Ok(completed)
+}
+
+/// Asks the source how far it has got meanwhile. The run is complete whatever becomes of this: nobody waits for long.
+async fn observe_lag(context: &Context, begin: &Begin, client: &Client) -> Option<u64> {
+    let asked = async {
+        let names = begin.topics.keys().map(|name| Arc::from(name.as_str()));
+        let filter = TopicFilter::Named(names.collect());
+        let topics = client.topics(&filter).await.ok()?;
+        let led: Vec<LedPartition> = topics
+            .iter()
+            .flat_map(|topic| topic.led_partitions().unwrap_or_default())
+            .collect();
+        let spec = OffsetSpec::Latest(IsolationLevel::ReadUncommitted);
+        let found = client.list_offsets(&led, spec).await;
+        let known = led.iter().zip(found).filter_map(|(led, found)| {
+            let offset = found.ok()?.offset;
+            Some(((&*led.topic, led.partition), offset))
+        });
+        commit::lag(begin, &known.collect())
+    };
+    let asked = tokio::time::timeout(LAG_PATIENCE, asked);
+    let told = context.cancel.run_until_cancelled(asked).await?;
+    told.ok().flatten()
 }
 
 async fn connect(plan: &BackupPlan) -> Result<Client, BackupError> {
@@ -144,7 +171,7 @@ async fn begin(
     plan: &BackupPlan,
     archive: &Archive,
     client: &Client,
-) -> Result<(kafka_backup_shared::archive::manifest::Begin, Option<Base>), BackupError> {
+) -> Result<(Begin, Option<Base>), BackupError> {
     let run = &plan.run.run;
     let begin = match archive.begin(run).await? {
         Some(begin) => begin,

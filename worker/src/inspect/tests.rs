@@ -84,6 +84,7 @@ fn manifest(run: &str) -> Manifest {
                 added_records: 1200,
                 added_bytes: 4096,
                 gaps: 1,
+                added_gaps: 0,
             },
         )]),
         failed: BTreeMap::new(),
