@@ -269,6 +269,7 @@ impl Archive {
                 added_records: records,
                 added_bytes: bytes,
                 gaps: 0,
+                added_gaps: 0,
             },
         );
     }
