@@ -1,7 +1,7 @@
 //! Programs that the machine must have: Debian packages are installed when missing, toolchains are only asked for.
 
 use super::process::run;
-use super::{Doing, LabError};
+use super::{Doing, Lab, LabError, parts};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -67,7 +67,29 @@ fn install(packages: &[&str]) -> Result<(), LabError> {
     installed.map(drop)
 }
 
-pub(super) fn apt(args: &[&str]) -> Command {
+/// A program of a Debian package that is not to be installed, because it brings a service: the machine's, or else unpacked into the cache.
+pub fn unpacked(lab: &Lab, package: &str, program: &str) -> Result<PathBuf, LabError> {
+    if let Some(path) = find(program) {
+        return Ok(path);
+    }
+    let folder = parts::part(lab, package, "debian", |folder| {
+        run(&mut apt(&["update", "-qq"]))?;
+        run(apt(&["download", "-qq", package]).current_dir(folder))?;
+        let entries = fs::read_dir(folder).doing(|| format!("list {}", folder.display()))?;
+        let archive = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.extension().is_some_and(|extension| extension == "deb"));
+        let archive = archive.ok_or_else(|| {
+            LabError::State(format!("apt-get download brought no package of {package}"))
+        })?;
+        let mut extract = Command::new("dpkg");
+        run(extract.arg("--extract").arg(&archive).arg(folder)).map(drop)
+    })?;
+    Ok(folder.join("usr/bin").join(program))
+}
+
+fn apt(args: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     command
         .args(["-o", "DPkg::Lock::Timeout=300"])

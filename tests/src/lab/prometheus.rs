@@ -7,7 +7,6 @@ use super::{CONTROLLER_METRICS, Doing, Lab, LabError, net, packages, parts, proc
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 /// The component and its process.
@@ -21,29 +20,7 @@ const CONFIG: &str = include_str!("../../assets/prometheus/prometheus.yml");
 
 /// `prometheus` or `promtool`: the machine's, or else from Debian's package, unpacked into the cache.
 pub fn program(lab: &Lab, name: &str) -> Result<PathBuf, LabError> {
-    if let Some(path) = packages::find(name) {
-        return Ok(path);
-    }
-    let folder = parts::part(lab, NAME, "debian", |folder| {
-        process::run(&mut packages::apt(&["update", "-qq"]))?;
-        process::run(packages::apt(&["download", "-qq", "prometheus"]).current_dir(folder))?;
-        let entries = fs::read_dir(folder).doing(|| format!("list {}", folder.display()))?;
-        let package = entries
-            .flatten()
-            .map(|entry| entry.path())
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"));
-        let package = package.ok_or_else(|| {
-            LabError::State("apt-get download brought no package of prometheus".to_owned())
-        })?;
-        process::run(
-            Command::new("dpkg")
-                .arg("--extract")
-                .arg(&package)
-                .arg(folder),
-        )
-        .map(drop)
-    })?;
-    Ok(folder.join("usr/bin").join(name))
+    packages::unpacked(lab, NAME, name)
 }
 
 /// The folder in which `*.yaml` rule files are read; Prometheus must be told to reload (SIGHUP, or POST /-/reload).
