@@ -261,7 +261,7 @@ pub fn up(lab: &Lab, wanted: &[&str], options: Options) -> Result<(), LabError> 
             return Err(LabError::Several(errors));
         }
     }
-    println!(
+    eprintln!(
         "{:>8.1} s  lab {:?} is up",
         start.elapsed().as_secs_f64(),
         lab.name
