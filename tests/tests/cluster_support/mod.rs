@@ -392,7 +392,13 @@ pub struct Controller {
 impl Controller {
     /// The one that is shipped, with `pod` as its own.
     pub async fn shipped(place: &Place, name: &str, pod: &Pod) -> Self {
-        Self::start(place, name, pod, program(place, "kafka-backup-controller")).await
+        Self::shipped_with(place, name, pod, &[]).await
+    }
+
+    /// The same with more arguments of `run`.
+    pub async fn shipped_with(place: &Place, name: &str, pod: &Pod, more: &[&str]) -> Self {
+        let command = program(place, "kafka-backup-controller");
+        Self::start(place, name, pod, command, more).await
     }
 
     /// The one that obeys tests: it dies at `dies`, and waits for a lost node as long as `lost_after`, instead of five minutes.
@@ -407,10 +413,16 @@ impl Controller {
         if let Some(failpoint) = dies {
             command.env("KAFKA_BACKUP_CONTROLLER_DIES", failpoint.to_string());
         }
-        Self::start(place, "controller", pod, command).await
+        Self::start(place, "controller", pod, command, &[]).await
     }
 
-    async fn start(place: &Place, name: &str, pod: &Pod, mut command: Command) -> Self {
+    async fn start(
+        place: &Place,
+        name: &str,
+        pod: &Pod,
+        mut command: Command,
+        more: &[&str],
+    ) -> Self {
         let folder = place.lab.run.join("controllers");
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join(format!("{}-{name}.log", place.namespace));
@@ -420,6 +432,7 @@ impl Controller {
         command
             .arg("run")
             .args(["--worker-image=none", "--hold=1s"])
+            .args(more)
             // A port that was free a moment ago may be another one's when it is taken.
             .args(["--metrics-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0"])
             .arg(format!("--watch-namespace={}", place.namespace))
@@ -485,6 +498,15 @@ impl Controller {
     /// Status and body of a GET.
     pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
         request(address, &format!("GET {path}"), &[], "").await
+    }
+
+    /// The page of metrics, in the format that `accept` asks for.
+    pub async fn page(&self, accept: &str) -> String {
+        let accept = format!("Accept: {accept}");
+        let answer = request(self.metrics, "GET /metrics", &[&accept], "").await;
+        let (status, page) = answer.unwrap();
+        assert_eq!(status, 200, "{page}");
+        page
     }
 }
 
