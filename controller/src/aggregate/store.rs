@@ -649,10 +649,11 @@ fn reserved(name: &str, kind: Kind) -> impl Iterator<Item = String> {
         Kind::Histogram | Kind::Summary => Some(name),
         Kind::Gauge | Kind::Untyped => None,
     };
-    let base = base.map(str::to_owned);
+    let base = base.map(|base| [base.to_owned(), format!("{base}_created")]);
     let samples = kind.suffixes().iter();
     let samples = samples.map(move |suffix| format!("{name}{suffix}"));
     base.into_iter()
+        .flatten()
         .chain(samples)
         .collect::<Vec<_>>()
         .into_iter()

@@ -294,6 +294,10 @@ fn a_wrong_push_is_named_and_nothing_of_it_is_taken() {
             "h_count has samples named h_count, as h has",
         ),
         (
+            "b 1\n# TYPE h_created gauge\nh_created 1\n",
+            "h_created has samples named h_created, as h has",
+        ),
+        (
             "b 1\n# TYPE x counter\nx 1\n# TYPE x_total counter\nx_total 1\n",
             "x_total has samples named x, as x has",
         ),

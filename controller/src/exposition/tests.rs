@@ -129,6 +129,24 @@ fn openmetrics_is_read_with_its_names_and_starts() {
 }
 
 #[test]
+fn gauges_by_which_python_tells_starts_in_the_text_format_are_starts() {
+    let families = read(
+        "# TYPE a_total counter\na_total{x=\"1\"} 3\na_total{x=\"2\"} 4\n# TYPE a_created gauge\na_created{x=\"2\"} 12.5\n\
+         # TYPE s summary\ns_sum 5\ns_count 2\n# TYPE s_created gauge\ns_created 7\n\
+         # TYPE others_created gauge\nothers_created 8\n",
+    );
+    let names: Vec<_> = families.iter().map(|f| f.name.as_ref()).collect();
+    assert_eq!(names, ["a_total", "s", "others_created"]);
+    let created = |family: &Family<'_>| -> Vec<_> {
+        family.points.iter().map(|point| point.created).collect()
+    };
+    assert_eq!(created(&families[0]), [None, Some(12.5)]);
+    assert_eq!(created(&families[1]), [Some(7.0)]);
+    let text = "# TYPE a_total counter\na_total 3\n# TYPE a_created gauge\na_created NaN\n";
+    assert_eq!(refused(text), "line 4: a_total was created at no time");
+}
+
+#[test]
 fn what_no_counter_and_no_histogram_can_be_is_refused() {
     let cases = [
         (

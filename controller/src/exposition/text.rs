@@ -11,8 +11,8 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::{
-    Family, Gathered, Kind, Label, MAX_SAMPLES, MAX_TEXT, check_label_name, check_metric_name,
-    insert_label,
+    Family, Gathered, Kind, Label, MAX_SAMPLES, MAX_TEXT, Value, check_label_name,
+    check_metric_name, insert_label,
 };
 
 /// Which of the two it is.
@@ -126,6 +126,9 @@ impl<'a> Reader<'a> {
             return Err("the text was cut off: its last line is not # EOF".into());
         }
         self.close()?;
+        if self.syntax == Syntax::Text {
+            take_created(&mut self.families)?;
+        }
         Ok(self.families)
     }
 
@@ -348,6 +351,40 @@ impl<'a> Current<'a> {
         }
         Ok(())
     }
+}
+
+/// Reads as starts what the text format has no samples for: Python's client library sends them as gauges named `<family>_created`,
+/// which no family beside that one may be named in OpenMetrics.
+fn take_created(families: &mut Vec<Family<'_>>) -> Result<(), String> {
+    let (created, mut others): (Vec<_>, Vec<_>) = std::mem::take(families)
+        .into_iter()
+        .partition(|family| family.kind == Kind::Gauge && family.name.ends_with("_created"));
+    for starts in created {
+        let base = starts.name.strip_suffix("_created").unwrap_or_default();
+        let family = others.iter_mut().find(|family| match family.kind {
+            Kind::Counter => family.name.strip_suffix("_total") == Some(base),
+            Kind::Histogram | Kind::Summary => family.name == base,
+            Kind::Gauge | Kind::Untyped => false,
+        });
+        let Some(family) = family else {
+            others.push(starts);
+            continue;
+        };
+        for point in starts.points {
+            let Value::Number(created) = point.value else {
+                continue; // a gauge has no other
+            };
+            if !created.is_finite() {
+                return Err(format!("{} was created at no time", family.name));
+            }
+            let counted = family.points.iter_mut();
+            for counted in counted.filter(|counted| counted.labels == point.labels) {
+                counted.created = Some(created);
+            }
+        }
+    }
+    *families = others;
+    Ok(())
 }
 
 fn take_label<'a>(
