@@ -12,6 +12,7 @@ pub mod azurite;
 pub mod cargo;
 pub mod components;
 mod error;
+pub mod gateways;
 pub mod given;
 pub mod images;
 pub mod kafka;
