@@ -23,6 +23,7 @@ pub mod packages;
 pub mod parts;
 pub mod process;
 pub mod prometheus;
+pub mod push_clients;
 pub mod store;
 pub mod versitygw;
 
