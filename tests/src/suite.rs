@@ -12,7 +12,10 @@ use serde_json::Value;
 
 use crate::lab::components::{self, Options};
 use crate::lab::kafka::{self, SOURCE, TARGET};
-use crate::lab::{Doing, Lab, LabError, azurite, cargo, kubernetes, net, step, store, versitygw};
+use crate::lab::{
+    Doing, Lab, LabError, azurite, cargo, gateways, kubernetes, net, push_clients, step, store,
+    versitygw,
+};
 use crate::operator;
 
 /// No test program may take longer.
@@ -52,6 +55,9 @@ pub fn run(lab: &Lab, filter: Option<&str>) -> Result<bool, LabError> {
     }
     if !integration.is_empty() {
         components::up(lab, &components::all(), Options { brokers: 1 })?;
+        // Tests cannot fetch anything where they run.
+        push_clients::prepare(lab)?;
+        gateways::prepare(lab)?;
         operator::install(lab)?;
     }
     for program in &integration {

@@ -1,13 +1,16 @@
-//! `cargo lab bench`: what the worker costs, beside named alternatives in the same run.
+//! `cargo lab bench`: what worker, controller and exporter cost, beside named alternatives in the same run.
 //!
 //! Figures: wall seconds, CPU seconds and peak memory of the whole process, as the kernel counts them. Walls depend on what else the
 //! machine does; CPU seconds and ratios are what to compare.
 
 mod cases;
 mod controller;
+mod exporter;
 mod idle;
+mod shipped;
 
 pub use controller::controller;
+pub use exporter::{Exporter, Server, exporter};
 
 use std::fs;
 use std::path::{Path, PathBuf};

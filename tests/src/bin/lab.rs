@@ -122,6 +122,18 @@ enum Bench {
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
         objects: u32,
     },
+    /// Pushes and scrapes with few and with many series in the store, beside other push gateways
+    Exporter {
+        /// Series in the store, in whole sources of 56
+        #[arg(long, value_delimiter = ',', default_values_t = [1_000, 11_000, 112_000, 280_000, 500_000], value_parser = clap::value_parser!(u64).range(1..=5_000_000))]
+        sizes: Vec<u64>,
+        /// Only these servers
+        #[arg(long, value_enum)]
+        only: Vec<bench::Server>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// What a soak plays.
@@ -255,6 +267,9 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             bench::data(&lab, &data)?;
         }
         Verb::Bench(Bench::Controller { objects }) => bench::controller(&lab, objects)?,
+        Verb::Bench(Bench::Exporter { sizes, only, json }) => {
+            bench::exporter(&lab, &bench::Exporter { sizes, only, json })?;
+        }
         Verb::NodeInit => match kubernetes::init::main(&lab)? {},
         Verb::Exec { command } => {
             let mut inside = net::command(&lab, &command[0])?;

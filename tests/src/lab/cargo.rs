@@ -7,7 +7,7 @@
 //! - Everything is compiled with the same features, so that nothing is compiled twice for them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::parts::lock;
@@ -32,12 +32,17 @@ pub fn workspace() -> &'static Path {
         .expect("the tests crate is a folder of the workspace")
 }
 
+/// Cargo itself.
+pub(super) fn program() -> Result<PathBuf, LabError> {
+    packages::toolchain("cargo", "Rust 1.89 or newer (https://rustup.rs)")
+}
+
 /// `cargo SUBCOMMAND` for the whole workspace, in the release profile.
 ///
 /// # Errors
 /// There is no cargo, or what another checkout left cannot be removed.
 pub fn release(lab: &Lab, subcommand: &str) -> Result<Command, LabError> {
-    let cargo = packages::toolchain("cargo", "Rust 1.89 or newer (https://rustup.rs)")?;
+    let cargo = program()?;
     own_target(lab, &cargo)?;
     let mut command = command(lab, &cargo, subcommand);
     command.args(["--quiet", "--workspace", "--features", FEATURES]);

@@ -12,6 +12,7 @@ pub mod azurite;
 pub mod cargo;
 pub mod components;
 mod error;
+pub mod gateways;
 pub mod given;
 pub mod images;
 pub mod kafka;
@@ -22,6 +23,7 @@ pub mod packages;
 pub mod parts;
 pub mod process;
 pub mod prometheus;
+pub mod push_clients;
 pub mod store;
 pub mod versitygw;
 

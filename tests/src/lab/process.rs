@@ -346,15 +346,18 @@ pub fn cpu_seconds(pid: i32) -> Option<f64> {
 
 /// Resident memory of a process in MiB.
 pub fn memory_mib(pid: i32) -> Option<u64> {
+    Some(status_kib(pid, "VmRSS:")? / 1024)
+}
+
+/// Resident memory of a process at its peak so far, in MiB.
+pub fn peak_memory_mib(pid: i32) -> Option<u64> {
+    Some(status_kib(pid, "VmHWM:")? / 1024)
+}
+
+fn status_kib(pid: i32, key: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib: u64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .ok()?;
-    Some(kib / 1024)
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// Runs `command` to its end and returns what it printed; an error with the end of its output when it fails.
