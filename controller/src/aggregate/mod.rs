@@ -98,6 +98,11 @@ impl Aggregator {
         render::render(&self.store(), out, format);
     }
 
+    /// Bytes that [`Aggregator::render`] appends, rather too many than too few: a page that grows while it is written is there twice.
+    pub(crate) fn size(&self) -> usize {
+        render::size(&self.store())
+    }
+
     /// How much is held.
     pub(crate) fn held(&self) -> Held {
         self.store().held()

@@ -25,6 +25,26 @@ pub(super) fn render(store: &Store, out: &mut String, format: Format) {
     }
 }
 
+/// About how much [`render`] appends.
+pub(super) fn size(store: &Store) -> usize {
+    // A suffix, punctuation and a value of usual length.
+    const REST: usize = 16;
+    const BOUND: usize = 12;
+    let of_family = |family: &FamilyState| {
+        let series = family.series.iter().flatten();
+        let series = series.map(|series| {
+            let (lines, bound) = match &series.value {
+                Total::Number(_) => (1, 0),
+                Total::Histogram(histogram) => (histogram.bounds.len() + 3, BOUND),
+                Total::Summary { .. } => (2, 0),
+            };
+            lines * (family.name.len() + series.labels.len() + bound + REST)
+        });
+        2 * family.name.len() + family.help.len() + 4 * REST + series.sum::<usize>()
+    };
+    store.families.iter().map(of_family).sum()
+}
+
 fn write_head(out: &mut String, family: &FamilyState, format: Format) {
     let name = &*family.name;
     let (name, kind) = match (format, family.kind) {

@@ -336,6 +336,8 @@ fn what_there_is_no_room_for_is_refused_whole() {
             sources: 2
         }
     );
+    let (foreseen, size) = (rig.aggregator.size(), rig.page().len());
+    assert!((size..2 * size).contains(&foreseen), "{foreseen} {size}");
     // There is room for values, and again for series when some are gone.
     rig.taken("one", &many(0, 999));
     rig.end("one");
@@ -437,6 +439,11 @@ fn both_formats_are_written_as_they_are_specified() {
         ),
     );
     let pages = [Format::Text, Format::OpenMetrics].map(|format| rig.rendered(format));
+    rig.taken("two", &counter(1));
+    assert!(
+        rig.aggregator.size() > rig.page().len() - 300,
+        "but for the large number"
+    );
     let large = format!("1{}", "0".repeat(300));
     assert_eq!(
         pages[0],

@@ -164,10 +164,10 @@ impl Exporter {
             return page.clone();
         }
         // What nobody reads any more need not be there beside the new one.
-        let before = newest.take().map_or(0, |(_, page)| page.text.len());
+        *newest = None;
         let exporter = self.clone();
         let at = Instant::now();
-        let render = move || Arc::new(exporter.render_page(format, Timestamp::now(), before));
+        let render = move || Arc::new(exporter.render_page(format, Timestamp::now()));
         let page = tokio::task::spawn_blocking(render)
             .await
             .expect("rendering does not panic and is not aborted");
@@ -193,8 +193,7 @@ impl Exporter {
         self.exposure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A page of about `size` bytes.
-    fn render_page(&self, format: Format, now: Timestamp, size: usize) -> Page {
+    fn render_page(&self, format: Format, now: Timestamp) -> Page {
         let snapshot = (self.source)();
         let live = snapshot.uids();
         self.exposure().retain(|uid| live.contains(uid));
@@ -207,7 +206,7 @@ impl Exporter {
         self.own.show_held(self.pushed.held());
         let mut told = render(&snapshot, now);
         told.push_str(&self.own.render(&controllers, &snapshot.reconciled()));
-        let mut text = String::with_capacity(size + size / 16);
+        let mut text = String::with_capacity(told.len() + self.pushed.size());
         match format {
             Format::Text => text.push_str(&told),
             Format::OpenMetrics => write_open_metrics(&mut text, &told),

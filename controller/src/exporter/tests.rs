@@ -81,7 +81,7 @@ fn assert_golden(path: &str, text: &str) {
 
 #[test]
 fn the_page_is_the_one_in_the_golden_file() {
-    let text = exporter(snapshot).render_page(Format::Text, now(), 0).text;
+    let text = exporter(snapshot).render_page(Format::Text, now()).text;
     let text = String::from_utf8_lossy(&text);
     let version = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
     let text = text.replace(version, "version=\"0.0.0\"");
@@ -100,7 +100,7 @@ fn the_order_of_the_caches_does_not_matter() {
 #[test]
 fn the_whole_page_reads_back_as_the_table_of_families() {
     let exporter = exporter(snapshot);
-    let text = exporter.render_page(Format::Text, now(), 0).text;
+    let text = exporter.render_page(Format::Text, now()).text;
     let text = std::str::from_utf8(&text).expect("UTF-8");
     let families = parse(text, Syntax::Text).expect("a valid page");
     for read in &families {
@@ -117,7 +117,7 @@ fn the_whole_page_reads_back_as_the_table_of_families() {
     }
     let elsewhere = PUSHED_ONLY.len() + AGGREGATED.len();
     assert_eq!(families.len(), FAMILIES.len() - elsewhere);
-    let other = exporter.render_page(Format::OpenMetrics, now(), 0).text;
+    let other = exporter.render_page(Format::OpenMetrics, now()).text;
     let other = std::str::from_utf8(&other).expect("UTF-8");
     let other = parse(other, Syntax::OpenMetrics).expect("a valid page");
     let points = |families: &[Family<'_>]| -> Vec<_> {
@@ -242,9 +242,9 @@ async fn series_of_a_deleted_object_go_with_it() {
         .own()
         .observe_reconcile("backup", "a", "first", Duration::from_millis(1), error);
     let count = |text: &[u8]| String::from_utf8_lossy(text).matches("\"first\"").count();
-    assert!(count(&exporter.render_page(Format::Text, now(), 0).text) > 50);
+    assert!(count(&exporter.render_page(Format::Text, now()).text) > 50);
     shown.lock().expect("a lock").backups.pop();
-    assert_eq!(count(&exporter.render_page(Format::Text, now(), 0).text), 0);
+    assert_eq!(count(&exporter.render_page(Format::Text, now()).text), 0);
 }
 
 #[tokio::test]
@@ -257,9 +257,9 @@ async fn exposure_of_a_deleted_object_is_forgotten() {
     let totals = Totals::default();
     let exposed = |at| exporter.exposed("uid-first", &totals, at).failure;
     exposed(start);
-    exporter.render_page(Format::Text, now(), 0);
+    exporter.render_page(Format::Text, now());
     assert_eq!(exposed(later), Duration::from_secs(100));
     shown.lock().expect("a lock").backups.pop();
-    exporter.render_page(Format::Text, now(), 0);
+    exporter.render_page(Format::Text, now());
     assert_eq!(exposed(later), Duration::ZERO);
 }
