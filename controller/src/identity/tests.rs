@@ -202,3 +202,29 @@ fn only_a_bearer_header_holds_a_token() {
         assert!(token(header).is_err(), "{header:?}");
     }
 }
+
+#[test]
+fn a_static_token_is_read_again_when_it_changes() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let write = |token: &str| std::fs::write(file.path(), token).expect("written");
+    let (old, new) = ("the-old-token-of-20", "the-new-token-of-20");
+    let open = || StaticToken::open(file.path().to_owned());
+    write("short\n");
+    let short = open().err().expect("too short").to_string();
+    assert!(short.contains("has 5 characters"), "{short}");
+    write(&format!(" {old}\n"));
+    let token = open().expect("a token");
+    let later = || {
+        let long_ago = Instant::now().checked_sub(TOKEN_AGE + Duration::from_secs(1));
+        token.read.lock().expect("a lock").0 = long_ago.expect("a time");
+    };
+    write(new);
+    assert!(token.is(old) && !token.is(new));
+    later();
+    assert!(token.is(new) && !token.is(old));
+    // Unreadable: what was believed is believed on.
+    std::fs::remove_file(file.path()).expect("removed");
+    later();
+    assert!(token.is(new));
+    assert!(open().is_err());
+}
