@@ -113,6 +113,19 @@ fn the_promised_queries_panels_and_alerts_work_through_failures_restarts_and_del
     );
     assert!(query(&lab, &firing("KafkaBackupFailed", "backup_name", "good")).is_empty());
 
+    // What the worker measured of itself, with the labels of its object.
+    let worker = format!("namespace=\"{NAMESPACE}\",kind=\"KafkaBackup\",name=\"good\"");
+    until(
+        &lab,
+        &format!("kafka_backup_worker_bytes_total{{{worker},stage=\"stored\"}} > 0"),
+    );
+    until(
+        &lab,
+        &format!(
+            "kafka_backup_worker_request_duration_seconds_count{{{worker},peer=\"kafka\",request=\"fetch\"}} > 0"
+        ),
+    );
+
     let of_ours = format!("{{namespace=\"{NAMESPACE}\"}}");
     let records = query(&lab, &format!("kafka_backup_backup_records_total{of_ours}"));
     let good = records

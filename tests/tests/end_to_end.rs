@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use kafka_backup_tests::demo::{self, Demo};
 use kafka_backup_tests::lab::kafka::SOURCE;
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce, Transactions};
-use kafka_backup_tests::lab::{Lab, net, prometheus};
+use kafka_backup_tests::lab::{Lab, net, prometheus, wait_for};
 use kafka_backup_tests::operator;
 use kafka_backup_tests::worker::stored_segments;
 
@@ -165,5 +166,42 @@ fn health_is_served_on_8081() {
             .status()
             .unwrap();
         assert!(status.success(), "{path}");
+    }
+}
+
+/// As the page says it, word by word; the sample output's series are on what comes back.
+#[test]
+fn the_page_is_reached_through_port_forward() {
+    let lab = Lab::open().unwrap();
+    let mut forward = lab.kubectl().unwrap();
+    let words = "port-forward -n kafka-backup deployment/kafka-backup-operator 8080:8080";
+    let mut forward = forward
+        .args(words.split(' '))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut page = String::new();
+    let fetched = wait_for("the forwarded page", Duration::from_secs(30), || {
+        let mut curl = net::command(&lab, "curl").unwrap();
+        let curl = curl.args([
+            "--silent",
+            "--fail",
+            "--max-time",
+            "10",
+            "http://localhost:8080/metrics",
+        ]);
+        let answer = curl.output().unwrap();
+        page = String::from_utf8(answer.stdout).unwrap();
+        answer.status.success()
+    });
+    forward.kill().unwrap();
+    forward.wait().unwrap();
+    fetched.unwrap();
+    for line in [
+        "# TYPE kafka_backup_backups_total counter",
+        "# TYPE kafka_backup_backup_duration_seconds histogram",
+        "# TYPE kafka_backup_last_successful_backup_timestamp gauge",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}");
     }
 }
