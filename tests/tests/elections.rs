@@ -319,18 +319,16 @@ fn killed_workers_lose_and_double_nothing_on_three_brokers() {
 fn killed_restores_lose_and_double_nothing_on_three_brokers() {
     let (lab, _, _guard) = three();
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let tally = restore_soak::run(&lab, &THREE, seed.unwrap().as_nanos() as u64, 4).unwrap();
-    println!("{tally}");
-    assert_eq!(tally.rounds, 4);
     // Each of these begins a round; what else happens is random.
-    for event in [
+    let events = [
         Event::LeaderMoved,
         Event::FollowersPaused,
         Event::ProduceTimedOut,
         Event::FrozenInFlight,
         Event::ThawedBeside,
         Event::BrokerStopped,
-    ] {
-        assert!(tally.count(event) > 0, "{event:?} never happened: {tally}");
-    }
+    ];
+    let seed = seed.unwrap().as_nanos() as u64;
+    let tally = restore_soak::run_until(&lab, &THREE, seed, 4, &events).unwrap();
+    assert!(tally.rounds >= 4);
 }

@@ -53,16 +53,43 @@ struct Archive<'a> {
 /// # Errors
 /// The lab fails, or the worker does not keep what is promised: the message names seed and round.
 pub fn run(lab: &Lab, cluster: &Cluster<'_>, seed: u64, rounds: u64) -> Result<Tally, LabError> {
+    run_until(lab, cluster, seed, rounds, &[])
+}
+
+/// Plays `rounds` rounds, and goes on while one of `events` has not happened: a fault may come when its restore has ended already.
+///
+/// # Errors
+/// As [`run`]; an event has not happened in three times as many rounds.
+pub fn run_until(
+    lab: &Lab,
+    cluster: &Cluster<'_>,
+    seed: u64,
+    rounds: u64,
+    events: &[Event],
+) -> Result<Tally, LabError> {
     println!("seed {seed}, {rounds} restores on cluster {}", cluster.name);
     let mut random = Random(seed);
     let mut tally = Tally::default();
     let archive = Archive::make(lab, *cluster)?;
-    for round in 0..rounds {
+    for round in 0..3 * rounds {
         let played = archive.round(round, &mut random, &mut tally);
         played.map_err(|error| LabError::State(format!("seed {seed}, round {round}: {error}")))?;
-        if round % 12 == 11 || round == rounds - 1 {
+        let is_last = round + 1 >= rounds && events.iter().all(|event| tally.count(*event) > 0);
+        if round % 12 == 11 || is_last {
             println!("  {tally}");
         }
+        if is_last {
+            break;
+        }
+    }
+    let missing: Vec<_> = events
+        .iter()
+        .filter(|event| tally.count(**event) == 0)
+        .collect();
+    if !missing.is_empty() {
+        return Err(LabError::State(format!(
+            "{missing:?} never happened: {tally}"
+        )));
     }
     let topics: Vec<&str> = archive.topics.iter().map(String::as_str).collect();
     tools::delete_topics(lab, &archive.bootstrap, &topics)?;
