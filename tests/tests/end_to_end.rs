@@ -169,12 +169,12 @@ fn health_is_served_on_8081() {
     }
 }
 
-/// As the page says it, word by word; the sample output's series are on what comes back.
+/// As the page says it, but for the local port, which the lab's store has; the families of its sample output come back.
 #[test]
 fn the_page_is_reached_through_port_forward() {
     let lab = Lab::open().unwrap();
     let mut forward = lab.kubectl().unwrap();
-    let words = "port-forward -n kafka-backup deployment/kafka-backup-operator 8080:8080";
+    let words = "port-forward -n kafka-backup deployment/kafka-backup-operator 18080:8080";
     let mut forward = forward
         .args(words.split(' '))
         .stdout(Stdio::null())
@@ -188,7 +188,7 @@ fn the_page_is_reached_through_port_forward() {
             "--fail",
             "--max-time",
             "10",
-            "http://localhost:8080/metrics",
+            "http://localhost:18080/metrics",
         ]);
         let answer = curl.output().unwrap();
         page = String::from_utf8(answer.stdout).unwrap();
