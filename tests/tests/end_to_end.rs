@@ -174,7 +174,7 @@ fn health_is_served_on_8081() {
 fn the_page_is_reached_through_port_forward() {
     let lab = Lab::open().unwrap();
     let mut forward = lab.kubectl().unwrap();
-    let words = "port-forward -n kafka-backup deployment/kafka-backup-operator 18080:8080";
+    let words = "port-forward -n kafka-backup deployment/kafka-backup-operator 28080:8080";
     let mut forward = forward
         .args(words.split(' '))
         .stdout(Stdio::null())
@@ -188,7 +188,7 @@ fn the_page_is_reached_through_port_forward() {
             "--fail",
             "--max-time",
             "10",
-            "http://localhost:18080/metrics",
+            "http://localhost:28080/metrics",
         ]);
         let answer = curl.output().unwrap();
         page = String::from_utf8(answer.stdout).unwrap();
