@@ -13,6 +13,7 @@ mod render;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -128,6 +129,8 @@ pub(crate) struct Exporter {
     own: OwnMetrics,
     exposure: Mutex<Exposure>,
     pushed: Aggregator,
+    /// Bytes of the last page without what was pushed.
+    told: AtomicUsize,
     newest: [tokio::sync::Mutex<Option<(Instant, Arc<Page>)>>; 2],
 }
 
@@ -139,6 +142,7 @@ impl Exporter {
             own: OwnMetrics::new(),
             exposure: Mutex::default(),
             pushed: Aggregator::new(max_series),
+            told: AtomicUsize::default(),
             newest: Default::default(),
         })
     }
@@ -204,12 +208,16 @@ impl Exporter {
             .collect();
         self.pushed.sweep(&snapshot.jobs(), Instant::now());
         self.own.show_held(self.pushed.held());
-        let mut told = render(&snapshot, now);
-        told.push_str(&self.own.render(&controllers, &snapshot.reconciled()));
-        let mut text = String::with_capacity(told.len() + self.pushed.size());
-        match format {
-            Format::Text => text.push_str(&told),
-            Format::OpenMetrics => write_open_metrics(&mut text, &told),
+        // A page that grows while it is written is there twice, and with many objects it is much of what is held.
+        let foreseen = self.told.load(Ordering::Relaxed) + self.pushed.size();
+        let mut text = String::with_capacity(foreseen + foreseen / 16);
+        render(&mut text, &snapshot, now);
+        text.push_str(&self.own.render(&controllers, &snapshot.reconciled()));
+        self.told.store(text.len(), Ordering::Relaxed);
+        if format == Format::OpenMetrics {
+            let told =
+                std::mem::replace(&mut text, String::with_capacity(foreseen + foreseen / 16));
+            write_open_metrics(&mut text, &told);
         }
         self.pushed.render(&mut text, format);
         if format == Format::OpenMetrics {

@@ -31,7 +31,7 @@ use super::{QueueState, Snapshot};
 const TICKS: usize = 8;
 
 /// The families of the objects and queues at `now`; what the controller counts about itself is added by the caller.
-pub(crate) fn render(snapshot: &Snapshot, now: Timestamp) -> String {
+pub(crate) fn render(out: &mut String, snapshot: &Snapshot, now: Timestamp) {
     let backups = sorted(snapshot.backups.iter().map(|backup| {
         let life = backup.status.as_ref().map(|status| &status.life);
         Object::new(&**backup, Some(backup), life)
@@ -41,25 +41,23 @@ pub(crate) fn render(snapshot: &Snapshot, now: Timestamp) -> String {
         Object::new(&**restore, None, life)
     }));
 
-    let mut out = String::new();
-    write_runs(&mut out, &BACKUPS, &BACKUP_DURATION, &backups);
-    write_gauge(&mut out, &BACKUP_SIZE, &backups, |object| {
+    write_runs(out, &BACKUPS, &BACKUP_DURATION, &backups);
+    write_gauge(out, &BACKUP_SIZE, &backups, |object| {
         object.backup?.status.as_ref()?.last_backup_size
     });
-    write_records(&mut out, &BACKUP_RECORDS, &backups);
-    write_last_success(&mut out, &LAST_SUCCESSFUL_BACKUP, &backups);
-    write_backups(&mut out, &backups, now);
-    write_runs(&mut out, &RESTORES, &RESTORE_DURATION, &restores);
-    write_records(&mut out, &RESTORE_RECORDS, &restores);
-    write_last_success(&mut out, &LAST_SUCCESSFUL_RESTORE, &restores);
+    write_records(out, &BACKUP_RECORDS, &backups);
+    write_last_success(out, &LAST_SUCCESSFUL_BACKUP, &backups);
+    write_backups(out, &backups, now);
+    write_runs(out, &RESTORES, &RESTORE_DURATION, &restores);
+    write_records(out, &RESTORE_RECORDS, &restores);
+    write_last_success(out, &LAST_SUCCESSFUL_RESTORE, &restores);
     for family in [OFFSET_RESETS, OFFSET_RESET_DURATION, OFFSET_RESET_GROUPS] {
-        write_head(&mut out, &family);
+        write_head(out, &family);
     }
     let kinds = [("KafkaBackup", backups), ("KafkaRestore", restores)];
-    write_status(&mut out, &kinds);
-    write_phase(&mut out, &kinds);
-    write_queues(&mut out, &snapshot.queues);
-    out
+    write_status(out, &kinds);
+    write_phase(out, &kinds);
+    write_queues(out, &snapshot.queues);
 }
 
 /// What one object contributes.

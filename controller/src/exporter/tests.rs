@@ -69,6 +69,12 @@ fn exporter(source: impl Fn() -> Snapshot + Send + Sync + 'static) -> Arc<Export
     Exporter::new(Box::new(source), 100)
 }
 
+fn told(snapshot: &Snapshot, now: Timestamp) -> String {
+    let mut text = String::new();
+    render(&mut text, snapshot, now);
+    text
+}
+
 /// Compares with a file; `GOLDEN=write` writes it instead.
 fn assert_golden(path: &str, text: &str) {
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -93,7 +99,7 @@ fn the_order_of_the_caches_does_not_matter() {
     let snapshot = snapshot();
     let mut turned = snapshot.clone();
     turned.backups.reverse();
-    assert_eq!(render(&snapshot, now()), render(&turned, now()));
+    assert_eq!(told(&snapshot, now()), told(&turned, now()));
 }
 
 /// `# TYPE`, `# HELP` and label names are the table's, and nothing else is on the page.
@@ -134,7 +140,7 @@ fn a_histogram_rises_to_its_count() {
     for duration in [1, 10_000, 10_001, 300_000, 21_600_000, 90_000_000] {
         totals.success.add(duration);
     }
-    let text = render(&only(object), now());
+    let text = told(&only(object), now());
     let bucket = |outcome: &str, bound: &str| {
         let start = format!(
             "kafka_backup_backup_duration_seconds_bucket{{backup_name=\"b\",namespace=\"ns\",outcome=\"{outcome}\",le=\"{bound}\"}} "
@@ -190,7 +196,7 @@ fn the_interval_is_the_longest_wait_of_a_valid_schedule() {
         object.spec.schedule = line.map(str::to_owned);
         let last_tick = last_tick.map(|tick| time(tick.parse().expect("a time")));
         object.status.get_or_insert_default().last_schedule_time = last_tick;
-        let found = value(&render(&only(object), now()), "schedule_interval_seconds");
+        let found = value(&told(&only(object), now()), "schedule_interval_seconds");
         assert_eq!(found.as_deref(), expected, "{line:?}");
     }
 }
@@ -199,7 +205,7 @@ fn the_interval_is_the_longest_wait_of_a_valid_schedule() {
 fn a_run_that_goes_on_grows_and_one_that_is_over_leaves_its_duration() {
     let mut object = backup("ns", "b");
     let shown = |object: &KafkaBackup| {
-        let text = render(&only(object.clone()), now());
+        let text = told(&only(object.clone()), now());
         ["running", "last_duration"].map(|which| value(&text, &format!("backup_{which}_seconds")))
     };
     assert_eq!(shown(&object), [Some("0".into()), None]);
@@ -220,7 +226,7 @@ fn a_run_that_goes_on_grows_and_one_that_is_over_leaves_its_duration() {
 #[test]
 fn held_runs_are_not_on_the_page() {
     let mut object = backup("ns", "b");
-    let before = render(&only(object.clone()), now());
+    let before = told(&only(object.clone()), now());
     let totals = &mut object.status.get_or_insert_default().life.totals;
     totals.held.push(HeldRun {
         id: "b-1".into(),
@@ -229,7 +235,7 @@ fn held_runs_are_not_on_the_page() {
         gaps: 3,
         since: time(jiff::Timestamp::UNIX_EPOCH),
     });
-    assert_eq!(render(&only(object), now()), before);
+    assert_eq!(told(&only(object), now()), before);
 }
 
 #[tokio::test]
