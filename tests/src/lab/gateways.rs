@@ -65,12 +65,13 @@ fn compiled(lab: &Lab) -> Result<PathBuf, LabError> {
     Ok(folder.join("bin").join(GRAVEL))
 }
 
-/// Starts a gateway, which is to serve at [`ENDPOINT`], and waits until it is `ready`.
+/// Starts a gateway, which is to serve at [`ENDPOINT`], and waits until it is `ready`. One that an interrupted bench left is ended.
 pub fn start(
     lab: &Lab,
     command: &Command,
     ready: impl FnMut() -> bool,
 ) -> Result<process::Record, LabError> {
+    stop(lab, Duration::ZERO)?;
     let record = process::spawn(lab, NAME, command)?;
     process::wait_ready(lab, NAME, Duration::from_secs(60), ready)?;
     Ok(record)
