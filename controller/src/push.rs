@@ -223,8 +223,9 @@ impl<R: Runs> Push<R> {
             check_names(&families)?;
             return self.aggregate(&source, replace, &families, Answer::OK);
         };
-        let unknown = take_unknown(&mut families, &worker.run, is_own_version)?;
-        let progress = read_progress(&mut families, &worker.run)?;
+        let kind = kind(&worker.run)?;
+        let unknown = take_unknown(&mut families, kind, is_own_version)?;
+        let progress = read_progress(&mut families, kind, &worker.run)?;
         check_labels(&families)?;
         self.check_standing(&worker)?;
         let status = match self.runs.progress(&worker, progress).await {
@@ -449,10 +450,8 @@ fn source(pusher: &Pusher, grouping: Grouping) -> Result<Source, Refusal> {
     };
     let run = &worker.run;
     check_grouping(&grouping, run)?;
-    let kind = ObjectKind::parse(&run.kind)
-        .ok_or_else(|| Refusal::invalid(format!("{} has no metrics to push", run.kind)))?;
     let object = ObjectName {
-        kind: kind.as_str(),
+        kind: kind(run)?.as_str(),
         namespace: run.namespace.clone(),
         name: run.name.clone(),
     };
@@ -470,6 +469,11 @@ fn source(pusher: &Pusher, grouping: Grouping) -> Result<Source, Refusal> {
             uid: worker.job_uid.clone(),
         },
     })
+}
+
+fn kind(run: &RunRef) -> Result<ObjectKind, Refusal> {
+    let unknown = || Refusal::invalid(format!("{} has no metrics to push", run.kind));
+    ObjectKind::parse(&run.kind).ok_or_else(unknown)
 }
 
 /// What people push has neither our names nor those that Prometheus gives itself, and no label of theirs.

@@ -31,15 +31,14 @@ pub(super) fn size(store: &Store) -> usize {
     const REST: usize = 16;
     const BOUND: usize = 12;
     let of_family = |family: &FamilyState| {
+        let bound = if family.kind == Kind::Histogram {
+            BOUND
+        } else {
+            0
+        };
+        let other = family.name.len() + bound + REST;
         let series = family.series.iter().flatten();
-        let series = series.map(|series| {
-            let (lines, bound) = match &series.value {
-                Total::Number(_) => (1, 0),
-                Total::Histogram(histogram) => (histogram.bounds.len() + 3, BOUND),
-                Total::Summary { .. } => (2, 0),
-            };
-            lines * (family.name.len() + series.labels.len() + bound + REST)
-        });
+        let series = series.map(|series| series.value.lines() * (series.labels.len() + other));
         2 * family.name.len() + family.help.len() + 4 * REST + series.sum::<usize>()
     };
     store.families.iter().map(of_family).sum()
@@ -120,7 +119,7 @@ fn write_value(out: &mut String, value: f64) {
 }
 
 /// OpenMetrics wants a decimal point in the bounds of buckets.
-pub(crate) fn write_bound(out: &mut String, bound: f64, format: Format) {
+fn write_bound(out: &mut String, bound: f64, format: Format) {
     let start = out.len();
     write!(out, "{}", Float(bound)).expect(STRING);
     if format == Format::OpenMetrics && bound.is_finite() && !out[start..].contains('.') {

@@ -164,8 +164,8 @@ impl Total {
     pub(super) fn lines(&self) -> usize {
         match self {
             Self::Number(_) => 1,
-            Self::Histogram(histogram) => histogram.bounds.len() + 3,
-            Self::Summary { .. } => 2,
+            Self::Histogram(histogram) => lines_of(&histogram.bounds),
+            Self::Summary { .. } => LINES_OF_SUMMARY,
         }
     }
 }
@@ -233,8 +233,8 @@ impl Last {
     pub(super) fn lines(&self) -> usize {
         match self {
             Self::Gauge | Self::Number { .. } => 1,
-            Self::Histogram { value, .. } => value.bounds.len() + 3,
-            Self::Summary { .. } => 2,
+            Self::Histogram { value, .. } => lines_of(&value.bounds),
+            Self::Summary { .. } => LINES_OF_SUMMARY,
         }
     }
 }
@@ -252,7 +252,15 @@ impl Kind {
 pub(super) fn lines(value: &Value) -> usize {
     match value {
         Value::Number(_) => 1,
-        Value::Histogram(buckets) => buckets.bounds.len() + 3,
-        Value::Summary { .. } => 2,
+        Value::Histogram(buckets) => lines_of(&buckets.bounds),
+        Value::Summary { .. } => LINES_OF_SUMMARY,
     }
 }
+
+/// A bucket for each bound and for all, sum and count.
+fn lines_of(bounds: &[f64]) -> usize {
+    bounds.len() + 3
+}
+
+/// Sum and count.
+const LINES_OF_SUMMARY: usize = 2;

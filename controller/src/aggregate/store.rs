@@ -362,20 +362,10 @@ impl Store {
     ) {
         let mut state = match self.sources.remove(source.id.as_str()) {
             Some(state) => state,
-            None => SourceState {
-                number: self.fresh_number(),
-                object: match &source.owner {
-                    Owner::Job { object, .. } => Some(Arc::new(object.clone())),
-                    Owner::Holder => None,
-                },
-                job: match &source.owner {
-                    Owner::Job { uid, .. } => Some(uid.as_str().into()),
-                    Owner::Holder => None,
-                },
-                pushed: now,
-                is_ended: false,
-                last: Vec::with_capacity(steps.len()),
-            },
+            None => {
+                self.next_number += 1;
+                SourceState::new(self.next_number, &source.owner, now)
+            }
         };
         state.pushed = now;
         state.is_ended = false;
@@ -434,11 +424,6 @@ impl Store {
                 series.pushed = now;
             }
         }
-    }
-
-    fn fresh_number(&mut self) -> u64 {
-        self.next_number += 1;
-        self.next_number
     }
 
     fn series_mut(&mut self, (family, series): Place) -> Option<&mut Series> {
@@ -607,6 +592,21 @@ impl Store {
 }
 
 impl SourceState {
+    fn new(number: u64, owner: &Owner, now: Instant) -> Self {
+        let (object, job) = match owner {
+            Owner::Job { object, uid } => (Some(Arc::new(object.clone())), Some(uid.as_str())),
+            Owner::Holder => (None, None),
+        };
+        Self {
+            number,
+            object,
+            job: job.map(Box::from),
+            pushed: now,
+            is_ended: false,
+            last: Vec::new(),
+        }
+    }
+
     /// Where `place` is in `last`, or belongs; clients send their points in one order, so `hint` is mostly right.
     fn find(&self, place: Place, hint: usize) -> Result<usize, usize> {
         if self
@@ -642,7 +642,7 @@ fn process_start(families: &[Family<'_>]) -> Option<f64> {
 }
 
 /// All names that samples of a family have, and that no other family may have.
-fn reserved(name: &str, kind: Kind) -> impl Iterator<Item = String> {
+fn reserved(name: &str, kind: Kind) -> Vec<String> {
     // OpenMetrics names a counter's family without its suffix.
     let base = match kind {
         Kind::Counter => name.strip_suffix("_total"),
@@ -652,11 +652,7 @@ fn reserved(name: &str, kind: Kind) -> impl Iterator<Item = String> {
     let base = base.map(|base| [base.to_owned(), format!("{base}_created")]);
     let samples = kind.suffixes().iter();
     let samples = samples.map(move |suffix| format!("{name}{suffix}"));
-    base.into_iter()
-        .flatten()
-        .chain(samples)
-        .collect::<Vec<_>>()
-        .into_iter()
+    base.into_iter().flatten().chain(samples).collect()
 }
 
 /// Writes pushed labels and those of the source, which win, in the order of their names.

@@ -22,11 +22,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
-use kafka_backup_shared::status::Totals;
-use kube::ResourceExt;
+use kafka_backup_shared::status::{Life, Totals};
+use kube::api::ObjectMeta;
 
 use crate::aggregate::{Aggregator, Format, ObjectName};
-use crate::kind::Kind;
+use crate::kind::ObjectKind;
 use encode::write_open_metrics;
 pub(crate) use encode::{Escape, Escaped, Float, OPEN_METRICS, TEXT};
 pub(crate) use exposure::{Exposed, Exposure};
@@ -59,45 +59,54 @@ pub(crate) struct QueueState {
 }
 
 impl Snapshot {
+    /// All objects, with the lives that their statuses tell.
+    fn objects(&self) -> impl Iterator<Item = (ObjectKind, &ObjectMeta, Option<&Life>)> {
+        let backups = self.backups.iter().map(|backup| {
+            let life = backup.status.as_ref().map(|status| &status.life);
+            (ObjectKind::Backup, &backup.metadata, life)
+        });
+        let restores = self.restores.iter().map(|restore| {
+            let life = restore.status.as_ref().map(|status| &status.life);
+            (ObjectKind::Restore, &restore.metadata, life)
+        });
+        backups.chain(restores)
+    }
+
     /// UIDs of all objects.
     fn uids(&self) -> HashSet<String> {
-        let backups = self.backups.iter().filter_map(|backup| backup.uid());
-        let restores = self.restores.iter().filter_map(|restore| restore.uid());
-        backups.chain(restores).collect()
+        let uids = self.objects().filter_map(|(_, meta, _)| meta.uid.clone());
+        uids.collect()
     }
 
     /// All objects, with the UID of the Job that is theirs at present.
     fn jobs(&self) -> HashMap<ObjectName, Option<String>> {
-        fn jobs<K: Kind>(objects: &[Arc<K>]) -> impl Iterator<Item = (ObjectName, Option<String>)> {
-            objects.iter().map(|object| {
-                let name = ObjectName {
-                    kind: K::KIND.as_str(),
-                    namespace: object.namespace().unwrap_or_default(),
-                    name: object.name_any(),
-                };
-                let active = K::life(&object.status()).active_run.clone();
-                (name, active.and_then(|active| active.job_uid))
-            })
-        }
-        jobs(&self.backups).chain(jobs(&self.restores)).collect()
+        let jobs = self.objects().map(|(kind, meta, life)| {
+            let (namespace, name) = place(meta);
+            let object = ObjectName {
+                kind: kind.as_str(),
+                namespace,
+                name,
+            };
+            let active = life.and_then(|life| life.active_run.as_ref());
+            (object, active.and_then(|run| run.job_uid.clone()))
+        });
+        jobs.collect()
     }
 
     /// The labels of all objects' reconcile families.
     fn reconciled(&self) -> BTreeSet<Reconciled> {
-        fn labels(controller: &'static str, object: &impl ResourceExt) -> Reconciled {
-            let namespace = object.namespace().unwrap_or_default();
-            (controller, namespace, object.name_any())
-        }
-        let backups = self
-            .backups
-            .iter()
-            .map(|backup| labels("backup", &**backup));
-        let restores = self
-            .restores
-            .iter()
-            .map(|restore| labels("restore", &**restore));
-        backups.chain(restores).collect()
+        let labels = self.objects().map(|(kind, meta, _)| {
+            let (namespace, name) = place(meta);
+            (kind.controller(), namespace, name)
+        });
+        labels.collect()
     }
+}
+
+/// Namespace and name.
+fn place(meta: &ObjectMeta) -> (String, String) {
+    let of = |part: &Option<String>| part.clone().unwrap_or_default();
+    (of(&meta.namespace), of(&meta.name))
 }
 
 /// Where snapshots come from: the watch caches.
@@ -210,13 +219,13 @@ impl Exporter {
         self.own.show_held(self.pushed.held());
         // A page that grows while it is written is there twice, and with many objects it is much of what is held.
         let foreseen = self.told.load(Ordering::Relaxed) + self.pushed.size();
-        let mut text = String::with_capacity(foreseen + foreseen / 16);
+        let room = || String::with_capacity(foreseen + foreseen / 16);
+        let mut text = room();
         render(&mut text, &snapshot, now);
         text.push_str(&self.own.render(&controllers, &snapshot.reconciled()));
         self.told.store(text.len(), Ordering::Relaxed);
         if format == Format::OpenMetrics {
-            let told =
-                std::mem::replace(&mut text, String::with_capacity(foreseen + foreseen / 16));
+            let told = std::mem::replace(&mut text, room());
             write_open_metrics(&mut text, &told);
         }
         self.pushed.render(&mut text, format);

@@ -41,29 +41,28 @@ pub(super) fn check_grouping(grouping: &Grouping, run: &RunRef) -> Result<(), Re
 }
 
 /// The families that go into the status of an object.
-fn told_by_status(run: &RunRef) -> [&'static Family; 6] {
-    let records = match ObjectKind::parse(&run.kind) {
-        Some(ObjectKind::Restore) => &RESTORE_RECORDS,
-        Some(ObjectKind::Backup) | None => &BACKUP_RECORDS,
+fn told_by_status(kind: ObjectKind) -> [&'static Family; 6] {
+    let records = match kind {
+        ObjectKind::Backup => &BACKUP_RECORDS,
+        ObjectKind::Restore => &RESTORE_RECORDS,
     };
-    let of_all = [
+    [
+        records,
         &RUN_BYTES,
         &RUN_PROGRESS,
         &RUN_CHECKED,
         &RUN_RATE,
         &RUN_LEFT,
-    ];
-    let [bytes, progress, checked, rate, left] = of_all;
-    [records, bytes, progress, checked, rate, left]
+    ]
 }
 
 /// Takes families out that are none of the catalogue, and names them; of a worker of this version they are refused.
 pub(super) fn take_unknown(
     families: &mut Vec<exposition::Family<'_>>,
-    run: &RunRef,
+    kind: ObjectKind,
     is_own_version: bool,
 ) -> Result<Option<String>, Refusal> {
-    let known = told_by_status(run).into_iter().chain(AGGREGATED);
+    let known = told_by_status(kind).into_iter().chain(AGGREGATED);
     let known: Vec<&str> = known.map(|family| family.name).collect();
     let is_known = |family: &exposition::Family<'_>| known.contains(&family.name.as_ref());
     let unknown = families.iter().filter(|family| !is_known(family));
@@ -75,7 +74,7 @@ pub(super) fn take_unknown(
     if is_own_version {
         return Err(Refusal::invalid(format!(
             "family {unknown} is none of those that a {} run pushes: {}",
-            run.kind,
+            kind.as_str(),
             known.join(", ")
         )));
     }
@@ -88,10 +87,12 @@ pub(super) fn take_unknown(
 /// Takes what the status tells out of `families`; what is left out counts as nothing done yet.
 pub(super) fn read_progress(
     families: &mut Vec<exposition::Family<'_>>,
+    kind: ObjectKind,
     run: &RunRef,
 ) -> Result<Progress, Refusal> {
+    let told = told_by_status(kind);
     let mut progress = Progress::default();
-    for known in told_by_status(run) {
+    for known in told {
         let family = families.iter().find(|family| family.name == known.name);
         let value = family
             .map(|family| read_family(family, known, run))
@@ -107,15 +108,14 @@ pub(super) fn read_progress(
         } else if *known == RUN_CHECKED {
             progress.checked_percent = Some(percent(name, value)?);
         } else if *known == RUN_RATE {
-            progress.bytes_per_second = Some(whole(name, rounded(name, value)?)?);
+            progress.bytes_per_second = Some(rounded(name, value)?);
         } else if *known == RUN_LEFT {
-            progress.seconds_left = Some(whole(name, rounded(name, value)?)?);
+            progress.seconds_left = Some(rounded(name, value)?);
         } else {
             progress.records = whole(name, value)?;
         }
     }
-    let told = told_by_status(run).map(|family| family.name);
-    families.retain(|family| !told.contains(&family.name.as_ref()));
+    families.retain(|family| told.iter().all(|known| known.name != family.name));
     Ok(progress)
 }
 
@@ -202,13 +202,13 @@ fn whole(name: &str, value: f64) -> Result<u64, Refusal> {
 }
 
 /// A number to show, without its fraction.
-fn rounded(name: &str, value: f64) -> Result<f64, Refusal> {
+fn rounded(name: &str, value: f64) -> Result<u64, Refusal> {
     if !(0.0..=MAX).contains(&value) {
         return Err(Refusal::invalid(format!(
             "{name} is {value}, which is not a number from 0 to 2^53"
         )));
     }
-    Ok(value.trunc())
+    Ok(value as u64)
 }
 
 fn percent(name: &str, value: f64) -> Result<u8, Refusal> {
