@@ -1,8 +1,6 @@
 //! The operator in the lab: installed from `manifests/`, and driven as a user drives it, by kubectl.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -169,15 +167,7 @@ pub fn apply(lab: &Lab, name: &str, yaml: &str) -> Result<String, LabError> {
 
 /// Writes YAML, which may be a Secret's, into the lab's folder.
 fn write(lab: &Lab, name: &str, yaml: &str) -> Result<String, LabError> {
-    let folder = lab.run.join("applied");
-    fs::create_dir_all(&folder).doing(|| format!("create {}", folder.display()))?;
-    let path = folder.join(format!("{name}.yaml"));
-    let mut options = fs::File::options();
-    options.create(true).write(true).truncate(true).mode(0o600);
-    options
-        .open(&path)
-        .and_then(|mut file| file.write_all(yaml.as_bytes()))
-        .doing(|| format!("write {}", path.display()))?;
+    let path = lab.write_private(&format!("applied/{name}.yaml"), yaml)?;
     Ok(path.display().to_string())
 }
 

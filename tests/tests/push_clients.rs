@@ -8,7 +8,6 @@ mod cluster_support;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -67,10 +66,7 @@ struct Scene {
 impl Scene {
     async fn begin(lab: &Lab) -> Self {
         let place = Place::new(lab, &admin().await, "push-clients").await;
-        let file = lab.run.join("push-token");
-        let mut options = std::fs::File::options();
-        let options = options.create(true).write(true).truncate(true).mode(0o600);
-        writeln!(options.open(&file).unwrap(), "{TOKEN}").unwrap();
+        let file = lab.write_private("push-token", TOKEN).unwrap();
         let pod = place.controller_pod("controller").await;
         let token = format!("--push-token-file={}", file.display());
         let controller = Controller::shipped_with(&place, "controller", &pod, &[&token]).await;

@@ -1,15 +1,8 @@
 //! The exporter that is shipped: a controller without objects, beside the lab's API server.
 
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-
-use serde_json::{Value, json};
-
 use crate::lab::components::{self, Options};
 use crate::lab::gateways::{self, ENDPOINT};
-use crate::lab::{Doing, Lab, LabError, NODE_IP, cargo, kubernetes, net, process, step};
+use crate::lab::{Lab, LabError, NODE_IP, cargo, kubernetes, net, process, step};
 use crate::operator;
 
 /// The static token of whoever pushes.
@@ -50,7 +43,7 @@ pub(super) fn start(lab: &Lab, series: u64) -> Result<process::Record, LabError>
     let pod = operator::get(lab, NAMESPACE, "pod", POD)?;
     let uid = pod.as_ref().and_then(|pod| pod["metadata"]["uid"].as_str());
     let uid = uid.ok_or_else(|| LabError::State(format!("pod {NAMESPACE}/{POD} is gone")))?;
-    let token = write(lab, "exporter-token", TOKEN)?;
+    let token = lab.write_private("exporter-token", TOKEN)?;
     let program = lab.target().join("release/kafka-backup-controller");
     let mut command = net::command(lab, program)?;
     command
@@ -60,10 +53,7 @@ pub(super) fn start(lab: &Lab, series: u64) -> Result<process::Record, LabError>
         .arg(format!("--health-addr={NODE_IP}:0"))
         .arg(format!("--push-token-file={}", token.display()))
         .arg(format!("--push-max-series={}", series + 1))
-        .env(
-            "KUBECONFIG",
-            write(lab, "exporter-kubeconfig", &kubeconfig(lab)?)?,
-        )
+        .env("KUBECONFIG", kubernetes::kubeconfig_in(lab, NAMESPACE)?)
         .env("POD_NAME", POD)
         .env("POD_UID", uid);
     gateways::start(lab, &command, || takes_pushes(lab))
@@ -83,25 +73,4 @@ fn takes_pushes(lab: &Lab) -> bool {
         curl.args(["--request", "DELETE", "--header", &authorization, &url]);
         process::run(&mut curl).is_ok()
     })
-}
-
-/// The administrator's, with the namespace as that of the controller.
-fn kubeconfig(lab: &Lab) -> Result<String, LabError> {
-    let path = kubernetes::kubeconfig(lab);
-    let text = fs::read(&path).doing(|| format!("read {}", path.display()))?;
-    let mut config: Value = serde_json::from_slice(&text)
-        .map_err(|error| LabError::State(format!("{} is no JSON: {error}", path.display())))?;
-    config["contexts"][0]["context"]["namespace"] = json!(NAMESPACE);
-    Ok(config.to_string())
-}
-
-/// Writes a file that is nobody else's to read.
-fn write(lab: &Lab, name: &str, text: &str) -> Result<PathBuf, LabError> {
-    let path: &Path = &lab.run.join(name);
-    let mut options = fs::File::options();
-    options.create(true).write(true).truncate(true).mode(0o600);
-    let written = options.open(path);
-    let written = written.and_then(|mut file| file.write_all(text.as_bytes()));
-    written.doing(|| format!("write {}", path.display()))?;
-    Ok(path.to_owned())
 }

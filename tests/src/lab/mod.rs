@@ -30,6 +30,8 @@ pub mod versitygw;
 pub use error::{Doing, LabError, chain};
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -109,6 +111,22 @@ impl Lab {
     /// GOCACHE of everything that the lab builds.
     pub fn go_build(&self) -> PathBuf {
         self.cache.join("go-build")
+    }
+
+    /// Writes a file below the lab's folder that is nobody else's to read; its path.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_private(&self, name: &str, text: &str) -> Result<PathBuf, LabError> {
+        let path = self.run.join(name);
+        let mut options = fs::File::options();
+        options.create(true).write(true).truncate(true).mode(0o600);
+        let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
+        let written = folder
+            .and_then(|()| options.open(&path))
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        written.doing(|| format!("write {}", path.display()))?;
+        Ok(path)
     }
 
     /// The log file of the process `name`.

@@ -13,7 +13,6 @@ pub mod node;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -436,7 +435,10 @@ impl Controller {
             // A port that was free a moment ago may be another one's when it is taken.
             .args(["--metrics-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0"])
             .arg(format!("--watch-namespace={}", place.namespace))
-            .env("KUBECONFIG", kubeconfig(place))
+            .env(
+                "KUBECONFIG",
+                kubernetes::kubeconfig_in(&place.lab, &place.namespace).unwrap(),
+            )
             .env("POD_NAME", pod.name_any())
             .env("POD_UID", pod.uid().unwrap())
             .stdin(Stdio::null())
@@ -520,17 +522,6 @@ impl Drop for Controller {
 
 fn program(place: &Place, name: &str) -> Command {
     Command::new(place.lab.target().join("release").join(name))
-}
-
-/// The administrator's kubeconfig, with the namespace as that of the controller.
-fn kubeconfig(place: &Place) -> PathBuf {
-    let text = std::fs::read(kubernetes::kubeconfig(&place.lab)).unwrap();
-    let mut config: Value = serde_json::from_slice(&text).unwrap();
-    config["contexts"][0]["context"]["namespace"] = json!(place.namespace);
-    let folder = place.lab.run.join("controllers");
-    let path = folder.join(format!("{}.conf", place.namespace));
-    std::fs::write(&path, config.to_string()).unwrap();
-    path
 }
 
 /// A token as the worker's pod has it.

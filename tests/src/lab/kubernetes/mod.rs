@@ -69,6 +69,22 @@ pub fn kubeconfig(lab: &Lab) -> PathBuf {
     lab.state(NAME).join("kubeconfig").join("admin.conf")
 }
 
+/// The administrator's kubeconfig with another namespace for those that name none, in a file of the lab.
+///
+/// # Errors
+/// The cluster is not up, or the file cannot be written.
+pub fn kubeconfig_in(lab: &Lab, namespace: &str) -> Result<PathBuf, LabError> {
+    let path = kubeconfig(lab);
+    let text = fs::read(&path).doing(|| format!("read {}", path.display()))?;
+    let mut config: Value = serde_json::from_slice(&text)
+        .map_err(|error| LabError::State(format!("{} is no JSON: {error}", path.display())))?;
+    config["contexts"][0]["context"]["namespace"] = namespace.into();
+    lab.write_private(
+        &format!("kubeconfigs/{namespace}.conf"),
+        &config.to_string(),
+    )
+}
+
 /// A `kubectl` command as administrator, in the lab's network namespace; an error when the cluster is not up.
 pub fn kubectl(lab: &Lab) -> Result<Command, LabError> {
     running(lab)?;
