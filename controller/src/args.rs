@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Turns KafkaBackup and KafkaRestore objects into Jobs, and serves their metrics.
+/// Turns KafkaBackup, KafkaRestore, KafkaOffsetReset and KafkaOffsetRollback objects into Jobs, and serves their metrics.
 #[derive(Debug, Parser)]
 #[command(name = "kafka-backup-controller", version, about)]
 pub(crate) struct Arguments {
@@ -84,7 +84,7 @@ pub(crate) struct WorkerArguments {
 /// Flags of `render`.
 #[derive(Debug, Args)]
 pub(crate) struct RenderArguments {
-    /// The file with a KafkaBackup or KafkaRestore.
+    /// The file with objects.
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Image of the worker's container.

@@ -36,6 +36,10 @@ writes! {
     RecordJob,
     /// The status gets what the worker has told of its progress.
     Progress,
+    /// The ConfigMap with the snapshot of committed offsets is created that a run has taken.
+    KeepSnapshot,
+    /// Such a ConfigMap is deleted, because a run is to do that.
+    DeleteSnapshot,
     /// The status names another Job for the same run, because the first one's report was lost.
     RepeatJob,
     /// The Event that the run is over.

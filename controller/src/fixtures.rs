@@ -1,9 +1,13 @@
 //! Objects for tests.
 
 use jiff::Timestamp;
-use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::crd::{
+    GroupResult, GroupStatus, KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore,
+};
 use kafka_backup_shared::plan::RunRef;
-use kafka_backup_shared::report::{Fault, HeldBack, Outcome, Report, RetentionHeld};
+use kafka_backup_shared::report::{
+    Fault, HeldBack, OffsetsReport, Outcome, Report, RetentionHeld, SnapshotSummary,
+};
 use kafka_backup_shared::status::{ActiveRun, FinishedRun, RunOutcome, RunReason, time};
 use kube::ResourceExt;
 use serde_json::json;
@@ -48,6 +52,66 @@ pub(crate) fn restore() -> KafkaRestore {
         }
     }))
     .unwrap()
+}
+
+/// A reset of two groups to the start, created at 2026-01-01T00:00:00Z, never run.
+pub(crate) fn offset_reset() -> KafkaOffsetReset {
+    serde_json::from_value(json!({
+        "apiVersion": "kafka-backup.dev/v1alpha1", "kind": "KafkaOffsetReset",
+        "metadata": {
+            "name": "replay", "namespace": "shop", "uid": "uid-3", "generation": 1, "resourceVersion": "1",
+            "creationTimestamp": "2026-01-01T00:00:00Z"
+        },
+        "spec": {
+            "kafkaCluster": {"bootstrapServers": ["kafka:9092"]},
+            "consumerGroups": ["billing", "shipping"],
+            "strategy": "earliest"
+        }
+    }))
+    .unwrap()
+}
+
+/// What is done with the snapshot `before`, created at 2026-01-01T00:00:00Z, never run.
+pub(crate) fn offset_rollback(operation: &str) -> KafkaOffsetRollback {
+    serde_json::from_value(json!({
+        "apiVersion": "kafka-backup.dev/v1alpha1", "kind": "KafkaOffsetRollback",
+        "metadata": {
+            "name": "undo", "namespace": "shop", "uid": "uid-4", "generation": 1, "resourceVersion": "1",
+            "creationTimestamp": "2026-01-01T00:00:00Z"
+        },
+        "spec": {
+            "kafkaCluster": {"bootstrapServers": ["kafka:9092"]},
+            "operation": operation,
+            "snapshotId": "before"
+        }
+    }))
+    .unwrap()
+}
+
+/// One group was changed and one was not, after a snapshot.
+pub(crate) fn offsets_report() -> OffsetsReport {
+    let group = |group: &str, status: GroupStatus| GroupResult {
+        group: group.into(),
+        status,
+        partitions_reset: 3,
+        message: None,
+    };
+    OffsetsReport {
+        groups_done: 1,
+        groups_failed: 1,
+        partitions: 3,
+        snapshot: Some(SnapshotSummary {
+            id: "before".into(),
+            groups: 2,
+            partitions: 6,
+            time: at("2026-01-01T00:00:06Z"),
+        }),
+        groups: vec![
+            group("billing", GroupStatus::Completed),
+            group("shipping", GroupStatus::Failed),
+        ],
+        ..OffsetsReport::default()
+    }
 }
 
 /// The run of a one-shot object.
@@ -139,6 +203,7 @@ pub(crate) fn success_report(records: u64) -> Report {
         held_back: HeldBack::default(),
         retention_held: RetentionHeld::default(),
         dry_run: None,
+        offsets: None,
         warnings: Vec::new(),
         topics: Vec::new(),
     }

@@ -92,8 +92,10 @@ impl Ports {
 /// Serves both ports until `cancel` is cancelled.
 pub(crate) async fn serve<R: Runs>(ports: Ports, push: Arc<Push<R>>, cancel: CancellationToken) {
     let health = health_router(push.health.clone());
+    let exporter = push.exporter.clone();
     let metrics = metrics_router(push);
     tokio::join!(
+        cancel.run_until_cancelled(exporter.drop_old_pages()),
         serve_port(ports.metrics, metrics, &cancel),
         serve_port(ports.health, health, &cancel),
     );

@@ -5,7 +5,9 @@
 //!   but for the review of tokens, which no Role can grant.
 //! - The committed files under `manifests/` are what these functions print; a test compares.
 
-use kafka_backup_shared::crd::{GROUP, KafkaBackup, KafkaRestore};
+use kafka_backup_shared::crd::{
+    GROUP, KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore,
+};
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
@@ -52,8 +54,13 @@ pub(crate) fn yaml(value: &impl serde::Serialize) -> String {
 }
 
 fn custom_resources() -> Vec<Value> {
-    [KafkaBackup::crd(), KafkaRestore::crd()]
-        .iter()
+    let crds = [
+        KafkaBackup::crd(),
+        KafkaRestore::crd(),
+        KafkaOffsetReset::crd(),
+        KafkaOffsetRollback::crd(),
+    ];
+    crds.iter()
         .map(|crd| serde_json::to_value(crd).expect("a CRD has only string keys"))
         .collect()
 }
@@ -77,7 +84,12 @@ fn namespace() -> Value {
 }
 
 /// The kinds that the controller is made for.
-const KINDS: [&str; 2] = ["kafkabackups", "kafkarestores"];
+const KINDS: [&str; 4] = [
+    "kafkabackups",
+    "kafkarestores",
+    "kafkaoffsetresets",
+    "kafkaoffsetrollbacks",
+];
 
 fn permissions(watched: Option<&str>) -> Vec<Value> {
     let mut documents = vec![json!({
@@ -118,6 +130,8 @@ fn work() -> Vec<Value> {
         rule("", json!(["pods"]), &["delete", "get", "list", "watch"]),
         // A pod of a lost node is given up: marked as failed, and deleted.
         rule("", json!(["pods/status"]), &["patch"]),
+        // Snapshots of committed offsets that are kept there.
+        rule("", json!(["configmaps"]), &["create", "delete", "get"]),
         rule("", json!(["events"]), &["create", "list", "patch"]),
     ]
 }

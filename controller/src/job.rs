@@ -15,7 +15,6 @@ use k8s_openapi::api::batch::v1::{
 };
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kafka_backup_shared::crd::KafkaBackup;
 use kafka_backup_shared::plan::{Plan, SpecError};
 use kafka_backup_shared::pod;
 use kafka_backup_shared::report::Fault;
@@ -23,7 +22,7 @@ use kafka_backup_shared::status::{ActiveRun, RunReason};
 use kube::ResourceExt;
 
 use crate::digest::sha256_hex;
-use crate::kind::Kind;
+use crate::kind::{Kind, Referenced};
 use crate::worker_pod;
 
 /// Label with the kind of the owner; every Job and pod of ours has it, and watches select by it.
@@ -76,7 +75,7 @@ pub(crate) fn name(object: &str, uid: &str, key: &str, at: Timestamp) -> String 
 pub(crate) fn build<K: Kind>(
     object: &K,
     run: &ActiveRun,
-    referenced: Option<&KafkaBackup>,
+    referenced: &Referenced,
     settings: &WorkerSettings,
 ) -> Result<Job, SpecError> {
     let plan = object.plan(&run.id, referenced)?;
@@ -91,6 +90,7 @@ pub(crate) fn build<K: Kind>(
     pod_labels.extend(labels.clone());
     pod_labels.extend(identity_labels(&plan));
     let job = object.job_settings();
+    let backoff_limit = job.backoff_limit.unwrap_or(K::KIND.backoff_limit());
     Ok(Job {
         metadata: ObjectMeta {
             name: Some(run.job.clone()),
@@ -102,7 +102,7 @@ pub(crate) fn build<K: Kind>(
             ..ObjectMeta::default()
         },
         spec: Some(JobSpec {
-            backoff_limit: Some(job.backoff_limit()),
+            backoff_limit: Some(backoff_limit),
             active_deadline_seconds: job.active_deadline_seconds,
             pod_failure_policy: Some(failure_policy()),
             // A pod that is still shutting down works on the archive or the target; its successor waits for its end.
@@ -157,9 +157,10 @@ fn labels<K: Kind>(object: &K, run: &ActiveRun) -> BTreeMap<String, String> {
 
 /// What Microsoft's workload identity webhook looks for, to give a pod the variables and the token that the worker reads.
 fn identity_labels(plan: &Plan) -> Option<(String, String)> {
-    let azure = plan.storage().azure.as_ref()?;
+    let storages = plan.storages().into_iter();
+    let mut azure = storages.filter_map(|storage| storage.azure.as_ref());
     azure
-        .use_workload_identity
+        .any(|azure| azure.use_workload_identity)
         .then(|| ("azure.workload.identity/use".into(), "true".into()))
 }
 
@@ -221,6 +222,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
+    use kafka_backup_shared::crd::{KafkaBackup, KafkaOffsetReset};
+    use kafka_backup_shared::spec::{OffsetStrategy, RestoreRef};
     use proptest::prelude::*;
 
     use super::*;
@@ -235,7 +238,13 @@ mod tests {
     }
 
     fn built(object: &KafkaBackup) -> Job {
-        build(object, &fixtures::active_run(object), None, &settings()).unwrap()
+        build(
+            object,
+            &fixtures::active_run(object),
+            &Referenced::default(),
+            &settings(),
+        )
+        .unwrap()
     }
 
     fn pod_of(job: &Job) -> &PodSpec {
@@ -298,7 +307,7 @@ mod tests {
         assert_eq!(
             plan,
             object
-                .plan(&fixtures::active_run(&object).id, None)
+                .plan(&fixtures::active_run(&object).id, &Referenced::default())
                 .unwrap()
         );
         assert!(
@@ -334,6 +343,104 @@ mod tests {
         };
         assert_eq!(labelled(true).as_deref(), Some("true"));
         assert_eq!(labelled(false), None);
+    }
+
+    #[test]
+    fn what_is_done_to_offsets_is_not_tried_again_unless_that_is_asked_for() {
+        let limit = |object: &KafkaOffsetReset| {
+            let run = fixtures::active_run(object);
+            let job = build(object, &run, &Referenced::default(), &settings()).unwrap();
+            job.spec.unwrap().backoff_limit
+        };
+        let mut reset = fixtures::offset_reset();
+        assert_eq!(limit(&reset), Some(0));
+        reset.spec.job.backoff_limit = Some(2);
+        assert_eq!(limit(&reset), Some(2));
+        assert_eq!(
+            built(&fixtures::backup()).spec.unwrap().backoff_limit,
+            Some(3)
+        );
+    }
+
+    /// ConfigMap, its keys and the path of each ConfigMap in the pod.
+    fn config_maps<K: Kind>(object: &K) -> Vec<(String, Vec<String>, String)> {
+        let run = fixtures::active_run(object);
+        let job = build(object, &run, &Referenced::default(), &settings()).unwrap();
+        let pod = pod_of(&job);
+        let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+        let volumes = pod.volumes.iter().flatten();
+        let mounted = volumes.filter_map(|volume| {
+            let found = volume.config_map.as_ref()?;
+            let mount = mounts.iter().find(|mount| mount.name == volume.name)?;
+            assert_eq!(mount.read_only, Some(true));
+            let keys = found.items.iter().flatten().map(|item| item.key.clone());
+            Some((found.name.clone(), keys.collect(), mount.mount_path.clone()))
+        });
+        mounted.collect()
+    }
+
+    #[test]
+    fn a_config_map_is_mounted_with_its_one_key_where_a_run_reads_it() {
+        let snapshot = (
+            "before".to_owned(),
+            vec!["snapshot.jsonl.zst".to_owned()],
+            pod::SNAPSHOT_DIR.to_owned(),
+        );
+        for (operation, mounted) in [
+            ("rollback", vec![snapshot.clone()]),
+            ("verify", vec![snapshot]),
+            ("delete", vec![]),
+        ] {
+            let rollback = fixtures::offset_rollback(operation);
+            assert_eq!(config_maps(&rollback), mounted, "{operation}");
+        }
+        let mut stored = fixtures::offset_rollback("verify");
+        stored.spec.storage = serde_json::from_value(serde_json::json!({
+            "storageType": "s3", "s3": {"bucket": "b", "credentialsSecret": {"name": "s3-keys"}}
+        }))
+        .unwrap();
+        assert_eq!(config_maps(&stored), []);
+        let mut reset = fixtures::offset_reset();
+        assert_eq!(
+            config_maps(&reset),
+            [],
+            "its own snapshot does not exist yet"
+        );
+        reset.spec.strategy = OffsetStrategy::FromMapping;
+        let map = serde_json::json!({"name": "map", "key": "k.json"});
+        reset.spec.mapping_config_map = serde_json::from_value(map).unwrap();
+        let mapping = (
+            "map".to_owned(),
+            vec!["k.json".to_owned()],
+            pod::MAPPING_DIR.to_owned(),
+        );
+        assert_eq!(config_maps(&reset), [mapping]);
+    }
+
+    #[test]
+    fn a_secret_of_two_stores_is_mounted_once() {
+        let mut reset = fixtures::offset_reset();
+        reset.spec.strategy = OffsetStrategy::FromRestore;
+        reset.spec.restore_ref = Some(RestoreRef {
+            name: "orders-back".into(),
+        });
+        let s3 = serde_json::json!({
+            "storageType": "s3", "s3": {"bucket": "b", "credentialsSecret": {"name": "s3-keys"}}
+        });
+        reset.spec.storage = serde_json::from_value(s3.clone()).unwrap();
+        let mut restore = fixtures::restore();
+        restore.spec.storage = serde_json::from_value(s3).unwrap();
+        let referenced = Referenced {
+            backup: None,
+            restore: Some(restore),
+        };
+        let run = fixtures::active_run(&reset);
+        let job = build(&reset, &run, &referenced, &settings()).unwrap();
+        let mounts = pod_of(&job).containers[0].volume_mounts.as_ref().unwrap();
+        let secrets = mounts
+            .iter()
+            .filter(|mount| mount.mount_path.starts_with(pod::SECRETS_DIR));
+        assert_eq!(secrets.count(), 1);
     }
 
     #[test]

@@ -7,11 +7,13 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kafka_backup_shared::crd::{
-    BackupColumns, KafkaBackup, KafkaBackupStatus, KafkaRestore, KafkaRestoreStatus,
-    RestoreColumns, RestoredTopic,
+    BackupColumns, CarryOverStatus, GroupResult, GroupStatus, KafkaBackup, KafkaBackupStatus,
+    KafkaOffsetReset, KafkaOffsetResetStatus, KafkaOffsetRollback, KafkaOffsetRollbackStatus,
+    KafkaRestore, KafkaRestoreStatus, OffsetResetColumns, OffsetRollbackColumns, RestoreColumns,
+    RestoredTopic, SnapshotData, VerificationResult,
 };
-use kafka_backup_shared::plan::{self, Plan, SpecError};
-use kafka_backup_shared::report::Report;
+use kafka_backup_shared::plan::{self, Plan, ReferencedRestore, SpecError};
+use kafka_backup_shared::report::{OffsetsReport, Report};
 use kafka_backup_shared::spec::{JobSettings, PodTemplate};
 use kafka_backup_shared::status::{FinishedRun, Life, RunOutcome, time};
 use kube::ResourceExt;
@@ -34,17 +36,28 @@ pub(crate) enum ObjectKind {
     Backup,
     /// KafkaRestore.
     Restore,
+    /// KafkaOffsetReset.
+    OffsetReset,
+    /// KafkaOffsetRollback.
+    OffsetRollback,
 }
 
 impl ObjectKind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 2] = [Self::Backup, Self::Restore];
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Backup,
+        Self::Restore,
+        Self::OffsetReset,
+        Self::OffsetRollback,
+    ];
 
     /// The kind in manifests and in a plan's `RunRef`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Backup => "KafkaBackup",
             Self::Restore => "KafkaRestore",
+            Self::OffsetReset => "KafkaOffsetReset",
+            Self::OffsetRollback => "KafkaOffsetRollback",
         }
     }
 
@@ -58,6 +71,8 @@ impl ObjectKind {
         match self {
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::OffsetReset => "offset_reset",
+            Self::OffsetRollback => "offset_rollback",
         }
     }
 
@@ -66,8 +81,42 @@ impl ObjectKind {
         match self {
             Self::Backup => "Backup",
             Self::Restore => "Restore",
+            Self::OffsetReset => "OffsetReset",
+            Self::OffsetRollback => "OffsetRollback",
         }
     }
+
+    /// Whether another attempt at a run finds what earlier ones did and goes on from there, whatever they may still be doing.
+    /// What changes committed offsets must not be done again behind a user's back: groups may have gone on since.
+    pub(crate) fn resumes(self) -> bool {
+        match self {
+            Self::Backup | Self::Restore => true,
+            Self::OffsetReset | Self::OffsetRollback => false,
+        }
+    }
+
+    /// Failed pods after which a run has failed, where the object does not say.
+    pub(crate) fn backoff_limit(self) -> i32 {
+        if self.resumes() { 3 } else { 0 }
+    }
+}
+
+/// Another object of the same namespace that a plan needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reference<'a> {
+    /// A KafkaBackup, by name.
+    Backup(&'a str),
+    /// A KafkaRestore, by name, and what that refers to.
+    Restore(&'a str),
+}
+
+/// What an object refers to, as far as it exists.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Referenced {
+    /// The KafkaBackup that it or its restore refers to.
+    pub(crate) backup: Option<KafkaBackup>,
+    /// The KafkaRestore.
+    pub(crate) restore: Option<KafkaRestore>,
 }
 
 /// How many finished runs are kept.
@@ -99,6 +148,8 @@ pub(crate) trait Kind:
     fn store(objects: &Objects) -> &Store<Self>;
     /// Its status; the default before the first write.
     fn status(&self) -> Self::Status;
+    /// What its status says of its runs; `None` before the first write.
+    fn told(&self) -> Option<&Life>;
     /// The shared part of a status.
     fn life(status: &Self::Status) -> &Life;
     /// The shared part of a status, to change.
@@ -111,9 +162,11 @@ pub(crate) trait Kind:
     ///
     /// # Errors
     /// The field that cannot be obeyed.
-    fn plan(&self, run: &str, referenced: Option<&KafkaBackup>) -> Result<Plan, SpecError>;
-    /// Name of the KafkaBackup of the same namespace that the plan needs.
-    fn reference(&self) -> Option<&str>;
+    fn plan(&self, run: &str, referenced: &Referenced) -> Result<Plan, SpecError>;
+    /// The object of the same namespace that the plan needs.
+    fn reference(&self) -> Option<Reference<'_>>;
+    /// Whether its runs change nothing, and only tell what they would.
+    fn is_dry_run(&self) -> bool;
     /// Puts what is known into the columns of `kubectl get`.
     fn show(&self, status: &mut Self::Status);
     /// Settings of its Jobs.
@@ -125,58 +178,87 @@ pub(crate) trait Kind:
     /// How many finished Jobs are kept.
     fn history_limits(&self) -> HistoryLimits;
     /// Whether new runs are held back, for a kind that has such a field.
-    fn suspended(&self) -> Option<bool>;
+    fn suspended(&self) -> Option<bool> {
+        None
+    }
     /// Notes the annotations that are there at first sight: they are not obeyed.
-    fn first_sight(&self, status: &mut Self::Status);
+    fn first_sight(&self, _status: &mut Self::Status) {}
     /// Notes in `status` what the spec and annotations say about coming runs, and tells the run that is due.
     ///
     /// # Errors
     /// A schedule that cannot be read.
     fn due(&self, status: &mut Self::Status, moment: &Moment) -> Result<Dueness, SpecError>;
     /// Notes in `status` that no run can become due for now.
-    fn pause(status: &mut Self::Status);
+    fn pause(_status: &mut Self::Status) {}
     /// Shows the start of a run in the kind's own fields.
-    fn record_start(status: &mut Self::Status, at: Timestamp);
+    fn record_start(_status: &mut Self::Status, _at: Timestamp) {}
     /// Shows the active run's progress in the kind's own fields.
-    fn record_progress(status: &mut Self::Status);
+    fn record_progress(_status: &mut Self::Status) {}
     /// Shows a finished run in the kind's own fields.
-    fn record_end(status: &mut Self::Status, run: &FinishedRun, report: Option<&Report>);
+    fn record_end(&self, status: &mut Self::Status, run: &FinishedRun, report: Option<&Report>);
+}
+
+/// What each kind has under the same names: the cache, the status with its life and its history, and what shapes a Job.
+macro_rules! parts {
+    ($status:ty, $cache:ident, $history:ident) => {
+        type Status = $status;
+
+        fn store(objects: &Objects) -> &Store<Self> {
+            &objects.caches.$cache
+        }
+
+        fn status(&self) -> $status {
+            self.status.clone().unwrap_or_default()
+        }
+
+        fn told(&self) -> Option<&Life> {
+            Some(&self.status.as_ref()?.life)
+        }
+
+        fn life(status: &$status) -> &Life {
+            &status.life
+        }
+
+        fn life_mut(status: &mut $status) -> &mut Life {
+            &mut status.life
+        }
+
+        fn history(status: &$status) -> &Vec<FinishedRun> {
+            &status.$history
+        }
+
+        fn history_mut(status: &mut $status) -> &mut Vec<FinishedRun> {
+            &mut status.$history
+        }
+
+        fn job_settings(&self) -> &JobSettings {
+            &self.spec.job
+        }
+
+        fn pod_template(&self) -> &PodTemplate {
+            &self.spec.pod_template
+        }
+
+        fn resources(&self) -> Option<&ResourceRequirements> {
+            self.spec.resources.as_ref()
+        }
+    };
 }
 
 impl Kind for KafkaBackup {
-    type Status = KafkaBackupStatus;
+    parts!(KafkaBackupStatus, backups, backup_history);
     const KIND: ObjectKind = ObjectKind::Backup;
 
-    fn store(objects: &Objects) -> &Store<Self> {
-        &objects.backups
-    }
-
-    fn status(&self) -> KafkaBackupStatus {
-        self.status.clone().unwrap_or_default()
-    }
-
-    fn life(status: &KafkaBackupStatus) -> &Life {
-        &status.life
-    }
-
-    fn life_mut(status: &mut KafkaBackupStatus) -> &mut Life {
-        &mut status.life
-    }
-
-    fn history(status: &KafkaBackupStatus) -> &Vec<FinishedRun> {
-        &status.backup_history
-    }
-
-    fn history_mut(status: &mut KafkaBackupStatus) -> &mut Vec<FinishedRun> {
-        &mut status.backup_history
-    }
-
-    fn plan(&self, run: &str, _referenced: Option<&KafkaBackup>) -> Result<Plan, SpecError> {
+    fn plan(&self, run: &str, _referenced: &Referenced) -> Result<Plan, SpecError> {
         plan::backup(self, run)
     }
 
-    fn reference(&self) -> Option<&str> {
+    fn reference(&self) -> Option<Reference<'_>> {
         None
+    }
+
+    fn is_dry_run(&self) -> bool {
+        false
     }
 
     fn show(&self, status: &mut KafkaBackupStatus) {
@@ -198,18 +280,6 @@ impl Kind for KafkaBackup {
             records: shown(status.last_backup_records),
             size: shown(status.last_backup_size),
         });
-    }
-
-    fn job_settings(&self) -> &JobSettings {
-        &self.spec.job
-    }
-
-    fn pod_template(&self) -> &PodTemplate {
-        &self.spec.pod_template
-    }
-
-    fn resources(&self) -> Option<&ResourceRequirements> {
-        self.spec.resources.as_ref()
     }
 
     fn history_limits(&self) -> HistoryLimits {
@@ -235,11 +305,12 @@ impl Kind for KafkaBackup {
         due::pause(status);
     }
 
-    fn record_start(_status: &mut KafkaBackupStatus, _at: Timestamp) {}
-
-    fn record_progress(_status: &mut KafkaBackupStatus) {}
-
-    fn record_end(status: &mut KafkaBackupStatus, run: &FinishedRun, report: Option<&Report>) {
+    fn record_end(
+        &self,
+        status: &mut KafkaBackupStatus,
+        run: &FinishedRun,
+        report: Option<&Report>,
+    ) {
         if run.outcome == RunOutcome::Failure {
             return;
         }
@@ -253,39 +324,20 @@ impl Kind for KafkaBackup {
 }
 
 impl Kind for KafkaRestore {
-    type Status = KafkaRestoreStatus;
+    parts!(KafkaRestoreStatus, restores, run_history);
     const KIND: ObjectKind = ObjectKind::Restore;
 
-    fn store(objects: &Objects) -> &Store<Self> {
-        &objects.restores
+    fn plan(&self, run: &str, referenced: &Referenced) -> Result<Plan, SpecError> {
+        plan::restore(self, referenced.backup.as_ref(), run)
     }
 
-    fn status(&self) -> KafkaRestoreStatus {
-        self.status.clone().unwrap_or_default()
+    fn reference(&self) -> Option<Reference<'_>> {
+        let reference = self.spec.backup_ref.as_ref()?;
+        Some(Reference::Backup(&reference.name))
     }
 
-    fn life(status: &KafkaRestoreStatus) -> &Life {
-        &status.life
-    }
-
-    fn life_mut(status: &mut KafkaRestoreStatus) -> &mut Life {
-        &mut status.life
-    }
-
-    fn history(status: &KafkaRestoreStatus) -> &Vec<FinishedRun> {
-        &status.run_history
-    }
-
-    fn history_mut(status: &mut KafkaRestoreStatus) -> &mut Vec<FinishedRun> {
-        &mut status.run_history
-    }
-
-    fn plan(&self, run: &str, referenced: Option<&KafkaBackup>) -> Result<Plan, SpecError> {
-        plan::restore(self, referenced, run)
-    }
-
-    fn reference(&self) -> Option<&str> {
-        Some(&self.spec.backup_ref.as_ref()?.name)
+    fn is_dry_run(&self) -> bool {
+        self.spec.dry_run
     }
 
     fn show(&self, status: &mut KafkaRestoreStatus) {
@@ -301,27 +353,11 @@ impl Kind for KafkaRestore {
         });
     }
 
-    fn job_settings(&self) -> &JobSettings {
-        &self.spec.job
-    }
-
-    fn pod_template(&self) -> &PodTemplate {
-        &self.spec.pod_template
-    }
-
-    fn resources(&self) -> Option<&ResourceRequirements> {
-        self.spec.resources.as_ref()
-    }
-
     fn history_limits(&self) -> HistoryLimits {
         HistoryLimits {
             successful: 1,
             failed: 3,
         }
-    }
-
-    fn suspended(&self) -> Option<bool> {
-        None
     }
 
     fn first_sight(&self, status: &mut KafkaRestoreStatus) {
@@ -331,8 +367,6 @@ impl Kind for KafkaRestore {
     fn due(&self, status: &mut KafkaRestoreStatus, moment: &Moment) -> Result<Dueness, SpecError> {
         Ok(due::restore(self, status, moment))
     }
-
-    fn pause(_status: &mut KafkaRestoreStatus) {}
 
     fn record_start(status: &mut KafkaRestoreStatus, at: Timestamp) {
         status.start_time.get_or_insert_with(|| time(at));
@@ -347,7 +381,20 @@ impl Kind for KafkaRestore {
         status.percent = active.percent;
     }
 
-    fn record_end(status: &mut KafkaRestoreStatus, run: &FinishedRun, report: Option<&Report>) {
+    fn record_end(
+        &self,
+        status: &mut KafkaRestoreStatus,
+        run: &FinishedRun,
+        report: Option<&Report>,
+    ) {
+        if let Some(offsets) = report.and_then(|report| report.offsets.as_ref()) {
+            status.offset_reset_status = Some(CarryOverStatus {
+                groups_reset: offsets.groups_done,
+                groups_failed: offsets.groups_failed,
+                results: results(offsets),
+            });
+            note_snapshot(&mut status.rollback_snapshot_id, offsets);
+        }
         if run.outcome == RunOutcome::Failure {
             return;
         }
@@ -365,6 +412,156 @@ impl Kind for KafkaRestore {
             })
             .collect();
     }
+}
+
+impl Kind for KafkaOffsetReset {
+    parts!(KafkaOffsetResetStatus, offset_resets, run_history);
+    const KIND: ObjectKind = ObjectKind::OffsetReset;
+
+    fn plan(&self, run: &str, referenced: &Referenced) -> Result<Plan, SpecError> {
+        let referenced = ReferencedRestore {
+            restore: referenced.restore.as_ref(),
+            backup: referenced.backup.as_ref(),
+        };
+        plan::offset_reset(self, referenced, run)
+    }
+
+    fn reference(&self) -> Option<Reference<'_>> {
+        let reference = self.spec.restore_ref.as_ref()?;
+        Some(Reference::Restore(&reference.name))
+    }
+
+    fn is_dry_run(&self) -> bool {
+        self.spec.dry_run
+    }
+
+    fn show(&self, status: &mut KafkaOffsetResetStatus) {
+        status.columns = Some(OffsetResetColumns {
+            reset: shown(status.groups_reset),
+            failed: shown(status.groups_failed),
+            snapshot: shown(status.snapshot_id.as_ref()),
+        });
+    }
+
+    fn history_limits(&self) -> HistoryLimits {
+        ONE_RUN
+    }
+
+    fn due(
+        &self,
+        status: &mut KafkaOffsetResetStatus,
+        moment: &Moment,
+    ) -> Result<Dueness, SpecError> {
+        Ok(due::once(self, &status.life, moment))
+    }
+
+    fn record_end(
+        &self,
+        status: &mut KafkaOffsetResetStatus,
+        _run: &FinishedRun,
+        report: Option<&Report>,
+    ) {
+        let Some(offsets) = report.and_then(|report| report.offsets.as_ref()) else {
+            return;
+        };
+        status.groups_reset = Some(offsets.groups_done);
+        status.groups_failed = Some(offsets.groups_failed);
+        status.results = results(offsets);
+        note_snapshot(&mut status.snapshot_id, offsets);
+    }
+}
+
+impl Kind for KafkaOffsetRollback {
+    parts!(KafkaOffsetRollbackStatus, offset_rollbacks, run_history);
+    const KIND: ObjectKind = ObjectKind::OffsetRollback;
+
+    fn plan(&self, run: &str, _referenced: &Referenced) -> Result<Plan, SpecError> {
+        plan::offset_rollback(self, run)
+    }
+
+    fn reference(&self) -> Option<Reference<'_>> {
+        None
+    }
+
+    fn is_dry_run(&self) -> bool {
+        self.spec.dry_run
+    }
+
+    fn show(&self, status: &mut KafkaOffsetRollbackStatus) {
+        // How many groups there were is told at the end of the run, and stands nowhere else.
+        let groups = status.columns.take().map(|columns| columns.groups);
+        let verified = status.verification_result.as_ref();
+        status.columns = Some(OffsetRollbackColumns {
+            groups: groups.unwrap_or_else(|| NOTHING.into()),
+            matched: shown(verified.map(|verified| verified.matched)),
+        });
+    }
+
+    fn history_limits(&self) -> HistoryLimits {
+        ONE_RUN
+    }
+
+    fn due(
+        &self,
+        status: &mut KafkaOffsetRollbackStatus,
+        moment: &Moment,
+    ) -> Result<Dueness, SpecError> {
+        Ok(due::once(self, &status.life, moment))
+    }
+
+    fn record_end(
+        &self,
+        status: &mut KafkaOffsetRollbackStatus,
+        _run: &FinishedRun,
+        report: Option<&Report>,
+    ) {
+        let Some(offsets) = report.and_then(|report| report.offsets.as_ref()) else {
+            return;
+        };
+        status.operation = Some(self.spec.operation);
+        status.results = results(offsets);
+        note_snapshot(&mut status.snapshot_id, offsets);
+        status.snapshot_data = offsets.snapshot.as_ref().map(|snapshot| SnapshotData {
+            groups: snapshot.groups,
+            total_partitions: snapshot.partitions,
+            timestamp: time(snapshot.time),
+        });
+        let verified = offsets.verification.as_ref();
+        status.verification_result = verified.map(|verified| VerificationResult {
+            matched: verified.matched,
+            differences: head(&verified.differences),
+        });
+        status.columns = Some(OffsetRollbackColumns {
+            groups: offsets.groups_done.to_string(),
+            matched: NOTHING.into(),
+        });
+    }
+}
+
+/// Of kinds that run once.
+const ONE_RUN: HistoryLimits = HistoryLimits {
+    successful: 1,
+    failed: 1,
+};
+
+/// Groups as a status lists them: those that failed first.
+fn results(offsets: &OffsetsReport) -> Vec<GroupResult> {
+    let has_failed = |result: &&GroupResult| result.status == GroupStatus::Failed;
+    let (failed, others): (Vec<_>, Vec<_>) = offsets.groups.iter().partition(has_failed);
+    let all = failed.into_iter().chain(others);
+    all.take(STATUS_LIST_MAX).cloned().collect()
+}
+
+/// Names the snapshot once there is one. A later run that took none leaves it: it is still there.
+fn note_snapshot(id: &mut Option<String>, offsets: &OffsetsReport) {
+    if let Some(snapshot) = &offsets.snapshot {
+        *id = Some(snapshot.id.clone());
+    }
+}
+
+/// As much of a list as a status shows.
+fn head<T: Clone>(list: &[T]) -> Vec<T> {
+    list.iter().take(STATUS_LIST_MAX).cloned().collect()
 }
 
 fn shown(number: Option<impl ToString>) -> String {

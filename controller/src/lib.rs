@@ -1,4 +1,4 @@
-//! The controller: KafkaBackup and KafkaRestore objects become Jobs, and their statuses metrics.
+//! The controller: objects of its four kinds become Jobs, and their statuses metrics.
 //!
 //! A library, so that there are two programs of it: the one that is shipped, and one for tests, which can be told of a
 //! [`Trial`]. The shipped one has no way to be told of one.

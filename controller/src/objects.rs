@@ -10,9 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
-use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::crd::{KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore};
 use kafka_backup_shared::report::Report;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
@@ -21,7 +19,9 @@ use crate::exporter::QueueState;
 use crate::failpoint::Write;
 use crate::gate::Gate;
 use crate::kind::{Kind, ObjectKind};
+use crate::reconcile::child::Child;
 use crate::reconcile::queue::{Key, Queue};
+use crate::reconcile::view::{JobView, PodView};
 use crate::reconcile::write::{is_conflict, write_status};
 
 /// Least time between two progress writes to one object: below the worker's period of 10 s, or jitter would lose every second push.
@@ -29,20 +29,43 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(8);
 /// How often a progress write that met a newer object is tried again with that object.
 const PROGRESS_ATTEMPTS: usize = 3;
 
-/// Caches of the cluster's objects, and the reports that workers pushed.
-pub(crate) struct Objects {
+/// Caches of the cluster's objects.
+pub(crate) struct Caches {
     /// Every readable KafkaBackup; one that cannot be read any more stays as it was last.
     pub(crate) backups: Store<KafkaBackup>,
     /// Every readable KafkaRestore, likewise.
     pub(crate) restores: Store<KafkaRestore>,
-    /// Jobs that this controller made, without their pod templates.
-    pub(crate) jobs: Store<Job>,
-    /// Pods of those Jobs, without their specs.
-    pub(crate) pods: Store<Pod>,
-    /// KafkaBackups that wait for their next look.
-    pub(crate) backup_queue: Queue,
-    /// KafkaRestores that wait for their next look.
-    pub(crate) restore_queue: Queue,
+    /// Every readable KafkaOffsetReset, likewise.
+    pub(crate) offset_resets: Store<KafkaOffsetReset>,
+    /// Every readable KafkaOffsetRollback, likewise.
+    pub(crate) offset_rollbacks: Store<KafkaOffsetRollback>,
+    /// Jobs that this controller made.
+    pub(crate) jobs: Store<Child<JobView>>,
+    /// Pods of those Jobs.
+    pub(crate) pods: Store<Child<PodView>>,
+}
+
+#[cfg(test)]
+impl Caches {
+    /// Caches that hold nothing.
+    pub(crate) fn empty() -> Self {
+        use kube::runtime::reflector::store;
+        Self {
+            backups: store().0,
+            restores: store().0,
+            offset_resets: store().0,
+            offset_rollbacks: store().0,
+            jobs: store().0,
+            pods: store().0,
+        }
+    }
+}
+
+/// Caches of the cluster's objects, who waits for a look, and the reports that workers pushed.
+pub(crate) struct Objects {
+    pub(crate) caches: Caches,
+    /// In the order of [`ObjectKind::ALL`].
+    queues: [Queue; ObjectKind::ALL.len()],
     reports: Mutex<HashMap<String, Report>>,
     progressed: Mutex<HashMap<String, Instant>>,
 }
@@ -77,30 +100,19 @@ pub(crate) enum Recorded {
 
 impl Objects {
     /// Objects over the given caches.
-    pub(crate) fn new(
-        backups: Store<KafkaBackup>,
-        restores: Store<KafkaRestore>,
-        jobs: Store<Job>,
-        pods: Store<Pod>,
-    ) -> Self {
+    pub(crate) fn new(caches: Caches) -> Self {
         Self {
-            backups,
-            restores,
-            jobs,
-            pods,
-            backup_queue: Queue::default(),
-            restore_queue: Queue::default(),
+            caches,
+            queues: Default::default(),
             reports: Mutex::default(),
             progressed: Mutex::default(),
         }
     }
 
-    /// The queue of a kind.
+    /// The objects of a kind that wait for their next look.
     pub(crate) fn queue(&self, kind: ObjectKind) -> &Queue {
-        match kind {
-            ObjectKind::Backup => &self.backup_queue,
-            ObjectKind::Restore => &self.restore_queue,
-        }
+        // Kinds are numbered from 0 in the order of their list.
+        &self.queues[kind as usize]
     }
 
     /// What the queue of a kind holds.
@@ -124,28 +136,29 @@ impl Objects {
     /// Waits until every cache holds what the API server had at the start.
     pub(crate) async fn synced(&self) {
         // An error means that the watch ended, which it does at shutdown only.
-        let (backups, restores, jobs, pods) = tokio::join!(
-            self.backups.wait_until_ready(),
-            self.restores.wait_until_ready(),
-            self.jobs.wait_until_ready(),
-            self.pods.wait_until_ready(),
+        let caches = &self.caches;
+        let synced = tokio::try_join!(
+            caches.backups.wait_until_ready(),
+            caches.restores.wait_until_ready(),
+            caches.offset_resets.wait_until_ready(),
+            caches.offset_rollbacks.wait_until_ready(),
+            caches.jobs.wait_until_ready(),
+            caches.pods.wait_until_ready(),
         );
-        for result in [backups, restores, jobs, pods] {
-            if result.is_err() {
-                std::future::pending::<()>().await;
-            }
+        if synced.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
     /// Keeps the full report of a Job that is the active one of some object, and has that object looked at.
     /// Reports of other Jobs are dropped; returns whether it was kept.
     pub(crate) fn report(&self, job_uid: &str, report: Report) -> bool {
-        let backup = owner_of_run::<KafkaBackup>(&self.backups, job_uid);
-        let restore = owner_of_run::<KafkaRestore>(&self.restores, job_uid);
-        let Some((kind, key)) = backup
-            .map(|key| (ObjectKind::Backup, key))
-            .or(restore.map(|key| (ObjectKind::Restore, key)))
-        else {
+        let owner = self
+            .owner_of_run::<KafkaBackup>(job_uid)
+            .or_else(|| self.owner_of_run::<KafkaRestore>(job_uid))
+            .or_else(|| self.owner_of_run::<KafkaOffsetReset>(job_uid))
+            .or_else(|| self.owner_of_run::<KafkaOffsetRollback>(job_uid));
+        let Some((kind, key)) = owner else {
             return false;
         };
         lock(&self.reports).insert(job_uid.into(), report);
@@ -172,6 +185,11 @@ impl Objects {
         }
     }
 
+    fn owner_of_run<K: Kind>(&self, job_uid: &str) -> Option<(ObjectKind, Key)> {
+        let owner = K::store(self).find(|object| is_active(object, job_uid))?;
+        Some((K::KIND, Key::of(&*owner)))
+    }
+
     fn may_progress(&self, uid: &str, now: Instant) -> bool {
         let mut progressed = lock(&self.progressed);
         let early = progressed
@@ -182,12 +200,6 @@ impl Objects {
         }
         !early
     }
-}
-
-fn owner_of_run<K: Kind>(store: &Store<K>, job_uid: &str) -> Option<Key> {
-    store
-        .find(|object| is_active(object, job_uid))
-        .map(|object| Key::of(&*object))
 }
 
 /// What writing progress needs.
@@ -208,11 +220,16 @@ impl Writer<'_> {
         kind: ObjectKind,
         object: &Key,
         job_uid: &str,
-        progress: Progress,
+        told: Progress,
     ) -> Result<Recorded, kube::Error> {
         match kind {
-            ObjectKind::Backup => self.record::<KafkaBackup>(object, job_uid, progress).await,
-            ObjectKind::Restore => self.record::<KafkaRestore>(object, job_uid, progress).await,
+            ObjectKind::Backup => self.record::<KafkaBackup>(object, job_uid, told).await,
+            ObjectKind::Restore => self.record::<KafkaRestore>(object, job_uid, told).await,
+            ObjectKind::OffsetReset => self.record::<KafkaOffsetReset>(object, job_uid, told).await,
+            ObjectKind::OffsetRollback => {
+                self.record::<KafkaOffsetRollback>(object, job_uid, told)
+                    .await
+            }
         }
     }
 
@@ -365,7 +382,10 @@ mod tests {
     #[test]
     fn a_report_that_nobody_will_account_goes_with_its_object() {
         let (backups, mut writer) = store();
-        let objects = Objects::new(backups, store().0, store().0, store().0);
+        let objects = Objects::new(Caches {
+            backups,
+            ..Caches::empty()
+        });
         let mut object = fixtures::backup();
         let mut run = fixtures::active_run(&object);
         run.job_uid = Some("job-1".into());

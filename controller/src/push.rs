@@ -4,14 +4,17 @@
 //! |---|---|
 //! | `PUT`, `POST` or `DELETE /metrics/job/<job>{/<label>/<value>}` | metrics as text 0.0.4, OpenMetrics or delimited protobuf, gzipped or not |
 //! | `PUT /runs/<job uid>/report` | the [`Report`] as JSON |
+//! | `PUT` or `DELETE /runs/<job uid>/snapshot` | a snapshot of committed offsets; none |
 //!
 //! A worker's path is `/metrics/job/kafka-backup/kind/<kind>/namespace/<namespace>/name/<name>/run/<run>`. Records, bytes and
 //! progress go into its object's status; the other families of the catalogue into the [`Aggregator`], as do people's own.
 //!
+//! A snapshot is answered as `kafka_backup_shared::pod::snapshot_path` says: 201, 200, 404 and 409 have their own meaning there.
+//!
 //! 200: taken, known already, or older than what is known, which the answer says then. 202: taken note of; a worker's that came
 //! too soon after the last one to be written, and the next one says it all; a `DELETE`. Else one line of text: 400 what is wrong
 //! with the content, 401 and 403 with the identity, 408 a body that does not arrive, 409 a run that is not active, 413 a body
-//! above [`BODY_MAX`], 415 a format that is not read, 429 what there is no room for, 503 what to wait for: the caches, the status,
+//! above [`BODY_MAX`], 415 a format that is not read, 422 what the API server refuses, 429 what there is no room for, 503 what to wait for: the caches, the status,
 //! or another controller that leads.
 //!
 //! # Guarantees
@@ -25,6 +28,7 @@
 //! [`Aggregator`]: crate::aggregate::Aggregator
 
 mod body;
+mod snapshot;
 mod values;
 
 use std::future::Future;
@@ -33,18 +37,20 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{AUTHORIZATION, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::put;
+use kafka_backup_shared::crd::{KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore};
 use kafka_backup_shared::plan::RunRef;
 use kafka_backup_shared::pod::WORKER_AGENT;
 use kafka_backup_shared::report::{Report, error_chain};
 use kube::Client;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use tracing::warn;
 
 use self::body::{Form, read};
+pub(crate) use self::snapshot::{Kept, NewSnapshot, SnapshotError};
 use self::values::{check_grouping, check_labels, read_progress, take_unknown};
 use crate::aggregate::{ObjectName, Owner, Replace, Source, StoreError, Taken};
 use crate::exporter::{Exporter, PushResult};
@@ -60,6 +66,8 @@ use crate::reconcile::queue::Key;
 
 /// The largest body that is read.
 pub(crate) const BODY_MAX: usize = 1 << 20;
+/// The content type of a snapshot.
+const OCTETS: &str = "application/octet-stream";
 /// How long a body may take to arrive.
 pub(crate) const BODY_TIME: Duration = Duration::from_secs(30);
 
@@ -91,6 +99,19 @@ pub(crate) trait Runs: Send + Sync + 'static {
 
     /// Keeps the report of the worker's run; tells whether it did.
     fn report(&self, worker: &Worker, report: Report) -> bool;
+
+    /// Keeps the snapshot that the worker's run has taken.
+    fn keep_snapshot(
+        &self,
+        worker: &Worker,
+        snapshot: NewSnapshot,
+    ) -> impl Future<Output = Result<Kept, SnapshotError>> + Send;
+
+    /// Deletes the snapshot that the worker's run is to delete.
+    fn delete_snapshot(
+        &self,
+        worker: &Worker,
+    ) -> impl Future<Output = Result<(), SnapshotError>> + Send;
 }
 
 /// The objects of the cluster.
@@ -109,9 +130,12 @@ impl Runs for ClusterRuns {
     }
 
     fn standing(&self, worker: &Worker) -> Standing {
+        let objects = &*self.objects;
         match ObjectKind::parse(&worker.run.kind) {
-            Some(ObjectKind::Backup) => standing_in(&self.objects.backups, worker),
-            Some(ObjectKind::Restore) => standing_in(&self.objects.restores, worker),
+            Some(ObjectKind::Backup) => standing_in::<KafkaBackup>(objects, worker),
+            Some(ObjectKind::Restore) => standing_in::<KafkaRestore>(objects, worker),
+            Some(ObjectKind::OffsetReset) => standing_in::<KafkaOffsetReset>(objects, worker),
+            Some(ObjectKind::OffsetRollback) => standing_in::<KafkaOffsetRollback>(objects, worker),
             None => Standing::NotActive,
         }
     }
@@ -141,14 +165,33 @@ impl Runs for ClusterRuns {
     fn report(&self, worker: &Worker, report: Report) -> bool {
         self.objects.report(&worker.job_uid, report)
     }
+
+    async fn keep_snapshot(
+        &self,
+        worker: &Worker,
+        snapshot: NewSnapshot,
+    ) -> Result<Kept, SnapshotError> {
+        let place = snapshot::place_to_keep(&self.objects, worker)?;
+        snapshot::keep(&self.client, &self.gate, &place, &worker.run, snapshot).await
+    }
+
+    async fn delete_snapshot(&self, worker: &Worker) -> Result<(), SnapshotError> {
+        let place = snapshot::place_to_delete(&self.objects, worker)?;
+        snapshot::delete(&self.client, &self.gate, &place).await
+    }
 }
 
-fn standing_in<K: Kind>(objects: &Store<K>, worker: &Worker) -> Standing {
+fn standing_in<K: Kind>(objects: &Objects, worker: &Worker) -> Standing {
+    let object = object_of::<K>(objects, worker);
+    object.map_or(Standing::NotActive, |object| standing(&*object, worker))
+}
+
+/// The object of that name; its UID may be another one.
+fn object_of<K: Kind>(objects: &Objects, worker: &Worker) -> Option<Arc<K>> {
     let RunRef {
         namespace, name, ..
     } = &worker.run;
-    let object = objects.get(&ObjectRef::new(name).within(namespace));
-    object.map_or(Standing::NotActive, |object| standing(&*object, worker))
+    K::store(objects).get(&ObjectRef::new(name).within(namespace))
 }
 
 /// The Job must be the one that the status names: any Job may say that it belongs to the object.
@@ -184,6 +227,10 @@ pub(crate) fn router<R: Runs>(push: Arc<Push<R>>) -> Router {
             put(metrics::<R>).post(metrics::<R>).delete(end::<R>),
         )
         .route("/runs/{job_uid}/report", put(report::<R>))
+        .route(
+            "/runs/{job_uid}/snapshot",
+            put(keep_snapshot::<R>).delete(delete_snapshot::<R>),
+        )
         .with_state(push)
 }
 
@@ -203,6 +250,24 @@ async fn report<R: Runs>(
     request: Request,
 ) -> Response {
     let result = push.take_report(&job_uid, request).await;
+    push.answer(result)
+}
+
+async fn keep_snapshot<R: Runs>(
+    State(push): State<Arc<Push<R>>>,
+    Path(job_uid): Path<String>,
+    request: Request,
+) -> Response {
+    let result = push.keep_snapshot(&job_uid, request).await;
+    push.answer(result)
+}
+
+async fn delete_snapshot<R: Runs>(
+    State(push): State<Arc<Push<R>>>,
+    Path(job_uid): Path<String>,
+    request: Request,
+) -> Response {
+    let result = push.delete_snapshot(&job_uid, request).await;
     push.answer(result)
 }
 
@@ -280,12 +345,7 @@ impl<R: Runs> Push<R> {
     }
 
     async fn take_report(&self, job_uid: &str, request: Request) -> Result<Answer, Refusal> {
-        let Pusher::Worker(worker) = self.recognise(request.headers()).await? else {
-            return Err(Refusal::other_run());
-        };
-        if job_uid != worker.job_uid {
-            return Err(Refusal::other_run());
-        }
+        let worker = self.worker_of(job_uid, request.headers()).await?;
         let body = read(request.into_body()).await?;
         let report: Report = serde_json::from_slice(&body)
             .map_err(|error| Refusal::invalid(format!("the body is not a report: {error}")))?;
@@ -297,6 +357,50 @@ impl<R: Runs> Push<R> {
             return Err(Refusal::not_active(&worker));
         }
         Ok(Answer::OK)
+    }
+
+    async fn keep_snapshot(&self, job_uid: &str, request: Request) -> Result<Answer, Refusal> {
+        let worker = self.worker_of(job_uid, request.headers()).await?;
+        let content_type = request.headers().get(CONTENT_TYPE);
+        if content_type.is_none_or(|found| found != OCTETS) {
+            let reason = format!("a snapshot is {OCTETS}");
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+        }
+        self.check_standing(&worker)?;
+        let body = read(request.into_body()).await?;
+        let (bytes, header) = snapshot::header("the body".into(), body).await;
+        let header = header.map_err(|error| Refusal::invalid(error_chain(&error)))?;
+        if header.run != worker.run {
+            return Err(Refusal::other_run());
+        }
+        // It may have arrived slowly.
+        self.check_standing(&worker)?;
+        let snapshot = NewSnapshot { header, bytes };
+        match self.runs.keep_snapshot(&worker, snapshot).await {
+            Ok(Kept::New) => Ok(Answer::Taken {
+                status: StatusCode::CREATED,
+                note: None,
+            }),
+            Ok(Kept::Before(bytes)) => Ok(Answer::Before(bytes)),
+            Err(error) => Err(error.refusal(&worker)),
+        }
+    }
+
+    async fn delete_snapshot(&self, job_uid: &str, request: Request) -> Result<Answer, Refusal> {
+        let worker = self.worker_of(job_uid, request.headers()).await?;
+        self.check_standing(&worker)?;
+        let deleted = self.runs.delete_snapshot(&worker).await;
+        deleted
+            .map(|()| Answer::OK)
+            .map_err(|error| error.refusal(&worker))
+    }
+
+    /// The worker that asks, which must be one of the Job in the path.
+    async fn worker_of(&self, job_uid: &str, headers: &HeaderMap) -> Result<Arc<Worker>, Refusal> {
+        match self.recognise(headers).await? {
+            Pusher::Worker(worker) if worker.job_uid == job_uid => Ok(worker),
+            Pusher::Worker(_) | Pusher::Holder => Err(Refusal::other_run()),
+        }
     }
 
     fn check_standing(&self, worker: &Worker) -> Result<(), Refusal> {
@@ -330,7 +434,7 @@ impl<R: Runs> Push<R> {
 
     fn answer(&self, result: Result<Answer, Refusal>) -> Response {
         self.exporter.own().observe_push(match &result {
-            Ok(Answer::Taken { .. } | Answer::Ended) => PushResult::Accepted,
+            Ok(Answer::Taken { .. } | Answer::Before(_) | Answer::Ended) => PushResult::Accepted,
             Ok(Answer::Late(_)) => PushResult::Late,
             Err(refusal) => match refusal.status {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => PushResult::Denied,
@@ -354,6 +458,8 @@ enum Answer {
         /// What was left out.
         note: Option<String>,
     },
+    /// A snapshot that was kept before.
+    Before(Vec<u8>),
     /// It is older than what is known.
     Late(String),
     /// Its source has ended.
@@ -376,6 +482,7 @@ impl IntoResponse for Answer {
                 status,
                 note: Some(note),
             } => (status, line(note)).into_response(),
+            Self::Before(bytes) => ([(CONTENT_TYPE, OCTETS)], bytes).into_response(),
             Self::Late(reason) => line(reason).into_response(),
             Self::Ended => StatusCode::ACCEPTED.into_response(),
         }

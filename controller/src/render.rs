@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use kafka_backup_shared::object::{self, Object};
+use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::object::{self, KINDS, Object};
 use kafka_backup_shared::plan::{SpecError, run_id};
 use kafka_backup_shared::status::{ActiveRun, RunReason, time};
 use serde_json::Value;
 
 use crate::install::yaml;
 use crate::job::{self, WorkerSettings};
-use crate::kind::Kind;
+use crate::kind::{Kind, Reference, Referenced};
 
 /// Why nothing could be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +29,7 @@ pub(crate) enum RenderError {
         source: Box<serde_saphyr::Error>,
     },
     /// No object of ours is in it.
-    #[error("{}: expected a KafkaBackup or KafkaRestore, found neither", path.display())]
+    #[error("{}: expected a {KINDS}, found none", path.display())]
     NoObject { path: PathBuf },
     /// An object cannot be obeyed.
     #[error("{}: {}", path.display(), errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
@@ -69,6 +70,8 @@ pub(crate) fn render(
         let job = match object {
             Object::Backup(backup) => first_job(&**backup, &objects, settings, now),
             Object::Restore(restore) => first_job(&**restore, &objects, settings, now),
+            Object::OffsetReset(reset) => first_job(&**reset, &objects, settings, now),
+            Object::OffsetRollback(rollback) => first_job(&**rollback, &objects, settings, now),
         };
         jobs.push(job.map_err(|error| invalid(vec![error]))?);
     }
@@ -103,13 +106,46 @@ fn first_job<K: Kind>(
         bytes_per_second: None,
         seconds_left: None,
     };
-    let referenced = objects.iter().find_map(|other| match other {
-        Object::Backup(backup) if object.reference() == backup.metadata.name.as_deref() => {
-            Some(&**backup)
+    let referenced = referenced(object, objects);
+    Ok(yaml(&job::build(object, &run, &referenced, settings)?))
+}
+
+fn referenced<K: Kind>(object: &K, objects: &[Object]) -> Referenced {
+    match object.reference() {
+        None => Referenced::default(),
+        Some(Reference::Backup(name)) => Referenced {
+            backup: backup(objects, name),
+            restore: None,
+        },
+        Some(Reference::Restore(name)) => {
+            let restore = restore(objects, name);
+            let backup = restore.as_ref().map(|restore| referenced(restore, objects));
+            Referenced {
+                backup: backup.and_then(|referenced| referenced.backup),
+                restore,
+            }
         }
-        Object::Backup(_) | Object::Restore(_) => None,
-    });
-    Ok(yaml(&job::build(object, &run, referenced, settings)?))
+    }
+}
+
+fn backup(objects: &[Object], name: &str) -> Option<KafkaBackup> {
+    objects.iter().find_map(|object| match object {
+        Object::Backup(backup) if object.name() == name => Some(KafkaBackup::clone(backup)),
+        Object::Backup(_)
+        | Object::Restore(_)
+        | Object::OffsetReset(_)
+        | Object::OffsetRollback(_) => None,
+    })
+}
+
+fn restore(objects: &[Object], name: &str) -> Option<KafkaRestore> {
+    objects.iter().find_map(|object| match object {
+        Object::Restore(restore) if object.name() == name => Some(KafkaRestore::clone(restore)),
+        Object::Backup(_)
+        | Object::Restore(_)
+        | Object::OffsetReset(_)
+        | Object::OffsetRollback(_) => None,
+    })
 }
 
 #[cfg(test)]

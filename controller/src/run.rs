@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::crd::{KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore};
 use kafka_backup_shared::report::error_chain;
 use kube::Client;
 use kube::runtime::reflector::store;
@@ -28,9 +28,9 @@ use crate::http::{self, HttpError, Ports};
 use crate::identity::{Identities, StaticToken, TokenError};
 use crate::install::NAME;
 use crate::job::WorkerSettings;
-use crate::kind::ObjectKind;
+use crate::kind::{Kind, ObjectKind};
 use crate::leadership::{self, Candidate, Labels, Leadership};
-use crate::objects::Objects;
+use crate::objects::{Caches, Objects};
 use crate::push::{ClusterRuns, Push};
 use crate::reconcile::line::Limits;
 use crate::reconcile::tidy::LOST_AFTER;
@@ -103,14 +103,25 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
 
     let (backups, backup_writer) = store();
     let (restores, restore_writer) = store();
+    let (offset_resets, offset_reset_writer) = store();
+    let (offset_rollbacks, offset_rollback_writer) = store();
     let (jobs, job_writer) = store();
     let (pods, pod_writer) = store();
-    let objects = Arc::new(Objects::new(backups, restores, jobs, pods));
+    let objects = Arc::new(Objects::new(Caches {
+        backups,
+        restores,
+        offset_resets,
+        offset_rollbacks,
+        jobs,
+        pods,
+    }));
     let snapshot = Box::new({
         let objects = objects.clone();
         move || Snapshot {
-            backups: objects.backups.state(),
-            restores: objects.restores.state(),
+            backups: objects.caches.backups.state(),
+            restores: objects.caches.restores.state(),
+            offset_resets: objects.caches.offset_resets.state(),
+            offset_rollbacks: objects.caches.offset_rollbacks.state(),
             queues: ObjectKind::ALL.map(|kind| objects.queue_state(kind)).into(),
         }
     });
@@ -158,6 +169,14 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
     tasks.spawn(watch::objects::<KafkaRestore>(
         watched.clone(),
         restore_writer,
+    ));
+    tasks.spawn(watch::objects::<KafkaOffsetReset>(
+        watched.clone(),
+        offset_reset_writer,
+    ));
+    tasks.spawn(watch::objects::<KafkaOffsetRollback>(
+        watched.clone(),
+        offset_rollback_writer,
     ));
     tasks.spawn(watch::jobs(watched.clone(), job_writer));
     tasks.spawn(watch::pods(watched, pod_writer));
@@ -250,16 +269,21 @@ impl Lead {
                     return;
                 }
                 own.show_leading(true);
-                let (context, health) = (&self.context, &self.health);
-                let run = |name| (context.clone(), health.heartbeat(name), over.clone());
-                let (backups, restores) = (run("backup"), run("restore"));
                 tokio::join!(
-                    reconcile::run::<KafkaBackup>(backups.0, backups.1, backups.2),
-                    reconcile::run::<KafkaRestore>(restores.0, restores.1, restores.2),
+                    self.work::<KafkaBackup>(&over),
+                    self.work::<KafkaRestore>(&over),
+                    self.work::<KafkaOffsetReset>(&over),
+                    self.work::<KafkaOffsetRollback>(&over),
                 );
                 own.show_leading(false);
             }
         );
+    }
+
+    /// Works on the objects of one kind until it is `over`.
+    async fn work<K: Kind>(&self, over: &CancellationToken) {
+        let heartbeat = self.health.heartbeat(K::KIND.controller());
+        reconcile::run::<K>(self.context.clone(), heartbeat, over.clone()).await;
     }
 
     async fn take_over(&self) {
@@ -271,5 +295,7 @@ impl Lead {
         self.context.exporter.restart_exposure();
         self.context.objects.add_all::<KafkaBackup>();
         self.context.objects.add_all::<KafkaRestore>();
+        self.context.objects.add_all::<KafkaOffsetReset>();
+        self.context.objects.add_all::<KafkaOffsetRollback>();
     }
 }

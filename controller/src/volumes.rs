@@ -1,14 +1,16 @@
-//! What a worker's pod mounts, and where: plan, push token, Secrets, claim.
+//! What a worker's pod mounts, and where: plan, push token, Secrets, ConfigMaps, claim.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource, ObjectFieldSelector,
-    PersistentVolumeClaimVolumeSource, ProjectedVolumeSource, SecretVolumeSource,
-    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+    KeyToPath, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, ProjectedVolumeSource,
+    SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
-use kafka_backup_shared::plan::Plan;
+use kafka_backup_shared::archive::snapshot::CONFIG_MAP_KEY;
+use kafka_backup_shared::plan::{OffsetsTask, Plan};
 use kafka_backup_shared::pod;
+use kafka_backup_shared::spec::SnapshotPlace;
 
 /// How long a push token is valid; the kubelet renews it before.
 const TOKEN_SECONDS: i64 = 3600;
@@ -21,7 +23,9 @@ pub(crate) fn of(plan: &Plan) -> (Vec<Volume>, Vec<VolumeMount>) {
         read_only("push-token", pod::PUSH_TOKEN_DIR),
         writable("tmp", "/tmp"),
     ];
-    let secrets: BTreeSet<&str> = plan.storage().secret_names().into_iter().collect();
+    let storages = plan.storages();
+    let secrets = storages.iter().flat_map(|storage| storage.secret_names());
+    let secrets: BTreeSet<&str> = secrets.collect();
     for (index, secret) in secrets.into_iter().enumerate() {
         let volume = format!("secret-{index}");
         mounts.push(read_only(
@@ -38,7 +42,8 @@ pub(crate) fn of(plan: &Plan) -> (Vec<Volume>, Vec<VolumeMount>) {
             ..Volume::default()
         });
     }
-    if let Some(pvc) = &plan.storage().pvc {
+    // A plan has no two that differ.
+    if let Some(pvc) = storages.iter().find_map(|storage| storage.pvc.as_ref()) {
         mounts.push(writable("storage", pod::VOLUME_DIR));
         volumes.push(Volume {
             name: "storage".into(),
@@ -49,7 +54,49 @@ pub(crate) fn of(plan: &Plan) -> (Vec<Volume>, Vec<VolumeMount>) {
             ..Volume::default()
         });
     }
+    for (name, config_map, key, path) in config_maps(plan) {
+        mounts.push(read_only(name, path));
+        volumes.push(config_map_volume(name, config_map, key));
+    }
     (volumes, mounts)
+}
+
+/// What is read from ConfigMaps: name of the volume, the ConfigMap, its key, and the folder in which that is a file.
+fn config_maps(plan: &Plan) -> Vec<(&'static str, &str, &str, &'static str)> {
+    let Plan::Offsets(plan) = plan else {
+        return Vec::new();
+    };
+    let snapshot = snapshot_config_map(&plan.task)
+        .map(|name| ("snapshot", name, CONFIG_MAP_KEY, pod::SNAPSHOT_DIR));
+    let mapping = plan.task.mapping();
+    let mapping = mapping.map(|(name, key)| ("mapping", name, key, pod::MAPPING_DIR));
+    snapshot.into_iter().chain(mapping).collect()
+}
+
+/// The ConfigMap of the snapshot that a run needs to be there.
+fn snapshot_config_map(task: &OffsetsTask) -> Option<&str> {
+    let snapshot = task.snapshot().filter(|_| task.reads_snapshot())?;
+    match &snapshot.place {
+        SnapshotPlace::ConfigMap { name } => Some(name),
+        SnapshotPlace::Store { .. } => None,
+    }
+}
+
+fn config_map_volume(volume: &str, config_map: &str, key: &str) -> Volume {
+    Volume {
+        name: volume.into(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: config_map.into(),
+            default_mode: Some(0o444),
+            items: Some(vec![KeyToPath {
+                key: key.into(),
+                path: key.into(),
+                mode: None,
+            }]),
+            optional: None,
+        }),
+        ..Volume::default()
+    }
 }
 
 fn plan_volume() -> Volume {

@@ -9,6 +9,7 @@
 //! | [`crd`] | the custom resources and their status |
 //! | [`spec`] | the parts that several kinds share: cluster, storage, topics, Job settings |
 //! | [`restore_spec`] | how records are brought back (part of [`spec`]) |
+//! | [`offset_spec`] | what becomes of committed offsets (part of [`spec`]) |
 //! | [`pod_template`] | what a user may add to a worker's pod (part of [`spec`]) |
 //! | [`storage`] | where an archive is kept (part of [`spec`]) |
 //! | [`plan`] | what one run must do, and the pure functions that make it from an object |
@@ -25,6 +26,7 @@ pub mod archive;
 pub mod crd;
 pub mod metrics;
 pub mod object;
+pub mod offset_spec;
 pub mod plan;
 pub mod pod;
 pub mod pod_template;

@@ -93,6 +93,10 @@ families! {
         "Duration of finished offset resets in seconds, from the Job's start to its end.";
     OFFSET_RESET_GROUPS = "kafka_backup_offset_reset_groups_total", Counter, ["reset_name", "namespace", "strategy", "outcome"],
         "Consumer groups whose offsets were reset, by the outcome for the group.";
+    OFFSET_ROLLBACKS = "kafka_backup_offset_rollbacks_total", Counter, ["rollback_name", "namespace", "operation", "outcome"],
+        "Finished runs of offset rollbacks by operation and outcome.";
+    OFFSET_ROLLBACK_DURATION = "kafka_backup_offset_rollback_duration_seconds", Histogram, ["rollback_name", "namespace", "operation", "outcome"],
+        "Duration of finished runs of offset rollbacks in seconds, from the Job's start to its end.";
     RESOURCE_STATUS = "kafka_backup_resource_status", Gauge, ["kind", "name", "namespace"],
         "1 when the object's Ready condition is True, else 0.";
     RESOURCE_PHASE = "kafka_backup_resource_phase", Gauge, ["kind", "name", "namespace", "phase"],

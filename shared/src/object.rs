@@ -17,8 +17,10 @@ use kube::{CustomResourceExt, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::crd::{GROUP, KafkaBackup, KafkaRestore, VERSION};
-use crate::plan::{self, Plan, SpecError};
+use crate::crd::{
+    GROUP, KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore, VERSION,
+};
+use crate::plan::{self, Plan, ReferencedRestore, SpecError};
 use crate::schedule::Schedule;
 
 /// An object of one of our kinds.
@@ -28,7 +30,14 @@ pub enum Object {
     Backup(Box<KafkaBackup>),
     /// A `KafkaRestore`.
     Restore(Box<KafkaRestore>),
+    /// A `KafkaOffsetReset`.
+    OffsetReset(Box<KafkaOffsetReset>),
+    /// A `KafkaOffsetRollback`.
+    OffsetRollback(Box<KafkaOffsetRollback>),
 }
+
+/// The kinds, for messages.
+pub const KINDS: &str = "KafkaBackup, KafkaRestore, KafkaOffsetReset or KafkaOffsetRollback";
 
 impl Object {
     /// `metadata.name`.
@@ -36,6 +45,8 @@ impl Object {
         match self {
             Self::Backup(object) => object.name_any(),
             Self::Restore(object) => object.name_any(),
+            Self::OffsetReset(object) => object.name_any(),
+            Self::OffsetRollback(object) => object.name_any(),
         }
     }
 
@@ -48,6 +59,10 @@ impl Object {
             Self::Backup(object) => plan::backup(object, run),
             // At a terminal there are no other objects to refer to.
             Self::Restore(object) => plan::restore(object, None, run),
+            Self::OffsetReset(object) => {
+                plan::offset_reset(object, ReferencedRestore::default(), run)
+            }
+            Self::OffsetRollback(object) => plan::offset_rollback(object, run),
         }
     }
 }
@@ -75,13 +90,11 @@ pub fn read(value: &Value) -> Result<Object, Vec<SpecError>> {
     let object = match value["kind"].as_str() {
         Some("KafkaBackup") => Object::Backup(Box::new(read_as(value)?)),
         Some("KafkaRestore") => Object::Restore(Box::new(read_as(value)?)),
+        Some("KafkaOffsetReset") => Object::OffsetReset(Box::new(read_as(value)?)),
+        Some("KafkaOffsetRollback") => Object::OffsetRollback(Box::new(read_as(value)?)),
         Some(_) | None => {
             let found = shown(&value["kind"]);
-            return Err(vec![SpecError::new(
-                "kind",
-                "KafkaBackup or KafkaRestore",
-                found,
-            )]);
+            return Err(vec![SpecError::new("kind", KINDS, found)]);
         }
     };
     check_schedule(&object).map_err(|error| vec![error])?;
@@ -422,13 +435,7 @@ mod tests {
                 "kafka-backup.dev/v1alpha1",
                 "v9",
             ),
-            (
-                "kind",
-                json!("KafkaCopy"),
-                "kind",
-                "KafkaBackup or KafkaRestore",
-                "KafkaCopy",
-            ),
+            ("kind", json!("KafkaCopy"), "kind", KINDS, "KafkaCopy"),
             (
                 "spec.topcs",
                 json!([]),

@@ -1,10 +1,11 @@
 //! What one run must do.
 //!
 //! # Guarantees
-//! - [`backup`] and [`restore`] are pure: the controller and the worker's command line make the same plan from the same object.
+//! - [`backup`], [`restore`], [`offset_reset`] and [`offset_rollback`] are pure: the controller and the worker's command line make the same plan from the same object.
 //! - A plan holds everything that the run needs; it is frozen into the Job, so that later changes of the object do not reach a running worker.
 //! - What a plan is made from has been checked: a plan never fails for a reason that its object alone could have told.
 
+mod offsets;
 mod restore;
 
 use std::fmt;
@@ -21,7 +22,13 @@ use crate::spec::{
     self, Compression, KafkaCluster, MissingTopics, RateLimit, Storage, parse_age_hours,
 };
 
-pub use restore::{PartitionMove, RestorePlan, RestoreRequest, restore};
+pub use offsets::{
+    Mapping, OffsetTarget, OffsetsPlan, OffsetsTask, ReferencedRestore, ResetTask, SnapshotRef,
+    default_snapshot_id, offset_reset, offset_rollback, reset_snapshot, rollback_snapshot,
+};
+pub use restore::{
+    CarriedGroups, CarryOverTarget, PartitionMove, RestorePlan, RestoreRequest, restore,
+};
 
 /// The largest plan, in bytes of JSON, that fits into a Job's annotation beside everything else (annotations hold 256 KiB together).
 pub const PLAN_MAX: usize = 200 * 1024;
@@ -30,7 +37,7 @@ pub const PLAN_MAX: usize = 200 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunRef {
-    /// `KafkaBackup` or `KafkaRestore`.
+    /// `KafkaBackup`, `KafkaRestore`, `KafkaOffsetReset` or `KafkaOffsetRollback`.
     pub kind: String,
     /// Namespace of the object.
     pub namespace: String,
@@ -182,6 +189,8 @@ pub enum Plan {
     Backup(BackupPlan),
     /// Write what a run captured into topics.
     Restore(RestorePlan),
+    /// Change committed offsets of consumer groups, or what is kept of them.
+    Offsets(OffsetsPlan),
 }
 
 impl Plan {
@@ -190,14 +199,16 @@ impl Plan {
         match self {
             Self::Backup(plan) => &plan.run,
             Self::Restore(plan) => &plan.run,
+            Self::Offsets(plan) => &plan.run,
         }
     }
 
-    /// The store it uses.
-    pub fn storage(&self) -> &Storage {
+    /// The stores it uses.
+    pub fn storages(&self) -> Vec<&Storage> {
         match self {
-            Self::Backup(plan) => &plan.storage,
-            Self::Restore(plan) => &plan.storage,
+            Self::Backup(plan) => vec![&plan.storage],
+            Self::Restore(plan) => vec![&plan.storage],
+            Self::Offsets(plan) => plan.task.storages().collect(),
         }
     }
 
@@ -515,7 +526,7 @@ mod tests {
             object["spec"]["retention"] = retention;
             match plan_of(object)? {
                 Plan::Backup(plan) => Ok::<_, SpecError>(plan.retention),
-                Plan::Restore(_) => unreachable!("it is a KafkaBackup"),
+                Plan::Restore(_) | Plan::Offsets(_) => unreachable!("it is a KafkaBackup"),
             }
         };
         for (age, hours) in [

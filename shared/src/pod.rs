@@ -13,6 +13,10 @@ pub const PLAN_DIR: &str = "/etc/kafka-backup/plan";
 pub const PLAN_FILE: &str = "/etc/kafka-backup/plan/plan.json";
 /// Secrets, one folder each.
 pub const SECRETS_DIR: &str = "/etc/kafka-backup/secrets";
+/// The ConfigMap of a snapshot that a run reads, mounted as a folder of its keys.
+pub const SNAPSHOT_DIR: &str = "/etc/kafka-backup/snapshot";
+/// The ConfigMap with the offsets of strategy `fromMapping`, mounted as a folder of its keys.
+pub const MAPPING_DIR: &str = "/etc/kafka-backup/mapping";
 /// Where the claim of a `pvc` storage is mounted.
 pub const VOLUME_DIR: &str = "/var/lib/kafka-backup/volume";
 /// Where the kubelet reads the short form of the report.
@@ -39,4 +43,13 @@ pub fn push_path(run: &crate::plan::RunRef) -> String {
 /// Path of a push of the full report.
 pub fn report_path(job_uid: &str) -> String {
     format!("/runs/{job_uid}/report")
+}
+
+/// Path at which a worker has a snapshot of committed offsets kept in a ConfigMap (`PUT`), or one deleted (`DELETE`).
+///
+/// The controller takes the ConfigMap's name from the object, and makes it once. 201: it is there now. 200: the same run has had
+/// it made before; the body is that snapshot. 404 to a `DELETE`: there is none. 409: there is a ConfigMap of that name which is
+/// something else.
+pub fn snapshot_path(job_uid: &str) -> String {
+    format!("/runs/{job_uid}/snapshot")
 }

@@ -10,6 +10,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::crd::{GroupResult, GroupStatus};
 use crate::plan::RunRef;
 
 /// Bytes of a termination message that survive: the kubelet cuts all containers of a pod to 12 KiB together.
@@ -234,6 +235,9 @@ pub struct DryRun {
     pub records: u64,
     /// Bytes of the record batches that hold them.
     pub bytes: u64,
+    /// Consumer groups that would be carried over.
+    #[serde(default)]
+    pub groups: u64,
 }
 
 impl fmt::Display for DryRun {
@@ -242,7 +246,159 @@ impl fmt::Display for DryRun {
             f,
             "dry run: {} records ({} bytes) would be written to {} topics, and nothing was",
             self.records, self.bytes, self.topics
-        )
+        )?;
+        match self.groups {
+            0 => Ok(()),
+            groups => write!(f, "; {groups} consumer groups would be carried over"),
+        }
+    }
+}
+
+/// What an offset kind did, or a restore with the groups that it carries over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OffsetsReport {
+    /// What was done.
+    #[serde(default)]
+    pub deed: OffsetsDeed,
+    /// Nothing was changed: everything below would be.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Groups that are as they should be.
+    pub groups_done: u64,
+    /// Groups that are not.
+    pub groups_failed: u64,
+    /// Partitions whose committed offset changed, or was kept, over all groups.
+    pub partitions: u64,
+    /// The snapshot that was taken or used, once it is durable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotSummary>,
+    /// Whether groups have what the snapshot has, where that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+    /// Per group, those that failed first; shortened in the short form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupResult>,
+    /// Per group, topic and partition; empty in the short form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<OffsetChange>,
+}
+
+/// What was done with committed offsets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OffsetsDeed {
+    /// They were moved, or given back.
+    #[default]
+    Changed,
+    /// A snapshot was taken.
+    Kept,
+    /// They were compared with a snapshot.
+    Compared,
+    /// The snapshot was deleted.
+    Deleted,
+}
+
+/// A snapshot of committed offsets, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotSummary {
+    /// Its id.
+    pub id: String,
+    /// Groups in it.
+    pub groups: u64,
+    /// Committed offsets in it.
+    pub partitions: u64,
+    /// When it was taken.
+    pub time: Timestamp,
+}
+
+/// Whether groups have what a snapshot has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// Whether they do.
+    pub matched: bool,
+    /// How many places differ.
+    pub difference_count: u64,
+    /// The first of them in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<String>,
+}
+
+/// A committed offset before and after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OffsetChange {
+    /// Id of the group.
+    pub group: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// What was committed; `None`: nothing.
+    pub old: Option<i64>,
+    /// What is committed now; `None`: nothing.
+    pub new: Option<i64>,
+    /// Records of which offsets lie between what was committed and the high watermark; `None` where one of the two is not there.
+    pub lag_before: Option<i64>,
+    /// The same for what is committed now.
+    pub lag_after: Option<i64>,
+    /// Why the new one is not quite what was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl OffsetsReport {
+    /// Groups that are named in a short report.
+    const SHORT: usize = 5;
+
+    /// In one line, for a status and at the end of a run.
+    pub fn line(&self) -> String {
+        let counted = |number: u64, noun: &str| {
+            format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+        };
+        let failed = match self.groups_failed {
+            0 => String::new(),
+            failed => format!(", {} failed", counted(failed, "group")),
+        };
+        let offsets = counted(self.partitions, "offset");
+        let groups = counted(self.groups_done, "group");
+        let text = match (self.deed, self.dry_run) {
+            (OffsetsDeed::Changed, false) => format!("{offsets} of {groups} changed"),
+            (OffsetsDeed::Changed, true) => {
+                format!("dry run: {offsets} of {groups} would change, and nothing did")
+            }
+            (OffsetsDeed::Kept, false) => format!("{offsets} of {groups} are kept"),
+            (OffsetsDeed::Kept, true) => {
+                format!("dry run: {offsets} of {groups} would be kept, and nothing was")
+            }
+            (OffsetsDeed::Compared, _) => format!("{groups} compared with the snapshot"),
+            (OffsetsDeed::Deleted, false) => "the snapshot is deleted".to_owned(),
+            (OffsetsDeed::Deleted, true) => {
+                "dry run: the snapshot would be deleted, and was not".to_owned()
+            }
+        };
+        text + &failed
+    }
+
+    fn shorten(&mut self) {
+        self.changes.clear();
+        self.groups
+            .sort_by_key(|result| result.status != GroupStatus::Failed);
+        self.groups.truncate(Self::SHORT);
+        if let Some(verification) = &mut self.verification {
+            verification.differences.truncate(Self::SHORT);
+        }
+    }
+
+    /// Takes the last detail away; false where there is none left.
+    fn pop(&mut self) -> bool {
+        let differences = self
+            .verification
+            .as_mut()
+            .map(|found| &mut found.differences);
+        self.groups.pop().is_some() || differences.is_some_and(|all| all.pop().is_some())
     }
 }
 
@@ -302,6 +458,9 @@ pub struct Report {
     /// Restore: what would be written. Nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<DryRun>,
+    /// Offset kinds, and restores that carry groups over: what became of committed offsets, also of a run that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offsets: Option<OffsetsReport>,
     /// What a user should know although the run succeeded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -324,14 +483,17 @@ impl Report {
         self.fault().map_or(0, Fault::exit_code)
     }
 
-    /// The short form for the termination log: topics and run ids left out, then warnings, stuck partitions and the message
-    /// shortened until it fits.
+    /// The short form for the termination log: topics, run ids, changes of offsets and most groups left out, then warnings, stuck
+    /// partitions, groups and the message shortened until it fits.
     pub fn to_termination_message(&self) -> String {
         let mut short = self.clone();
         short.topics.clear();
         if let Some(retention) = &mut short.retention {
             retention.marked.runs.clear();
             retention.deleted.runs.clear();
+        }
+        if let Some(offsets) = &mut short.offsets {
+            offsets.shorten();
         }
         loop {
             let json = serde_json::to_string(&short).expect("a report has only string keys");
@@ -343,6 +505,9 @@ impl Report {
                 continue;
             }
             if short.held_back.stuck.pop().is_some() {
+                continue;
+            }
+            if short.offsets.as_mut().is_some_and(OffsetsReport::pop) {
                 continue;
             }
             if !short.retention_held.example.is_empty() {
@@ -441,6 +606,24 @@ mod tests {
                 example: "x".repeat(400),
             },
             dry_run: None,
+            offsets: Some(OffsetsReport {
+                groups_failed: 200,
+                groups: vec![
+                    GroupResult {
+                        group: "g".repeat(300),
+                        status: GroupStatus::Failed,
+                        partitions_reset: 0,
+                        message: Some("m".repeat(300)),
+                    };
+                    200
+                ],
+                verification: Some(Verification {
+                    difference_count: 9,
+                    differences: vec!["d".repeat(300); 9],
+                    ..Verification::default()
+                }),
+                ..OffsetsReport::default()
+            }),
             warnings: vec!["w".repeat(500); 9],
             topics: vec![TopicReport {
                 topic: "t".into(),
@@ -494,6 +677,7 @@ mod tests {
                 let read = Report::from_termination_message(&message).expect("valid JSON");
                 assert_eq!(read.fault(), Some(Fault::Denied));
                 assert_eq!((read.records, read.bytes), (1, 2));
+                assert_eq!(read.offsets.map(|offsets| offsets.groups_failed), Some(200));
             }
         }
     }

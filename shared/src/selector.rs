@@ -12,6 +12,12 @@ pub fn is_internal(topic: &str) -> bool {
     topic.starts_with("__")
 }
 
+/// Whether `name` is one of `patterns`, or matches a glob of them.
+pub fn is_meant_by(patterns: &[String], name: &str) -> bool {
+    let matches = |pattern: &String| glob(pattern.as_bytes(), name.as_bytes());
+    patterns.iter().any(matches)
+}
+
 /// Parsed names and globs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
@@ -41,9 +47,7 @@ impl GroupSelector {
 
     /// Whether `group` is meant.
     pub fn matches(&self, group: &str) -> bool {
-        self.patterns
-            .iter()
-            .any(|pattern| glob(pattern.as_bytes(), group.as_bytes()))
+        is_meant_by(&self.patterns, group)
     }
 
     /// The patterns that are no globs.

@@ -12,6 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::codec::Codec;
+pub use crate::offset_spec::{
+    CarryOver, CarryOverStrategy, MappingConfigMap, OffsetStrategy, RestoreRef, RestoreSnapshot,
+    SnapshotConfigMap, SnapshotOperation, SnapshotPlace, SnapshotStorage, SnapshotStorageType,
+    SnapshotVerify, is_dns_label,
+};
 pub use crate::pod_template::{PodTemplate, PodVolume};
 pub use crate::restore_spec::{
     IfTopicNotEmpty, Pitr, Repartition, RestoreFrom, TimeRange, TopicConfig,
@@ -116,7 +121,8 @@ pub struct RateLimit {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobSettings {
-    /// Failed pods after which the run has failed; 3 where it is left out (a later pod goes on where an earlier one stopped).
+    /// Failed pods after which the run has failed; where it is left out, 3 for backups and restores (a later pod goes on where an
+    /// earlier one stopped), 0 for the offset kinds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub backoff_limit: Option<i32>,
@@ -135,11 +141,6 @@ pub struct JobSettings {
 }
 
 impl JobSettings {
-    /// Failed pods after which the run has failed.
-    pub fn backoff_limit(&self) -> i32 {
-        self.backoff_limit.unwrap_or(3)
-    }
-
     /// Seconds within which the run's first pod must have started.
     pub fn start_deadline_seconds(&self) -> i64 {
         self.start_deadline_seconds.unwrap_or(600)

@@ -158,7 +158,7 @@ pub struct FinishedRun {
     /// CamelCase reason of a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What a user should know about the failure; of a dry run, what would be written.
+    /// What a user should know about the failure; of a dry run, what would be done; of what changes committed offsets, how many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Pods that the run took.
@@ -193,6 +193,38 @@ impl OutcomeTotals {
     }
 }
 
+/// Counted consumer groups of offset resets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupTotals {
+    /// Groups whose offsets were reset.
+    #[serde(default)]
+    pub success: u64,
+    /// Groups for which that failed.
+    #[serde(default)]
+    pub failure: u64,
+}
+
+impl GroupTotals {
+    /// The counted groups of `outcome`.
+    pub fn of(self, outcome: RunOutcome) -> u64 {
+        match outcome {
+            RunOutcome::Success => self.success,
+            RunOutcome::Failure => self.failure,
+        }
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: Self) {
+        self.success += other.success;
+        self.failure += other.failure;
+    }
+
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A run whose increment is not in the totals yet, because Prometheus may not have seen the value before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -206,6 +238,9 @@ pub struct HeldRun {
     /// Gaps that it found.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub gaps: u64,
+    /// Consumer groups whose offsets it was to reset, by what became of them.
+    #[serde(default, skip_serializing_if = "GroupTotals::is_nothing")]
+    pub groups: GroupTotals,
     /// When it was accounted.
     pub since: Time,
 }
@@ -229,6 +264,9 @@ pub struct Totals {
     /// Offset ranges that runs found to be missing for good.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub gaps: u64,
+    /// Consumer groups of offset resets.
+    #[serde(default, skip_serializing_if = "GroupTotals::is_nothing")]
+    pub groups: GroupTotals,
     /// Runs that are accounted and not yet in the counters above.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldRun>,

@@ -4,6 +4,7 @@
 //! - Every verb makes the same objects and plans, see [`crate::input`]; flags are only another way to write them.
 //! - The paths of a pod are defaults for `run --plan` alone; at a terminal nothing outside of what was named is touched.
 
+mod offsets;
 mod storage;
 
 use std::num::NonZeroU32;
@@ -18,6 +19,7 @@ use crate::store::Places;
 
 use storage::{STORES, details_of_other_stores};
 
+pub use offsets::{NameArgs, OffsetsCommand, ResetArgs, SnapshotArgs, SnapshotsArgs};
 pub use storage::StorageArgs;
 
 /// Moves the data of one run between Kafka and an object store.
@@ -38,7 +40,7 @@ answer (try again), 70 a bug of ours, 77 credentials or permissions were refused
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make one run of a KafkaBackup or KafkaRestore, from a YAML file or from the plan of a Job.
+    /// Make one run of a KafkaBackup, KafkaRestore, KafkaOffsetReset or KafkaOffsetRollback, from a YAML file or from the plan of a Job.
     #[command(after_help = "\
 Examples:
   kafka-backup-worker run -f orders.yaml --secrets-dir ./secrets
@@ -105,6 +107,9 @@ Examples:
 What may go is marked first. It is deleted by a prune, or by a run with retention, that comes more than 24 hours later and
 finds that it may still go. The newest complete run is always kept.")]
     Prune(PruneArgs),
+    /// Move, keep, give back or compare the committed offsets of consumer groups.
+    #[command(subcommand)]
+    Offsets(OffsetsCommand),
 }
 
 /// How the worker speaks.
@@ -166,12 +171,15 @@ pub struct RunArgs {
     /// The plan that the controller made for a Job; the paths of a pod are the defaults of all options.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "run"])]
     pub plan: Option<PathBuf>,
-    /// A YAML file with a KafkaBackup or KafkaRestore; `-` is standard input.
+    /// A YAML file with an object of ours; `-` is standard input.
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Which object of the file, where it holds several.
     #[arg(long)]
     pub name: Option<String>,
+    /// A file in place of the ConfigMap that a KafkaOffsetReset names as its mapping.
+    #[arg(long, value_name = "FILE", help_heading = "Places")]
+    pub mapping_file: Option<PathBuf>,
     #[command(flatten)]
     pub secrets: SecretArgs,
     /// Folder in place of the volume of a `pvc` storage.
@@ -258,6 +266,8 @@ pub struct RestoreArgs {
     pub choice: ChoiceArgs,
     #[command(flatten)]
     pub target: TargetArgs,
+    #[command(flatten)]
+    pub carry: CarryArgs,
     #[command(flatten)]
     pub rate: RateArgs,
     /// Read everything, write nothing, and tell what would be written.
@@ -496,6 +506,39 @@ pub struct TargetArgs {
     /// Refuse, Append or Purge: what happens when a target topic has records [default: Refuse].
     #[arg(long, value_name = "WHAT")]
     pub if_topic_not_empty: Option<String>,
+}
+
+/// Which consumer groups go on in the target.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Consumer groups")]
+pub struct CarryArgs {
+    /// Commit offsets for the groups of the backup in the target, once the data is in. A group with live members is refused before.
+    #[arg(long)]
+    pub offset_reset: bool,
+    /// Groups of the backup by id or by glob, separated by commas [default: all].
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "GROUP",
+        requires = "offset_reset"
+    )]
+    pub offset_groups: Option<Vec<String>>,
+    /// fromBackup, earliest, latest, timestamp, offset or headerBased: where they go on [default: fromBackup, at the record that
+    /// they would have read next at the source].
+    #[arg(long, value_name = "WHERE", requires = "offset_reset")]
+    pub offset_strategy: Option<String>,
+    /// timestamp: the first record at or after this time, as in 2026-01-02T03:04:05Z.
+    #[arg(long, value_name = "TIME", requires = "offset_reset")]
+    pub offset_timestamp: Option<String>,
+    /// offset: one for every partition, moved into what the partition has.
+    #[arg(long, value_name = "OFFSET", requires = "offset_reset")]
+    pub offset: Option<i64>,
+    /// headerBased: only records count whose x-source-cluster is this one.
+    #[arg(long, value_name = "NAME", requires = "offset_reset")]
+    pub offset_source_cluster: Option<String>,
+    /// Keep what these groups have in the target in a snapshot first, for `offsets rollback` [default id: the restore's].
+    #[arg(long, value_name = "ID", num_args = 0..=1, require_equals = true, requires = "offset_reset")]
+    pub rollback_snapshot: Option<Option<String>>,
 }
 
 /// How fast a run may go.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kafka_backup_shared::report::{DryRun, HeldBack, RetentionHeld, RetentionReport, TopicReport};
+use kafka_backup_shared::report::{
+    DryRun, HeldBack, OffsetsReport, RetentionHeld, RetentionReport, TopicReport,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Default of the memory budget that fetch buffers and open segments share: with what the program takes beside it, the process
@@ -43,6 +45,11 @@ impl Progress {
     pub fn plan(&self, planned: u64, done: u64) {
         self.planned.store(planned, Ordering::Relaxed);
         self.done.store(done, Ordering::Relaxed);
+    }
+
+    /// Adds offsets or records that there is more to do.
+    pub fn plan_more(&self, planned: u64) {
+        self.planned.fetch_add(planned, Ordering::Relaxed);
     }
 
     /// Adds what has just become durable: records, bytes of record batches, and offsets (backup) or records (restore) towards the plan.
@@ -116,6 +123,8 @@ pub struct Completed {
     pub retention_held: RetentionHeld,
     /// What would be written; nothing was.
     pub dry_run: Option<DryRun>,
+    /// What became of committed offsets.
+    pub offsets: Option<OffsetsReport>,
     /// What a user should know although the run succeeded.
     pub warnings: Vec<String>,
     /// Per topic.

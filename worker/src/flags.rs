@@ -6,8 +6,8 @@ use kafka_backup_shared::crd::{GROUP, VERSION};
 use serde_json::{Map, Value, json};
 
 use crate::args::{
-    BackupArgs, ChoiceArgs, ClusterArgs, ObjectArgs, RateArgs, RestoreArgs, RetentionArgs,
-    SelectionArgs, StorageArgs,
+    BackupArgs, ChoiceArgs, ClusterArgs, NameArgs, ObjectArgs, OffsetsCommand, RateArgs, ResetArgs,
+    RestoreArgs, RetentionArgs, SelectionArgs, SnapshotArgs, StorageArgs,
 };
 
 /// The KafkaBackup of `backup`.
@@ -67,10 +67,111 @@ pub fn restore(args: &RestoreArgs) -> Value {
     set(&mut spec, "topicConfig", target.topic_config.as_ref());
     let filled = target.if_topic_not_empty.as_ref();
     set(&mut spec, "ifTopicNotEmpty", filled);
+    let carry = &args.carry;
+    if carry.offset_reset {
+        let mut reset = Map::from_iter([("enabled".to_owned(), json!(true))]);
+        set(&mut reset, "consumerGroups", carry.offset_groups.as_ref());
+        set(&mut reset, "strategy", carry.offset_strategy.as_ref());
+        set(&mut reset, "timestamp", carry.offset_timestamp.as_ref());
+        set(&mut reset, "offset", carry.offset);
+        let source = carry.offset_source_cluster.as_ref();
+        set(&mut reset, "sourceCluster", source);
+        spec.insert("offsetReset".into(), Value::Object(reset));
+    }
+    if let Some(id) = &carry.rollback_snapshot {
+        let mut rollback = Map::from_iter([("enabled".to_owned(), json!(true))]);
+        set(&mut rollback, "snapshotId", id.as_ref());
+        spec.insert("rollback".into(), Value::Object(rollback));
+    }
     set(&mut spec, "rateLimit", rate_limit(&args.rate));
     spec.insert("dryRun".into(), json!(args.dry_run));
     set(&mut spec, "storage", storage(&args.storage));
     object("KafkaRestore", &args.object, spec)
+}
+
+/// The KafkaOffsetReset of `offsets reset`.
+pub fn offset_reset(args: &ResetArgs) -> Value {
+    let mut spec = Map::new();
+    spec.insert("kafkaCluster".into(), cluster(&args.cluster));
+    spec.insert("consumerGroups".into(), json!(args.consumer_groups));
+    set(&mut spec, "topics", args.topics.as_ref());
+    spec.insert("strategy".into(), json!(args.strategy));
+    set(&mut spec, "timestamp", args.timestamp.as_ref());
+    set(&mut spec, "timestampMillis", args.timestamp_millis);
+    set(&mut spec, "offset", args.offset);
+    set(&mut spec, "sourceCluster", args.source_cluster.as_ref());
+    spec.insert("scanAllPartitions".into(), json!(args.scan_all_partitions));
+    // File and restore are found in other ways: here they are only names.
+    let mapping = args.mapping_file.as_ref().map(|_| json!({"name": "file"}));
+    set(&mut spec, "mappingConfigMap", mapping);
+    let restore = args.restore.as_ref().map(|name| json!({"name": name}));
+    set(&mut spec, "restoreRef", restore);
+    set(&mut spec, "parallelism", args.parallelism);
+    spec.insert("dryRun".into(), json!(args.dry_run));
+    spec.insert("createSnapshot".into(), json!(!args.no_snapshot));
+    set(&mut spec, "snapshotId", args.snapshot_id.as_ref());
+    if !args.no_snapshot {
+        set(&mut spec, "storage", storage(&args.storage));
+    }
+    offset_object("KafkaOffsetReset", &args.object, spec)
+}
+
+/// The restore that `offsets reset --restore` names, as far as the plan asks for it.
+pub fn restore_of(args: &ResetArgs) -> Option<Value> {
+    let name = args.restore.as_ref()?;
+    let mut spec = Map::new();
+    spec.insert("backupId".into(), json!("latest"));
+    spec.insert("targetCluster".into(), cluster(&args.cluster));
+    spec.insert("topics".into(), json!(["*"]));
+    set(&mut spec, "storage", storage(&args.storage));
+    Some(json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": "KafkaRestore",
+        // The worker finds it by whatever it is called.
+        "metadata": {"name": name, "namespace": args.object.namespace, "uid": name},
+        "spec": spec,
+    }))
+}
+
+/// The KafkaOffsetRollback of the other verbs of `offsets`; `None`: there is none.
+pub fn offset_rollback(command: &OffsetsCommand) -> Option<Value> {
+    let (operation, dry_run, own) = match command {
+        OffsetsCommand::Reset(_) | OffsetsCommand::List(_) => return None,
+        OffsetsCommand::Snapshot(args) => ("snapshot", args.dry_run, None),
+        // What it shows would want force.
+        OffsetsCommand::Diff(_) => ("rollback", true, Some(("force", json!(true)))),
+        OffsetsCommand::Rollback(args) => {
+            ("rollback", args.dry_run, Some(("force", json!(args.force))))
+        }
+        OffsetsCommand::Verify(args) => {
+            let verify = json!({"strict": args.strict});
+            ("verify", false, Some(("verify", verify)))
+        }
+        OffsetsCommand::Delete(args) => ("delete", args.dry_run, None),
+    };
+    let SnapshotArgs {
+        object,
+        cluster: servers,
+        snapshot_id,
+        consumer_groups,
+        storage: store,
+        ..
+    } = command.snapshot()?;
+    let mut spec = Map::new();
+    spec.insert("kafkaCluster".into(), cluster(servers));
+    spec.insert("operation".into(), json!(operation));
+    spec.insert("snapshotId".into(), json!(snapshot_id));
+    set(&mut spec, "consumerGroups", consumer_groups.as_ref());
+    set(&mut spec, "storage", storage(store));
+    spec.insert("dryRun".into(), json!(dry_run));
+    spec.extend(own.map(|(field, value)| (field.to_owned(), value)));
+    Some(offset_object("KafkaOffsetRollback", object, spec))
+}
+
+fn offset_object(kind: &str, args: &NameArgs, spec: Map<String, Value>) -> Value {
+    let NameArgs { name, namespace } = args;
+    let (name, namespace) = (name.clone(), namespace.clone());
+    object(kind, &ObjectArgs { name, namespace }, spec)
 }
 
 /// The `partitionMapping` block; `None` where no partition is moved.
@@ -218,6 +319,8 @@ mod tests {
         let value = match Cli::try_parse_from(line).unwrap().command {
             Command::Backup(args) => backup(&args),
             Command::Restore(args) => restore(&args),
+            Command::Offsets(OffsetsCommand::Reset(args)) => offset_reset(&args),
+            Command::Offsets(command) => offset_rollback(&command).unwrap(),
             other => panic!("{other:?}"),
         };
         input::check(&value, "the command line").unwrap()
@@ -361,12 +464,90 @@ spec: {{kafkaCluster: {{bootstrapServers: ['a:1']}}, topics: [o], storage: {yaml
             ];
             match object_of(&[&common, more].concat()) {
                 Object::Backup(object) => object.spec.consumer_groups,
-                Object::Restore(_) => None,
+                Object::Restore(_) | Object::OffsetReset(_) | Object::OffsetRollback(_) => None,
             }
         };
         assert_eq!(given(&[]), None);
         assert_eq!(given(&["--no-consumer-groups"]), Some(vec![]));
         assert_eq!(given(&["--consumer-groups", "g"]), Some(vec!["g".into()]));
+    }
+
+    #[test]
+    fn flags_of_an_offset_reset_and_its_yaml_are_the_same_object() {
+        let flags = object_of(&[
+            "offsets",
+            "reset",
+            "--bootstrap-servers",
+            "a:1",
+            "--consumer-groups",
+            "billing,o*",
+            "--topics",
+            "t*",
+            "--strategy",
+            "timestamp",
+            "--timestamp-millis",
+            "5",
+            "--snapshot-id",
+            "before",
+            "--parallelism",
+            "3",
+            "--dry-run",
+            "--folder",
+            "/b",
+        ]);
+        let yaml = object_from(
+            "
+apiVersion: kafka-backup.dev/v1alpha1
+kind: KafkaOffsetReset
+metadata: {name: offsets, namespace: default}
+spec:
+  kafkaCluster: {bootstrapServers: ['a:1']}
+  consumerGroups: [billing, 'o*']
+  topics: ['t*']
+  strategy: timestamp
+  timestampMillis: 5
+  snapshotId: before
+  parallelism: 3
+  dryRun: true
+  storage: {storageType: pvc, pvc: {claimName: folder}}
+",
+        );
+        assert_eq!(flags, yaml);
+    }
+
+    #[test]
+    fn verbs_about_a_snapshot_and_their_yaml_are_the_same_object() {
+        let cases = [
+            (
+                "snapshot --consumer-groups g --dry-run",
+                "operation: snapshot, consumerGroups: [g], dryRun: true",
+            ),
+            ("diff", "operation: rollback, dryRun: true, force: true"),
+            (
+                "rollback --force --consumer-groups g",
+                "operation: rollback, force: true, consumerGroups: [g]",
+            ),
+            (
+                "verify --strict",
+                "operation: verify, verify: {strict: true}",
+            ),
+            ("delete", "operation: delete"),
+        ];
+        for (verb, fields) in cases {
+            let line =
+                format!("offsets {verb} --bootstrap-servers a:1 --snapshot-id s --folder /b");
+            let args: Vec<&str> = line.split(' ').collect();
+            let yaml = object_from(&format!(
+                "
+apiVersion: kafka-backup.dev/v1alpha1
+kind: KafkaOffsetRollback
+metadata: {{name: offsets, namespace: default}}
+spec: {{kafkaCluster: {{bootstrapServers: ['a:1']}}, snapshotId: s, {fields},
+  storage: {{storageType: pvc, pvc: {{claimName: folder}}}}}}
+"
+            ));
+            assert_eq!(object_of(&args), yaml, "{verb}");
+        }
     }
 
     #[test]
@@ -398,6 +579,14 @@ spec: {{kafkaCluster: {{bootstrapServers: ['a:1']}}, topics: [o], storage: {yaml
             "target",
             "--if-topic-not-empty",
             "Purge",
+            "--offset-reset",
+            "--offset-groups",
+            "billing,o*",
+            "--offset-strategy",
+            "timestamp",
+            "--offset-timestamp",
+            "2026-01-02T03:04:05Z",
+            "--rollback-snapshot=before",
             "--bytes-per-second",
             "9",
             "--dry-run",
@@ -422,6 +611,8 @@ spec:
   defaultReplicationFactor: 2
   topicConfig: target
   ifTopicNotEmpty: Purge
+  offsetReset: {enabled: true, consumerGroups: [billing, 'o*'], strategy: timestamp, timestamp: '2026-01-02T03:04:05Z'}
+  rollback: {enabled: true, snapshotId: before}
   rateLimit: {bytesPerSecond: 9}
   dryRun: true
   storage: {storageType: pvc, pvc: {claimName: folder}}

@@ -8,10 +8,9 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use kafka_backup_shared::object::{self, Object};
+use kafka_backup_shared::object::{self, KINDS, Object};
 use kafka_backup_shared::plan::{Plan, SpecError};
 use kafka_backup_shared::report::Fault;
-use kafka_backup_shared::spec::Storage;
 use serde_json::Value;
 
 use crate::store::Places;
@@ -47,7 +46,7 @@ pub enum InputError {
         source: serde_json::Error,
     },
     /// There is no object of ours in the file.
-    #[error("{}: expected a KafkaBackup or KafkaRestore{}, found {found}", path.display(), named(.name.as_deref()))]
+    #[error("{}: expected a {KINDS}{}, found {found}", path.display(), named(.name.as_deref()))]
     NoObject {
         /// The file.
         path: PathBuf,
@@ -57,7 +56,7 @@ pub enum InputError {
         found: String,
     },
     /// There are several.
-    #[error("{}: expected one KafkaBackup or KafkaRestore, found {found}: choose one with --name", path.display())]
+    #[error("{}: expected one {KINDS}, found {found}: choose one with --name", path.display())]
     SeveralObjects {
         /// The file.
         path: PathBuf,
@@ -205,7 +204,7 @@ fn items(mut document: Value) -> Vec<Value> {
 fn is_our_kind(value: &Value) -> bool {
     value["kind"]
         .as_str()
-        .is_some_and(|kind| matches!(kind, "KafkaBackup" | "KafkaRestore"))
+        .is_some_and(|kind| KINDS.split([' ', ',']).any(|known| known == kind))
 }
 
 fn describe(value: &Value) -> String {
@@ -253,20 +252,22 @@ pub fn plan(object: &Object, run: &str, origin: &str) -> Result<Plan, InputError
 ///
 /// # Errors
 /// [`InputError`] names the flag that is missing.
-pub fn check_places(storage: &Storage, places: &Places) -> Result<(), InputError> {
-    if let Some(secret) = storage.secret_names().first()
-        && places.secrets_dir.as_os_str().is_empty()
-    {
-        return Err(InputError::SecretsDir {
-            secret: (*secret).to_owned(),
-        });
-    }
-    if let Some(pvc) = &storage.pvc
-        && places.volume_dir.is_none()
-    {
-        return Err(InputError::VolumeDir {
-            claim: pvc.claim_name.clone(),
-        });
+pub fn check_places(plan: &Plan, places: &Places) -> Result<(), InputError> {
+    for storage in plan.storages() {
+        if let Some(secret) = storage.secret_names().first()
+            && places.secrets_dir.as_os_str().is_empty()
+        {
+            return Err(InputError::SecretsDir {
+                secret: (*secret).to_owned(),
+            });
+        }
+        if let Some(pvc) = &storage.pvc
+            && places.volume_dir.is_none()
+        {
+            return Err(InputError::VolumeDir {
+                claim: pvc.claim_name.clone(),
+            });
+        }
     }
     Ok(())
 }

@@ -1,22 +1,25 @@
 //! The worker: moves the data of one run between Kafka and an object store.
 //!
-//! Imports go one way: `main -> verbs -> {run, verify, retention} -> {inspect, backup, restore} -> {kafka, runs} -> store -> buffers -> shared`.
+//! Imports go one way: `main -> verbs -> run -> {offsets, verify, retention} -> {inspect, backup, restore} -> {groups, push, reader, runs} -> kafka -> store -> buffers -> shared`.
 
 pub mod args;
 pub mod backup;
 mod buffers;
 pub mod context;
 pub mod flags;
+mod groups;
 pub mod human;
 pub mod input;
 pub mod inspect;
 pub mod kafka;
 pub mod log;
 mod measure;
+pub mod offsets;
 pub mod outcome;
 pub mod progress;
 pub mod push;
 pub mod rate;
+pub mod reader;
 pub mod restore;
 pub mod retention;
 pub mod run;

@@ -2,7 +2,8 @@
 //!
 //! # Guarantees
 //! - Only what an engine calls completed becomes a success.
-//! - A panic, anywhere, leaves a report with [`Fault::Bug`] and ends the process with its exit code.
+//! - A panic, anywhere, leaves a report with [`Fault::Bug`] and ends the process with its exit code; but for those of rdkafka that
+//!   the reader expects and catches.
 
 use std::panic;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kafka_backup_shared::plan::RunRef;
-use kafka_backup_shared::report::{Fault, HeldBack, Outcome, Report, RetentionHeld, error_chain};
+use kafka_backup_shared::report::{
+    Fault, HeldBack, OffsetsReport, Outcome, Report, RetentionHeld, error_chain,
+};
 use tracing::warn;
 
 use crate::context::{Completed, Progress};
+use crate::reader;
 
 /// Why a run is not complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub struct Failure {
     pub fault: Fault,
     /// What failed, expected and found.
     pub message: String,
+    /// What became of committed offsets all the same.
+    pub offsets: Option<Box<OffsetsReport>>,
 }
 
 impl Failure {
@@ -30,6 +36,7 @@ impl Failure {
         Self {
             fault,
             message: error_chain(error),
+            offsets: None,
         }
     }
 }
@@ -65,10 +72,15 @@ impl Attempt {
                 held_back: completed.held_back,
                 retention_held: completed.retention_held,
                 dry_run: completed.dry_run,
+                offsets: completed.offsets,
                 warnings: completed.warnings,
                 topics: completed.topics,
             },
-            Err(Failure { fault, message }) => Report {
+            Err(Failure {
+                fault,
+                message,
+                offsets,
+            }) => Report {
                 run: self.run.clone(),
                 outcome: Outcome::Failure { fault, message },
                 start_time: self.start_time,
@@ -82,6 +94,7 @@ impl Attempt {
                 held_back: HeldBack::default(),
                 retention_held: RetentionHeld::default(),
                 dry_run: None,
+                offsets: offsets.map(|offsets| *offsets),
                 warnings: Vec::new(),
                 topics: Vec::new(),
             },
@@ -96,11 +109,14 @@ impl Attempt {
         );
     }
 
-    /// Ends the process on a panic in any thread, with a report.
+    /// Ends the process on a panic in any thread, with a report, but for one that the reader expects and catches.
     pub fn report_panics(&self) {
         let attempt = self.clone();
         let default = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
+            if reader::panic_is_expected() {
+                return;
+            }
             let place = info
                 .location()
                 .map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
@@ -113,6 +129,7 @@ impl Attempt {
             let failure = Failure {
                 fault: Fault::Bug,
                 message: format!("{text}{place}; please report this"),
+                offsets: None,
             };
             let report = attempt.report(Err(failure), Timestamp::now());
             attempt.leave(&report);
@@ -169,6 +186,7 @@ mod tests {
         let failure = Failure {
             fault: Fault::Interrupted,
             message: "told to stop".into(),
+            offsets: None,
         };
         let report = attempt().report(Err(failure), Timestamp::UNIX_EPOCH);
         assert_eq!(report.exit_code(), 143);
@@ -193,6 +211,7 @@ mod tests {
             Err(Failure {
                 fault: Fault::Denied,
                 message: "no".into(),
+                offsets: None,
             }),
             Timestamp::UNIX_EPOCH,
         );

@@ -6,16 +6,18 @@
 //! - The token is read anew for each push, since the kubelet renews it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kafka_backup_shared::metrics::{
     BACKUP_RECORDS, Family, RESTORE_RECORDS, RUN_BYTES, RUN_CHECKED, RUN_LEFT, RUN_PROGRESS,
     RUN_RATE,
 };
 use kafka_backup_shared::plan::RunRef;
 use kafka_backup_shared::pod;
-use kafka_backup_shared::report::{Report, error_chain};
-use reqwest::{Client, StatusCode, header};
+use kafka_backup_shared::report::{Fault, Report, error_chain};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -27,6 +29,9 @@ use crate::progress::{Meter, Reading};
 /// The controller takes no larger report.
 const REPORT_MAX: usize = 1 << 20;
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
+/// Between two attempts, doubled up to the second.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LAST_PAUSE: Duration = Duration::from_secs(4);
 
 /// How often and how long is pushed.
 #[derive(Clone, Copy, Debug)]
@@ -49,18 +54,34 @@ impl Default for Limits {
     }
 }
 
-/// Pushes of one run.
-#[derive(Debug)]
-pub struct Push {
+/// The controller, as a worker reaches it.
+#[derive(Clone, Debug)]
+struct Line {
     client: Client,
     url: String,
     token_file: Option<PathBuf>,
+}
+
+/// Pushes of one run.
+#[derive(Debug)]
+pub struct Push {
+    line: Line,
     /// The pod's Job; without one there is nobody to report to.
     job_uid: Option<String>,
     run: RunRef,
     limits: Limits,
     failing: bool,
 }
+
+/// Has snapshots of committed offsets kept in ConfigMaps.
+#[derive(Clone, Debug)]
+pub struct SnapshotPush {
+    line: Line,
+    path: String,
+}
+
+/// How long the controller is waited for that is to keep a snapshot: another one may have to take over.
+const KEEPING: Duration = Duration::from_secs(90);
 
 /// Why a push did not arrive.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +106,31 @@ enum PushError {
     },
 }
 
+/// The controller has not done what it was asked with a snapshot.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to have the snapshot {step} by the controller: {reason}")]
+pub struct NotKept {
+    /// What was asked.
+    pub step: &'static str,
+    /// What came.
+    pub reason: String,
+    /// What it means.
+    pub fault: Fault,
+}
+
 impl PushError {
+    /// What it means for a run that cannot do without.
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Token { .. } | Self::Send { .. } => Fault::Unavailable,
+            Self::Refused { status, .. } => match *status {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Fault::Denied,
+                status if status.is_server_error() => Fault::Unavailable,
+                _ => Fault::Spec, // there is something else in the place of the snapshot, or it is too large for it
+            },
+        }
+    }
+
     /// Whether the same push may be taken later: a token propagates, a server comes back; a wrong address stays wrong.
     fn may_pass(&self) -> bool {
         match self {
@@ -115,22 +160,20 @@ impl Push {
         run: RunRef,
         limits: Limits,
     ) -> Result<Self, reqwest::Error> {
-        // The controller is in the cluster: a proxy is for what is outside.
-        let agent = format!("{}{}", pod::WORKER_AGENT, env!("CARGO_PKG_VERSION"));
-        let builder = Client::builder().no_proxy().user_agent(agent);
-        let mut builder = builder.timeout(limits.attempt);
-        if url.starts_with("http://") {
-            // Without this the client wants the machine's roots of trust, which an image may not have.
-            builder = builder.tls_certs_only([]);
-        }
         Ok(Self {
-            client: builder.build()?,
-            url,
-            token_file,
+            line: Line::new(url, token_file, limits.attempt)?,
             job_uid,
             run,
             limits,
             failing: false,
+        })
+    }
+
+    /// For snapshots of the same run; `None` outside of a Job.
+    pub fn snapshots(&self) -> Option<SnapshotPush> {
+        Some(SnapshotPush {
+            line: self.line.clone(),
+            path: pod::snapshot_path(self.job_uid.as_deref()?),
         })
     }
 
@@ -166,7 +209,7 @@ impl Push {
             Ok((metrics, report)) => metrics.and(report),
             Err(_) => {
                 warn!(
-                    url = self.url,
+                    url = self.line.url,
                     seconds = limit.as_secs(),
                     "the last push did not arrive in time; the report is in the termination log"
                 );
@@ -204,14 +247,14 @@ impl Push {
         &self,
         push: impl Fn() -> F,
     ) -> Result<(), PushError> {
-        let mut pause = Duration::from_millis(250);
+        let mut pause = FIRST_PAUSE;
         loop {
             match push().await {
                 Ok(()) => return Ok(()),
                 Err(error) if !error.may_pass() => return Err(error),
                 Err(_) => {
                     sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(4));
+                    pause = (pause * 2).min(LAST_PAUSE);
                 }
             }
         }
@@ -219,53 +262,151 @@ impl Push {
 
     async fn metrics(&self, values: Values) -> Result<(), PushError> {
         let body = exposition(&self.run, values) + &measure::exposition();
-        self.put(&pod::push_path(&self.run), TEXT_FORMAT, body.into_bytes())
-            .await
+        let path = pod::push_path(&self.run);
+        self.line.put(&path, TEXT_FORMAT, body.into_bytes()).await
     }
 
     async fn report(&self, body: Vec<u8>) -> Result<(), PushError> {
         let Some(job_uid) = &self.job_uid else {
             return Ok(());
         };
-        self.put(&pod::report_path(job_uid), "application/json", body)
+        self.line
+            .put(&pod::report_path(job_uid), "application/json", body)
             .await
+    }
+}
+
+impl Line {
+    fn new(
+        url: String,
+        token_file: Option<PathBuf>,
+        attempt: Duration,
+    ) -> Result<Self, reqwest::Error> {
+        // The controller is in the cluster: a proxy is for what is outside.
+        let agent = format!("{}{}", pod::WORKER_AGENT, env!("CARGO_PKG_VERSION"));
+        let builder = Client::builder().no_proxy().user_agent(agent);
+        let mut builder = builder.timeout(attempt);
+        if url.starts_with("http://") {
+            // Without this the client wants the machine's roots of trust, which an image may not have.
+            builder = builder.tls_certs_only([]);
+        }
+        Ok(Self {
+            client: builder.build()?,
+            url,
+            token_file,
+        })
     }
 
     async fn put(&self, path: &str, content_type: &str, body: Vec<u8>) -> Result<(), PushError> {
         let url = format!("{}{path}", self.url);
-        let mut request = self
-            .client
-            .put(&url)
+        let request = self.client.put(&url);
+        let request = request
             .header(header::CONTENT_TYPE, content_type)
             .body(body);
+        self.send(&url, request).await.map(drop)
+    }
+
+    /// The answer to a request that was taken.
+    async fn send(&self, url: &str, mut request: RequestBuilder) -> Result<Response, PushError> {
         if let Some(path) = &self.token_file {
-            let token =
-                tokio::fs::read_to_string(path)
-                    .await
-                    .map_err(|source| PushError::Token {
-                        path: path.clone(),
-                        source,
-                    })?;
+            let token = tokio::fs::read_to_string(path).await;
+            let token = token.map_err(|source| PushError::Token {
+                path: path.clone(),
+                source,
+            })?;
             request = request.bearer_auth(token.trim());
         }
-        let failed = |source: reqwest::Error| PushError::Send {
-            url: url.clone(),
-            source: source.without_url(),
-        };
-        let answer = request.send().await.map_err(failed)?;
+        let answer = request.send().await.map_err(|error| failed(url, error))?;
         let status = answer.status();
         if status.is_success() {
-            return Ok(());
+            return Ok(answer);
         }
-        let text: String = answer
-            .text()
-            .await
-            .map_err(failed)?
-            .trim()
-            .chars()
-            .take(300)
-            .collect();
-        Err(PushError::Refused { url, status, text })
+        let text = answer.text().await.map_err(|error| failed(url, error))?;
+        Err(PushError::Refused {
+            url: url.to_owned(),
+            status,
+            text: text.trim().chars().take(300).collect(),
+        })
+    }
+}
+
+fn failed(url: &str, source: reqwest::Error) -> PushError {
+    PushError::Send {
+        url: url.to_owned(),
+        source: source.without_url(),
+    }
+}
+
+impl SnapshotPush {
+    /// Has a snapshot kept; where the same run has had one kept before, that one.
+    ///
+    /// # Errors
+    /// The controller has not said that it is durable.
+    pub(crate) async fn keep(&self, snapshot: Vec<u8>) -> Result<Option<Bytes>, NotKept> {
+        let snapshot = Bytes::from(snapshot);
+        let answer = self.repeated("kept", || async {
+            let url = self.url();
+            let request = self.line.client.put(&url);
+            let request = request.header(header::CONTENT_TYPE, "application/octet-stream");
+            let answer = self.line.send(&url, request.body(snapshot.clone())).await?;
+            let status = answer.status();
+            let body = answer.bytes().await.map_err(|error| failed(&url, error))?;
+            Ok((status, body))
+        });
+        match answer.await? {
+            (StatusCode::CREATED, _) => Ok(None),
+            (_, earlier) => Ok(Some(earlier)),
+        }
+    }
+
+    /// Has the snapshot deleted; false: there was none.
+    ///
+    /// # Errors
+    /// The controller has not said that it is gone.
+    pub(crate) async fn delete(&self) -> Result<bool, NotKept> {
+        // An attempt whose answer was lost may have deleted it.
+        let asked = AtomicBool::new(false);
+        self.repeated("deleted", || async {
+            let url = self.url();
+            let before = asked.swap(true, Ordering::Relaxed);
+            match self.line.send(&url, self.line.client.delete(&url)).await {
+                Ok(_) => Ok(true),
+                Err(PushError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => {
+                    Ok(before)
+                }
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    fn url(&self) -> String {
+        format!("{}{}", self.line.url, self.path)
+    }
+
+    /// Tries for [`KEEPING`]: what is asked may be asked twice.
+    async fn repeated<T, F: Future<Output = Result<T, PushError>>>(
+        &self,
+        step: &'static str,
+        ask: impl Fn() -> F,
+    ) -> Result<T, NotKept> {
+        let deadline = Instant::now() + KEEPING;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if !error.may_pass() || Instant::now() + pause > deadline {
+                return Err(NotKept {
+                    step,
+                    fault: error.fault(),
+                    reason: error_chain(&error),
+                });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
     }
 }
 

@@ -118,6 +118,7 @@ fn report(topics: usize) -> Report {
         held_back: HeldBack::default(),
         retention_held: RetentionHeld::default(),
         dry_run: None,
+        offsets: None,
         warnings: vec![],
         topics: (0..topics)
             .map(|i| TopicReport {

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use indicatif::MultiProgress;
 use jiff::Timestamp;
-use kafka_backup_shared::plan::{ArchiveName, Plan, Retention};
+use kafka_backup_shared::plan::{ArchiveName, OffsetsPlan, Plan, Retention, RunRef};
 use kafka_backup_shared::pod;
 use kafka_backup_shared::report::{Fault, Outcome, Report, error_chain};
+use kafka_backup_shared::spec::Storage;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -21,12 +22,13 @@ use tracing::{Instrument, error, info, info_span, warn};
 use crate::args::{At, EngineArgs};
 use crate::context::{Completed, Context, DEFAULT_LEASE, Progress};
 use crate::log::Format;
+use crate::offsets::{CarryOver, Unfinished};
 use crate::outcome::{Attempt, Failure};
 use crate::push::{Limits, Push};
 use crate::retention::{self, Scope};
 use crate::signal::Signals;
 use crate::store::{Places, Store};
-use crate::{backup, progress, restore};
+use crate::{backup, offsets, progress, restore, summary};
 
 /// In a pod, refused credentials are tried again for this long: tokens and permissions take time to arrive everywhere.
 const DENIED_PATIENCE: Duration = Duration::from_secs(60);
@@ -37,6 +39,8 @@ const DENIED_PAUSE: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// Secrets and volume.
     pub places: Places,
+    /// The offsets of strategy `fromMapping`; in a pod where the controller mounts them.
+    pub mapping_file: Option<PathBuf>,
     /// Pod or terminal.
     pub at: At,
     /// Bytes that fetch buffers and open segments share.
@@ -74,6 +78,7 @@ impl Settings {
             .and_then(|_| in_pod(pod::PUSH_TOKEN_FILE));
         Self {
             places,
+            mapping_file: None,
             at,
             memory_budget: args.memory_budget.0,
             lease: DEFAULT_LEASE,
@@ -145,7 +150,7 @@ async fn conduct(plan: &Plan, settings: &Settings, context: &Context, attempt: &
     );
     observers.spawn(showing.in_current_span());
     let pushing = async {
-        let mut push = open_push(plan, settings)?;
+        let mut push = push_of(plan.run(), settings)?;
         push.while_running(&context.progress, &stop).await;
         Some(push)
     };
@@ -168,13 +173,13 @@ async fn conduct(plan: &Plan, settings: &Settings, context: &Context, attempt: &
     report
 }
 
-fn open_push(plan: &Plan, settings: &Settings) -> Option<Push> {
+fn push_of(run: &RunRef, settings: &Settings) -> Option<Push> {
     let url = settings.push_url.clone()?;
     let opened = Push::new(
         url,
         settings.push_token_file.clone(),
         settings.job_uid.clone(),
-        plan.run().clone(),
+        run.clone(),
         Limits::default(),
     );
     match opened {
@@ -202,7 +207,17 @@ fn tell(report: &Report) {
             for warning in &report.warnings {
                 warn!("{warning}");
             }
-            info!(records, bytes, gaps, "run completed");
+            match &report.offsets {
+                Some(offsets) if offsets.dry_run => {
+                    // The report goes to the status without them.
+                    for line in summary::changes(offsets).lines() {
+                        info!("{line}");
+                    }
+                    info!("run completed: {}", offsets.line());
+                }
+                Some(offsets) => info!("run completed: {}", offsets.line()),
+                None => info!(records, bytes, gaps, "run completed"),
+            }
         }
         Outcome::Failure { fault, message } => error!(
             reason = fault.reason(),
@@ -211,7 +226,15 @@ fn tell(report: &Report) {
     }
 }
 
-async fn engine(plan: &Plan, settings: &Settings, context: &Context) -> Result<Completed, Failure> {
+/// Does the work of a run: [`run`] without signals, panic hook, progress and report, all of which are the process's.
+///
+/// # Errors
+/// [`Failure`], as the report will tell it.
+pub async fn engine(
+    plan: &Plan,
+    settings: &Settings,
+    context: &Context,
+) -> Result<Completed, Failure> {
     let deadline = Instant::now() + DENIED_PATIENCE;
     loop {
         let failure = match attempt(plan, settings, context).await {
@@ -243,10 +266,12 @@ async fn attempt(
     settings: &Settings,
     context: &Context,
 ) -> Result<Completed, Failure> {
-    let store =
-        Store::open(plan.storage(), &settings.places).map_err(|e| Failure::new(e.fault(), &e))?;
+    let open = |storage: &Storage| {
+        Store::open(storage, &settings.places).map_err(|e| Failure::new(e.fault(), &e))
+    };
     match plan {
         Plan::Backup(plan) => {
+            let store = open(&plan.storage)?;
             let mut completed = backup::run(plan, &store, context)
                 .await
                 .map_err(|e| Failure::new(e.fault(), &e))?;
@@ -255,9 +280,51 @@ async fn attempt(
             }
             Ok(completed)
         }
-        Plan::Restore(plan) => restore::run(plan, &store, context)
+        Plan::Restore(plan) => {
+            let store = open(&plan.storage)?;
+            let carried = match &plan.groups {
+                Some(groups) => {
+                    let prepared = CarryOver::prepare(plan, groups, &store).await;
+                    Some(prepared.map_err(|e| Failure::new(e.fault(), &e))?)
+                }
+                None => None,
+            };
+            let mut completed = restore::run(plan, &store, context)
+                .await
+                .map_err(|e| Failure::new(e.fault(), &e))?;
+            match (carried, &mut completed.dry_run) {
+                (Some(carried), Some(dry_run)) => dry_run.groups = carried.count(),
+                (Some(carried), None) => {
+                    completed.offsets = Some(carried.finish(context).await.map_err(unfinished)?);
+                }
+                (None, _) => {}
+            }
+            Ok(completed)
+        }
+        Plan::Offsets(plan) => offsets::run(plan, &ports(plan, settings), context)
             .await
-            .map_err(|e| Failure::new(e.fault(), &e)),
+            .map_err(unfinished),
+    }
+}
+
+fn unfinished(unfinished: Unfinished) -> Failure {
+    Failure {
+        offsets: unfinished.report.map(Box::new),
+        ..Failure::new(unfinished.error.fault(), &unfinished.error)
+    }
+}
+
+/// What a run over committed offsets finds on its machine.
+fn ports(plan: &OffsetsPlan, settings: &Settings) -> offsets::Ports {
+    let mounted = || {
+        let (_, key) = plan.task.mapping()?;
+        (settings.at == At::Pod).then(|| PathBuf::from(pod::MAPPING_DIR).join(key))
+    };
+    offsets::Ports {
+        places: settings.places.clone(),
+        snapshot_dir: pod::SNAPSHOT_DIR.into(),
+        mapping_file: settings.mapping_file.clone().or_else(mounted),
+        push: push_of(&plan.run, settings).and_then(|push| push.snapshots()),
     }
 }
 
@@ -285,5 +352,6 @@ fn interrupted() -> Failure {
     Failure {
         fault: Fault::Interrupted,
         message: "told to stop before anything was done".into(),
+        offsets: None,
     }
 }

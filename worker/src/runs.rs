@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use kafka_backup_shared::archive::layout::{Layout, run_order, unescape};
+use kafka_backup_shared::archive::snapshot;
 use kafka_backup_shared::plan::ArchiveName;
 
 use crate::store::{Store, StoreError};
@@ -28,6 +29,10 @@ pub(crate) struct Complete {
 pub(crate) async fn archives(store: &Store) -> Result<Vec<ArchiveName>, StoreError> {
     let mut archives = Vec::new();
     for namespace in store.list_dirs("").await? {
+        // Snapshots of committed offsets lie beside the archives.
+        if namespace == snapshot::FOLDER {
+            continue;
+        }
         for folder in store.list_dirs(&namespace).await? {
             // A folder that no archive's name is written as is somebody else's.
             let name = folder.split_once('/').and_then(|(namespace, name)| {

@@ -53,6 +53,7 @@ impl Signals {
         let failure = Failure {
             fault: Fault::Interrupted,
             message: format!("told to stop by {name}, twice"),
+            offsets: None,
         };
         let report = attempt.report(Err(failure), Timestamp::now());
         attempt.leave(&report);

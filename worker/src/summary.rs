@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use kafka_backup_shared::plan::{ArchiveName, Plan};
-use kafka_backup_shared::report::{Fault, Outcome, Removal, Report, RetentionReport};
+use kafka_backup_shared::plan::{ArchiveName, OffsetsPlan, OffsetsTask, Plan, ResetTask};
+use kafka_backup_shared::report::{
+    Fault, OffsetsReport, Outcome, Removal, Report, RetentionReport,
+};
 
 use crate::human::{self, Align, table};
 use crate::retention;
 
 /// Topics that are shown one by one.
 const TOPICS: usize = 50;
+/// Committed offsets that are shown one by one.
+const ROWS: usize = 500;
 
 /// The last words of a run at a terminal.
 pub fn of(plan: &Plan, report: &Report) -> String {
@@ -21,6 +25,9 @@ pub fn of(plan: &Plan, report: &Report) -> String {
 
 fn completed(plan: &Plan, report: &Report) -> String {
     let run = &report.run.run;
+    if let Plan::Offsets(plan) = plan {
+        return offsets_done(plan, report);
+    }
     if let Some(dry_run) = &report.dry_run {
         let mut text = format!(
             "Dry run of restore {}: {} and {} would be written to {}. Nothing was written.\n",
@@ -29,6 +36,10 @@ fn completed(plan: &Plan, report: &Report) -> String {
             human::bytes(dry_run.bytes),
             human::counted(dry_run.topics, "topic", "topics"),
         );
+        if dry_run.groups > 0 {
+            let groups = human::counted(dry_run.groups, "consumer group", "consumer groups");
+            text.push_str(&format!("{groups} would be carried over.\n"));
+        }
         text.push_str(&told(report));
         return text;
     }
@@ -44,6 +55,7 @@ fn completed(plan: &Plan, report: &Report) -> String {
             ),
             "in the target",
         ),
+        Plan::Offsets(_) => unreachable!("they have been told"),
     };
     let took = Duration::try_from(report.completion_time.duration_since(report.start_time))
         .unwrap_or_default();
@@ -66,6 +78,9 @@ fn completed(plan: &Plan, report: &Report) -> String {
         text.push_str(&retained(retention));
     }
     text.push_str(&told(report));
+    if let Some(offsets) = &report.offsets {
+        text.push_str(&carried(offsets));
+    }
     if let Plan::Backup(_) = plan {
         text.push_str(&format!("\nRestore it with --backup-id {run}.\n"));
     }
@@ -176,8 +191,12 @@ fn failed(plan: &Plan, report: &Report, fault: Fault, message: &str) -> String {
     let verb = match plan {
         Plan::Backup(_) => "Backup",
         Plan::Restore(_) => "Restore",
+        Plan::Offsets(plan) => operation(&plan.task),
     };
     let mut text = format!("{verb} {run} failed ({}): {message}\n", fault.reason());
+    if let Some(offsets) = report.offsets.as_ref().filter(|one| !one.groups.is_empty()) {
+        text.push_str(&carried(offsets));
+    }
     if report.records > 0 {
         let records = human::counted(report.records, "record", "records");
         text.push_str(&format!(
@@ -189,8 +208,128 @@ fn failed(plan: &Plan, report: &Report, fault: Fault, message: &str) -> String {
     if fault.is_retried() && report.records > 0 {
         text.push_str(&match plan {
             Plan::Backup(_) => format!("The same command with --run {run} goes on with it.\n"),
-            Plan::Restore(_) => "The same command goes on where it stopped.\n".to_owned(),
+            Plan::Restore(_) | Plan::Offsets(_) => {
+                "The same command goes on where it stopped.\n".to_owned()
+            }
         });
+    }
+    text
+}
+
+fn operation(task: &OffsetsTask) -> &'static str {
+    match task {
+        OffsetsTask::Reset(_) => "Offset reset",
+        OffsetsTask::Snapshot { .. } => "Offset snapshot",
+        OffsetsTask::Rollback { .. } => "Offset rollback",
+        OffsetsTask::Verify { .. } => "Offset verification",
+        OffsetsTask::Delete { .. } => "Deletion of the offset snapshot",
+    }
+}
+
+fn offsets_done(plan: &OffsetsPlan, report: &Report) -> String {
+    let Some(offsets) = &report.offsets else {
+        return String::new();
+    };
+    let snapshot = plan.task.snapshot().map_or("", |snapshot| &snapshot.id);
+    let groups = human::counted(offsets.groups_done, "group", "groups");
+    let begin = if offsets.dry_run {
+        "Dry run: nothing was done. "
+    } else {
+        ""
+    };
+    let mut text = match &plan.task {
+        OffsetsTask::Reset(_) | OffsetsTask::Rollback { .. } => String::new(),
+        OffsetsTask::Snapshot { .. } => match &offsets.snapshot {
+            Some(taken) => format!(
+                "Snapshot {snapshot} of {groups} with {} is kept.\n",
+                human::counted(taken.partitions, "committed offset", "committed offsets")
+            ),
+            None => format!("{begin}Snapshot {snapshot} would be of {groups}.\n"),
+        },
+        OffsetsTask::Verify { .. } => format!("{groups} have what snapshot {snapshot} has.\n"),
+        OffsetsTask::Delete { .. } if offsets.dry_run => {
+            format!("{begin}Snapshot {snapshot} would be deleted.\n")
+        }
+        OffsetsTask::Delete { .. } => format!("Snapshot {snapshot} is deleted.\n"),
+    };
+    if matches!(
+        plan.task,
+        OffsetsTask::Reset(_) | OffsetsTask::Rollback { .. }
+    ) {
+        text.push_str(&carried(offsets));
+    }
+    if let OffsetsTask::Reset(ResetTask {
+        snapshot: Some(_), ..
+    }) = &plan.task
+        && !offsets.dry_run
+    {
+        text.push_str(&format!(
+            "\nTake it back with offsets rollback --snapshot-id {snapshot}.\n"
+        ));
+    }
+    text
+}
+
+/// What became of committed offsets: a line, notes of groups, and a table.
+fn carried(offsets: &OffsetsReport) -> String {
+    let line = offsets.line();
+    let mut chars = line.chars();
+    let first = chars.next().map(|c| c.to_ascii_uppercase());
+    let mut text = format!("{}{}.\n", first.unwrap_or_default(), chars.as_str());
+    for result in offsets.groups.iter().take(ROWS) {
+        if let Some(message) = &result.message {
+            text.push_str(&format!("group {}: {message}\n", result.group));
+        }
+    }
+    let table = changes(offsets);
+    if !table.is_empty() {
+        text.push('\n');
+        text.push_str(&table);
+    }
+    text
+}
+
+/// A table of what changes; empty where nothing does.
+pub fn changes(offsets: &OffsetsReport) -> String {
+    if offsets.changes.is_empty() {
+        return String::new();
+    }
+    let offset = |offset: Option<i64>| offset.map_or("-".to_owned(), |offset| offset.to_string());
+    let rows: Vec<[String; 7]> = offsets
+        .changes
+        .iter()
+        .take(ROWS)
+        .map(|change| {
+            [
+                change.group.clone(),
+                change.topic.clone(),
+                change.partition.to_string(),
+                offset(change.old),
+                offset(change.new),
+                offset(change.lag_before),
+                match &change.note {
+                    None => offset(change.lag_after),
+                    Some(note) => format!("{}  ({note})", offset(change.lag_after)),
+                },
+            ]
+        })
+        .collect();
+    let columns = [
+        ("GROUP", Align::Left),
+        ("TOPIC", Align::Left),
+        ("PARTITION", Align::Right),
+        ("OLD", Align::Right),
+        ("NEW", Align::Right),
+        ("LAG BEFORE", Align::Right),
+        ("LAG AFTER", Align::Left),
+    ];
+    let mut text = table(columns, &rows);
+    let more = offsets.changes.len().saturating_sub(ROWS);
+    if more > 0 {
+        text.push_str(&format!(
+            "and {} more; --output json has all\n",
+            human::counted(more as u64, "partition", "partitions")
+        ));
     }
     text
 }
@@ -229,6 +368,7 @@ mod tests {
             held_back: HeldBack::default(),
             retention_held: RetentionHeld::default(),
             dry_run: None,
+            offsets: None,
             warnings: vec!["look".into()],
             topics: vec![TopicReport {
                 topic: "t".into(),
@@ -325,6 +465,7 @@ mod tests {
     fn a_dry_run_says_that_nothing_was_written() {
         let report = Report {
             dry_run: Some(DryRun {
+                groups: 0,
                 topics: 1,
                 records: 2000,
                 bytes: 4096,

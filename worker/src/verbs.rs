@@ -10,15 +10,15 @@ use indicatif::MultiProgress;
 use jiff::Timestamp;
 use kafka_backup_shared::archive::retention::Policy;
 use kafka_backup_shared::object::Object;
-use kafka_backup_shared::plan::{self, Plan, Retention};
+use kafka_backup_shared::plan::{self, Plan, ReferencedRestore, Retention};
 use kafka_backup_shared::report::{Fault, Outcome};
-use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol, Storage};
+use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{
-    At, Cli, Command, DescribeArgs, EngineArgs, InspectArgs, ListArgs, OutputFormat, PruneArgs,
-    RunArgs, VerifyArgs,
+    At, Cli, Command, DescribeArgs, EngineArgs, InspectArgs, ListArgs, OffsetsCommand,
+    OutputFormat, PruneArgs, ResetArgs, RunArgs, SnapshotsArgs, StorageArgs, VerifyArgs,
 };
 use crate::context::Progress;
 use crate::input::{self, InputError};
@@ -29,7 +29,7 @@ use crate::retention::{self, Scope};
 use crate::run::{self, Settings};
 use crate::store::{self, Places, Store};
 use crate::verify::{self, Which, against};
-use crate::{flags, progress, summary};
+use crate::{flags, offsets, progress, summary};
 
 /// The source of messages about flags.
 const COMMAND_LINE: &str = "the command line";
@@ -47,7 +47,8 @@ pub async fn execute(cli: Cli) -> u8 {
         | Command::List(_)
         | Command::Describe(_)
         | Command::Verify(_)
-        | Command::Prune(_) => At::Terminal,
+        | Command::Prune(_)
+        | Command::Offsets(_) => At::Terminal,
     };
     let format = log::format(&cli.log, at);
     let level = log::level(&cli.log, at);
@@ -71,7 +72,9 @@ pub async fn execute(cli: Cli) -> u8 {
                 None => plan_of_file(&args),
             };
             let places = args.secrets.places(args.volume_dir.as_ref(), at);
-            make(plan, settings(&args.engine, places, &speaker), &speaker).await
+            let mut settings = settings(&args.engine, places, &speaker);
+            settings.mapping_file = args.mapping_file;
+            make(plan, settings, &speaker).await
         }
         Command::Backup(args) => {
             let plan = plan_of_flags(&flags::backup(&args), &args.engine);
@@ -94,6 +97,7 @@ pub async fn execute(cli: Cli) -> u8 {
             None => verify(&args, &speaker).await,
         },
         Command::Prune(args) => prune(&args, &speaker).await,
+        Command::Offsets(command) => change_offsets(&command, &speaker).await,
     };
     match done {
         Ok(code) => code,
@@ -178,17 +182,16 @@ async fn make(
     settings: Settings,
     speaker: &Speaker,
 ) -> Result<u8, Failure> {
-    let plan = match plan
-        .and_then(|plan| input::check_places(plan.storage(), &settings.places).map(|()| plan))
-    {
-        Ok(plan) => plan,
-        Err(error) => {
-            // Without a plan there is no run to report on; the kubelet still shows the reason.
-            let failure = Failure::new(error.fault(), &error);
-            outcome::leave_text(settings.termination_log.as_deref(), &failure.message);
-            return Err(failure);
-        }
-    };
+    let plan =
+        match plan.and_then(|plan| input::check_places(&plan, &settings.places).map(|()| plan)) {
+            Ok(plan) => plan,
+            Err(error) => {
+                // Without a plan there is no run to report on; the kubelet still shows the reason.
+                let failure = Failure::new(error.fault(), &error);
+                outcome::leave_text(settings.termination_log.as_deref(), &failure.message);
+                return Err(failure);
+            }
+        };
     let report = run::run(&plan, settings).await;
     if speaker.output == OutputFormat::Json {
         speaker.print_json(&report);
@@ -202,6 +205,99 @@ async fn make(
         }
     }
     Ok(report.exit_code())
+}
+
+/// `offsets`.
+async fn change_offsets(command: &OffsetsCommand, speaker: &Speaker) -> Result<u8, Failure> {
+    let (plan, engine, places, mapping_file) = match command {
+        OffsetsCommand::List(args) => return snapshots(args, speaker).await,
+        OffsetsCommand::Reset(args) => {
+            let places = args
+                .secrets
+                .places(args.storage.folder.as_ref(), speaker.at);
+            (
+                plan_of_reset(args),
+                &args.engine,
+                places,
+                args.mapping_file.clone(),
+            )
+        }
+        OffsetsCommand::Snapshot(_)
+        | OffsetsCommand::Diff(_)
+        | OffsetsCommand::Rollback(_)
+        | OffsetsCommand::Verify(_)
+        | OffsetsCommand::Delete(_) => {
+            let (Some(args), Some(object)) = (command.snapshot(), flags::offset_rollback(command))
+            else {
+                unreachable!("each of them is about a snapshot");
+            };
+            let places = args
+                .secrets
+                .places(args.storage.folder.as_ref(), speaker.at);
+            (
+                plan_of_flags(&object, &args.engine),
+                &args.engine,
+                places,
+                None,
+            )
+        }
+    };
+    let mut settings = settings(engine, places, speaker);
+    settings.mapping_file = mapping_file;
+    make(plan, settings, speaker).await
+}
+
+fn plan_of_reset(args: &ResetArgs) -> Result<Plan, InputError> {
+    let object = input::check(&flags::offset_reset(args), COMMAND_LINE)?;
+    let restore = flags::restore_of(args);
+    let restore = restore
+        .map(|restore| input::check(&restore, COMMAND_LINE))
+        .transpose()?;
+    let (Object::OffsetReset(reset), Some(Object::Restore(restore))) = (&object, &restore) else {
+        return input::plan(&object, &run_id(&object, &args.engine), COMMAND_LINE);
+    };
+    let referenced = ReferencedRestore {
+        restore: Some(restore),
+        backup: None,
+    };
+    let plan = plan::offset_reset(reset, referenced, &run_id(&object, &args.engine));
+    plan.map_err(|error| InputError::Invalid {
+        origin: COMMAND_LINE.into(),
+        errors: vec![error],
+    })
+}
+
+/// `offsets list`.
+async fn snapshots(args: &SnapshotsArgs, speaker: &Speaker) -> Result<u8, Failure> {
+    let places = args
+        .secrets
+        .places(args.storage.folder.as_ref(), At::Terminal);
+    let store = store_of(&args.storage, &places)?;
+    let found = offsets::list(&store, args.namespace.as_deref()).await;
+    let found = found.map_err(|error| Failure::new(error.fault(), &error))?;
+    match speaker.output {
+        OutputFormat::Text => print(&offsets::show(&found, store.place())),
+        OutputFormat::Json => speaker.print_json(&found),
+    }
+    let damaged = found.iter().any(|listed| listed.damage.is_some());
+    Ok(if damaged {
+        Fault::Corrupt.exit_code()
+    } else {
+        0
+    })
+}
+
+fn store_of(args: &StorageArgs, places: &Places) -> Result<Store, Failure> {
+    let object = input::check(&flags::store(args), COMMAND_LINE);
+    let plan = object.and_then(|object| input::plan(&object, "none", COMMAND_LINE));
+    let plan = plan.and_then(|plan| input::check_places(&plan, places).map(|()| plan));
+    let plan = plan.map_err(|error| Failure::new(error.fault(), &error))?;
+    let [storage] = plan.storages()[..] else {
+        unreachable!("a backup has one store");
+    };
+    let store =
+        Store::open(storage, places).map_err(|error| Failure::new(error.fault(), &error))?;
+    Ok(store.with_patience(LOOK_PATIENCE))
 }
 
 async fn list(args: &ListArgs, speaker: &Speaker) -> Result<u8, Failure> {
@@ -337,24 +433,25 @@ async fn prune(args: &PruneArgs, speaker: &Speaker) -> Result<u8, Failure> {
 fn open(args: &InspectArgs) -> Result<Store, Failure> {
     let volume = args.storage.folder.as_ref().or(args.volume_dir.as_ref());
     let places = args.secrets.places(volume, At::Terminal);
-    let store = storage(args).and_then(|storage| {
-        input::check_places(&storage, &places)?;
-        Ok(storage)
-    });
-    let storage = store.map_err(|error| Failure::new(error.fault(), &error))?;
+    let Some(path) = &args.file else {
+        return store_of(&args.storage, &places);
+    };
+    // Through a whole object, so that storage is checked as everywhere else.
+    let plan = input::read_file(path, args.name.as_deref())
+        .and_then(|(object, origin)| input::plan(&object, "none", &origin))
+        .and_then(|plan| input::check_places(&plan, &places).map(|()| plan))
+        .map_err(|error| Failure::new(error.fault(), &error))?;
+    let Some(storage) = plan.storages().first().copied().cloned() else {
+        return Err(Failure {
+            fault: Fault::Spec,
+            message: format!(
+                "{}: expected an object with a store, found none",
+                path.display()
+            ),
+            offsets: None,
+        });
+    };
     let store =
         Store::open(&storage, &places).map_err(|error| Failure::new(error.fault(), &error))?;
     Ok(store.with_patience(LOOK_PATIENCE))
-}
-
-/// Through a whole object, so that storage is checked as everywhere else.
-fn storage(args: &InspectArgs) -> Result<Storage, InputError> {
-    let (object, origin) = match &args.file {
-        Some(path) => input::read_file(path, args.name.as_deref())?,
-        None => (
-            input::check(&flags::store(&args.storage), COMMAND_LINE)?,
-            COMMAND_LINE.to_owned(),
-        ),
-    };
-    Ok(input::plan(&object, "none", &origin)?.storage().clone())
 }

@@ -1,4 +1,4 @@
-//! Writes the text exposition format 0.0.4, and from it OpenMetrics.
+//! Writes the text exposition format 0.0.4 and OpenMetrics.
 //!
 //! # Guarantees
 //! - What is written here reads back as the same samples with [`crate::exposition::parse`]: names, label values with any character,
@@ -10,6 +10,8 @@
 use std::fmt::{self, Display, Write};
 
 use kafka_backup_shared::metrics::Family;
+
+use crate::aggregate::Format;
 
 /// Content type of the text format.
 pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -32,64 +34,68 @@ impl Display for Float {
     }
 }
 
-/// Begins a family.
-pub(crate) fn write_head(out: &mut String, family: &Family) {
-    let name = family.name;
-    let kind = family.kind.as_str();
-    let help = Escaped(family.help, Escape::Help);
-    write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n").expect(STRING);
-}
-
-/// Writes one sample.
-pub(crate) fn write_sample(
-    out: &mut String,
-    name: &str,
-    labels: &[(&str, &str)],
-    value: impl Display,
-) {
-    out.push_str(name);
-    for (position, (label, text)) in labels.iter().enumerate() {
-        let separator = if position == 0 { '{' } else { ',' };
-        let text = Escaped(text, Escape::LabelValue);
-        write!(out, "{separator}{label}=\"{text}\"").expect(STRING);
-    }
-    if !labels.is_empty() {
-        out.push('}');
-    }
-    writeln!(out, " {value}").expect(STRING);
-}
-
-/// Appends a text of the families of the table as OpenMetrics, without its end: there a counter's family has no `_total`, and
-/// bounds have a decimal point.
+/// Writes families of the table at the end of a text.
 ///
-/// The families of the table are such that nothing else differs: counters end in `_total`, and no help has a quote or backslash.
-pub(crate) fn write_open_metrics(out: &mut String, text: &str) {
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# ") {
-            let mut words = rest.splitn(3, ' ');
-            let words = [(); 3].map(|()| words.next().unwrap_or_default());
-            let [keyword, name, rest] = words;
-            let name = name.strip_suffix("_total").unwrap_or(name);
-            writeln!(out, "# {keyword} {name} {rest}").expect(STRING);
-            continue;
+/// Only two things of them differ between the formats: counters end in `_total`, which in OpenMetrics is no part of the family's
+/// name, and there bounds have a decimal point. No help of the table has a quote or backslash.
+pub(crate) struct Encoder<'a> {
+    out: &'a mut String,
+    format: Format,
+}
+
+impl<'a> Encoder<'a> {
+    /// An encoder that appends to `out`.
+    pub(crate) fn new(out: &'a mut String, format: Format) -> Self {
+        Self { out, format }
+    }
+
+    /// Begins a family.
+    pub(crate) fn head(&mut self, family: &Family) {
+        let name = match self.format {
+            Format::Text => family.name,
+            Format::OpenMetrics => family.name.strip_suffix("_total").unwrap_or(family.name),
+        };
+        let kind = family.kind.as_str();
+        let help = Escaped(family.help, Escape::Help);
+        write!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}\n").expect(STRING);
+    }
+
+    /// Writes one sample.
+    pub(crate) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.out.push_str(name);
+        for (position, (label, text)) in labels.iter().enumerate() {
+            let separator = if position == 0 { '{' } else { ',' };
+            let text = Escaped(text, Escape::LabelValue);
+            write!(self.out, "{separator}{label}=\"{text}\"").expect(STRING);
         }
-        let bound = line.split_once("le=\"").and_then(|(before, rest)| {
-            let (bound, after) = rest.split_once('"')?;
-            Some((before, bound, after))
-        });
-        match bound {
-            Some((before, bound, after)) if line.contains("_bucket{") => {
-                let point = match bound.contains(['.', 'I']) {
-                    true => "",
-                    false => ".0",
-                };
-                writeln!(out, "{before}le=\"{bound}{point}\"{after}").expect(STRING);
-            }
-            _ => {
-                out.push_str(line);
-                out.push('\n');
-            }
+        if !labels.is_empty() {
+            self.out.push('}');
         }
+        writeln!(self.out, " {value}").expect(STRING);
+    }
+
+    /// Writes the samples of a histogram. `buckets` are bounds and what lies between each and the one before.
+    pub(crate) fn histogram(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        buckets: impl Iterator<Item = (f64, u64)>,
+        seconds: f64,
+        count: u64,
+    ) {
+        let bucket = format!("{name}_bucket");
+        let mut cumulative = 0;
+        for (bound, between) in buckets {
+            cumulative += between;
+            let bound = match self.format {
+                Format::OpenMetrics if bound.fract() == 0.0 => format!("{}.0", Float(bound)),
+                Format::Text | Format::OpenMetrics => Float(bound).to_string(),
+            };
+            self.sample(&bucket, &[labels, &[("le", &*bound)]].concat(), cumulative);
+        }
+        self.sample(&bucket, &[labels, &[("le", "+Inf")]].concat(), count);
+        self.sample(&format!("{name}_sum"), labels, Float(seconds));
+        self.sample(&format!("{name}_count"), labels, count);
     }
 }
 

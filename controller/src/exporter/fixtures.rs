@@ -1,6 +1,6 @@
 //! Objects for tests.
 
-use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::crd::{KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore};
 use kube::ResourceExt;
 
 use crate::fixtures;
@@ -11,6 +11,14 @@ pub(crate) fn backup(namespace: &str, name: &str) -> KafkaBackup {
 
 pub(crate) fn restore(namespace: &str, name: &str) -> KafkaRestore {
     named(fixtures::restore(), namespace, name)
+}
+
+pub(crate) fn offset_reset(namespace: &str, name: &str) -> KafkaOffsetReset {
+    named(fixtures::offset_reset(), namespace, name)
+}
+
+pub(crate) fn offset_rollback(namespace: &str, name: &str) -> KafkaOffsetRollback {
+    named(fixtures::offset_rollback("verify"), namespace, name)
 }
 
 fn named<K: ResourceExt>(mut object: K, namespace: &str, name: &str) -> K {

@@ -5,6 +5,7 @@
 //!   process forgets, the next page says the same. Series of a deleted object go with it.
 //! - A scrape holds a reference to finished bytes: a reader that does not read blocks neither other readers nor writers,
 //!   and any number of readers share one page.
+//! - A page that is old and that nobody reads is not held.
 
 mod encode;
 mod exposure;
@@ -21,20 +22,23 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
-use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::crd::{KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore};
 use kafka_backup_shared::status::{Life, Totals};
 use kube::api::ObjectMeta;
+use tokio::sync::Notify;
 
 use crate::aggregate::{Aggregator, Format, ObjectName};
-use crate::kind::ObjectKind;
-use encode::write_open_metrics;
-pub(crate) use encode::{Escape, Escaped, Float, OPEN_METRICS, TEXT};
+use crate::kind::{Kind, ObjectKind};
+pub(crate) use encode::{Encoder, Escape, Escaped, Float, OPEN_METRICS, TEXT};
 pub(crate) use exposure::{Exposed, Exposure};
 pub(crate) use own::{OwnMetrics, PushResult, Reconciled};
 pub(crate) use render::render;
 
 /// How old a page may be that is handed to another reader.
 pub(crate) const PAGE_AGE: Duration = Duration::from_millis(200);
+
+/// Bytes of a page that an object with names of usual length takes. Room that is not written to costs nothing.
+const OBJECT: usize = 10 << 10;
 
 /// What is watched, as it is at one moment.
 #[derive(Clone, Default)]
@@ -43,6 +47,10 @@ pub(crate) struct Snapshot {
     pub(crate) backups: Vec<Arc<KafkaBackup>>,
     /// All KafkaRestores.
     pub(crate) restores: Vec<Arc<KafkaRestore>>,
+    /// All KafkaOffsetResets.
+    pub(crate) offset_resets: Vec<Arc<KafkaOffsetReset>>,
+    /// All KafkaOffsetRollbacks.
+    pub(crate) offset_rollbacks: Vec<Arc<KafkaOffsetRollback>>,
     /// The queue of each kind.
     pub(crate) queues: Vec<QueueState>,
 }
@@ -61,15 +69,10 @@ pub(crate) struct QueueState {
 impl Snapshot {
     /// All objects, with the lives that their statuses tell.
     fn objects(&self) -> impl Iterator<Item = (ObjectKind, &ObjectMeta, Option<&Life>)> {
-        let backups = self.backups.iter().map(|backup| {
-            let life = backup.status.as_ref().map(|status| &status.life);
-            (ObjectKind::Backup, &backup.metadata, life)
-        });
-        let restores = self.restores.iter().map(|restore| {
-            let life = restore.status.as_ref().map(|status| &status.life);
-            (ObjectKind::Restore, &restore.metadata, life)
-        });
-        backups.chain(restores)
+        lives(&self.backups)
+            .chain(lives(&self.restores))
+            .chain(lives(&self.offset_resets))
+            .chain(lives(&self.offset_rollbacks))
     }
 
     /// UIDs of all objects.
@@ -101,6 +104,14 @@ impl Snapshot {
         });
         labels.collect()
     }
+}
+
+fn lives<K: Kind>(
+    objects: &[Arc<K>],
+) -> impl Iterator<Item = (ObjectKind, &ObjectMeta, Option<&Life>)> {
+    objects
+        .iter()
+        .map(|object| (K::KIND, object.meta(), object.told()))
 }
 
 /// Namespace and name.
@@ -141,6 +152,8 @@ pub(crate) struct Exporter {
     /// Bytes of the last page without what was pushed.
     told: AtomicUsize,
     newest: [tokio::sync::Mutex<Option<(Instant, Arc<Page>)>>; 2],
+    /// Told when there is a page to let go of later.
+    rendered: Notify,
 }
 
 impl Exporter {
@@ -153,6 +166,7 @@ impl Exporter {
             pushed: Aggregator::new(max_series),
             told: AtomicUsize::default(),
             newest: Default::default(),
+            rendered: Notify::new(),
         })
     }
 
@@ -185,7 +199,21 @@ impl Exporter {
             .await
             .expect("rendering does not panic and is not aborted");
         *newest = Some((at, page.clone()));
+        self.rendered.notify_one();
         page
+    }
+
+    /// Lets go of each page when it is too old to be handed to another reader: until the next scrape is a long time, and with
+    /// many objects a page is much of what is held. Never ends.
+    pub(crate) async fn drop_old_pages(&self) {
+        loop {
+            self.rendered.notified().await;
+            tokio::time::sleep(PAGE_AGE).await;
+            for newest in &self.newest {
+                let mut newest = newest.lock().await;
+                newest.take_if(|(at, _)| at.elapsed() >= PAGE_AGE);
+            }
+        }
     }
 
     /// For how long the page has shown the run counters `totals` of the object `uid`, see [`Exposure`].
@@ -210,7 +238,7 @@ impl Exporter {
         let snapshot = (self.source)();
         let live = snapshot.uids();
         self.exposure().retain(|uid| live.contains(uid));
-        let controllers: Vec<&str> = snapshot
+        let controllers: Vec<&'static str> = snapshot
             .queues
             .iter()
             .map(|queue| queue.controller)
@@ -218,16 +246,15 @@ impl Exporter {
         self.pushed.sweep(&snapshot.jobs(), Instant::now());
         self.own.show_held(self.pushed.held());
         // A page that grows while it is written is there twice, and with many objects it is much of what is held.
-        let foreseen = self.told.load(Ordering::Relaxed) + self.pushed.size();
-        let room = || String::with_capacity(foreseen + foreseen / 16);
-        let mut text = room();
-        render(&mut text, &snapshot, now);
-        text.push_str(&self.own.render(&controllers, &snapshot.reconciled()));
+        let objects = snapshot.backups.len() + snapshot.restores.len();
+        let told = self.told.load(Ordering::Relaxed).max(objects * OBJECT);
+        let foreseen = told + self.pushed.size();
+        let mut text = String::with_capacity(foreseen + foreseen / 16);
+        let mut out = Encoder::new(&mut text, format);
+        render(&mut out, &snapshot, now);
+        let live = snapshot.reconciled();
+        self.own.render(&mut out, &controllers, live);
         self.told.store(text.len(), Ordering::Relaxed);
-        if format == Format::OpenMetrics {
-            let told = std::mem::replace(&mut text, room());
-            write_open_metrics(&mut text, &told);
-        }
         self.pushed.render(&mut text, format);
         if format == Format::OpenMetrics {
             text.push_str("# EOF\n");
@@ -238,9 +265,6 @@ impl Exporter {
         }
     }
 }
-
-#[cfg(test)]
-pub(crate) use encode::{write_head, write_sample};
 
 #[cfg(test)]
 pub(crate) mod fixtures;

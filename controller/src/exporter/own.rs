@@ -1,24 +1,22 @@
 //! What the controller counts about itself: these series live in memory and begin at 0 with the process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kafka_backup_shared::metrics::{
-    BUILD_INFO, Family, LEADER, PUSH_SERIES, PUSH_SOURCES, PUSHES, RECONCILE_BUCKETS,
+    BUILD_INFO, LEADER, PUSH_SERIES, PUSH_SOURCES, PUSHES, RECONCILE_BUCKETS,
     RECONCILIATION_DURATION, RECONCILIATION_ERRORS, RECONCILIATIONS, WORKQUEUE_RETRIES,
 };
-use prometheus::core::Collector;
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
 
+use super::encode::Encoder;
 use crate::aggregate::Held;
 
 /// Controller, namespace and name of an object: the labels of its reconcile families.
 pub(crate) type Reconciled = (&'static str, String, String);
 
 /// What became of a push.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PushResult {
     /// It was taken, or changed nothing because as much was known already.
     Accepted,
@@ -52,73 +50,70 @@ impl PushResult {
     }
 }
 
-/// The controller's own families.
-pub(crate) struct OwnMetrics {
-    registry: Registry,
-    reconciliations: IntCounterVec,
-    errors: IntCounterVec,
-    durations: HistogramVec,
-    retries: IntCounterVec,
-    pushes: IntCounterVec,
-    leader: IntGauge,
-    push_series: IntGauge,
-    push_sources: IntGauge,
+/// The reconciliations of one object.
+#[derive(Clone, Debug, Default)]
+struct Reconciliations {
+    all: u64,
+    errors: u64,
+    seconds: f64,
+    /// Those that took no longer than the bound, and longer than the one before it.
+    buckets: [u64; RECONCILE_BUCKETS.len()],
 }
 
+impl Reconciliations {
+    fn add(&mut self, duration: Duration, result: Result<(), ()>) {
+        let seconds = duration.as_secs_f64();
+        self.all += 1;
+        self.errors += u64::from(result.is_err());
+        self.seconds += seconds;
+        let bucket = RECONCILE_BUCKETS.iter().position(|bound| seconds <= *bound);
+        if let Some(bucket) = bucket {
+            self.buckets[bucket] += 1;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Counted {
+    objects: BTreeMap<Reconciled, Reconciliations>,
+    retries: BTreeMap<&'static str, u64>,
+    pushes: BTreeMap<PushResult, u64>,
+    is_leading: bool,
+    held: Held,
+}
+
+/// The controller's own families.
+#[derive(Debug)]
+pub(crate) struct OwnMetrics(Mutex<Counted>);
+
 impl OwnMetrics {
-    /// Registers the families; those without an object's labels exist from now on.
+    /// Nothing is counted yet.
     pub(crate) fn new() -> Self {
-        let registry = Registry::new();
-        let build = IntGaugeVec::new(opts(&BUILD_INFO), BUILD_INFO.labels).expect(TABLE);
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        register(&registry, build);
-        let counter = |family: &Family| {
-            let counter = IntCounterVec::new(opts(family), family.labels).expect(TABLE);
-            register(&registry, counter.clone());
-            counter
-        };
-        let reconciliations = counter(&RECONCILIATIONS);
-        let errors = counter(&RECONCILIATION_ERRORS);
-        let retries = counter(&WORKQUEUE_RETRIES);
-        let pushes = counter(&PUSHES);
-        for result in PushResult::ALL {
-            pushes.with_label_values(&[result.as_str()]);
-        }
-        let gauge = |family: &Family| {
-            let gauge = IntGauge::with_opts(opts(family)).expect(TABLE);
-            register(&registry, gauge.clone());
-            gauge
-        };
-        let leader = gauge(&LEADER);
-        let push_series = gauge(&PUSH_SERIES);
-        let push_sources = gauge(&PUSH_SOURCES);
-        let opts = HistogramOpts::new(RECONCILIATION_DURATION.name, RECONCILIATION_DURATION.help)
-            .buckets(RECONCILE_BUCKETS.to_vec());
-        let durations = HistogramVec::new(opts, RECONCILIATION_DURATION.labels).expect(TABLE);
-        register(&registry, durations.clone());
-        Self {
-            registry,
-            reconciliations,
-            errors,
-            durations,
-            retries,
-            pushes,
-            leader,
-            push_series,
-            push_sources,
-        }
+        Self(Mutex::new(Counted {
+            objects: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            pushes: PushResult::ALL.map(|result| (result, 0)).into(),
+            is_leading: false,
+            held: Held {
+                samples: 0,
+                sources: 0,
+            },
+        }))
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        // A panic between two counts leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows whether this process leads.
     pub(crate) fn show_leading(&self, is_leading: bool) {
-        self.leader.set(is_leading.into());
+        self.counted().is_leading = is_leading;
     }
 
     /// Shows how much is held that was pushed.
     pub(crate) fn show_held(&self, held: Held) {
-        let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.push_series.set(whole(held.samples));
-        self.push_sources.set(whole(held.sources));
+        self.counted().held = held;
     }
 
     /// Counts a reconciliation of an object and how long it took; after an error the object is put back into the queue.
@@ -130,82 +125,100 @@ impl OwnMetrics {
         duration: Duration,
         result: Result<(), ()>,
     ) {
-        let labels = [controller, namespace, name];
-        self.reconciliations.with_label_values(&labels).inc();
-        let errors = self.errors.with_label_values(&labels);
+        let object = (controller, namespace.to_owned(), name.to_owned());
+        let mut counted = self.counted();
         if result.is_err() {
-            errors.inc();
-            self.retries.with_label_values(&[controller]).inc();
+            *counted.retries.entry(controller).or_default() += 1;
         }
-        let seconds = duration.as_secs_f64();
-        self.durations.with_label_values(&labels).observe(seconds);
+        let known = counted.objects.entry(object).or_default();
+        known.add(duration, result);
     }
 
     /// Counts a push.
     pub(crate) fn observe_push(&self, result: PushResult) {
-        self.pushes.with_label_values(&[result.as_str()]).inc();
+        *self.counted().pushes.entry(result).or_default() += 1;
     }
 
-    /// The text of all families, with a series of each of `controllers` and with the series of exactly the objects `live`:
-    /// new ones at 0, those of deleted objects gone.
-    pub(crate) fn render(&self, controllers: &[&str], live: &BTreeSet<Reconciled>) -> String {
+    /// Writes all families, with a series of each of `controllers` and with the series of exactly the objects `live`: new ones
+    /// at 0, those of deleted objects gone.
+    pub(crate) fn render(
+        &self,
+        out: &mut Encoder<'_>,
+        controllers: &[&'static str],
+        live: BTreeSet<Reconciled>,
+    ) {
+        let mut counted = self.counted();
         for controller in controllers {
-            self.retries.with_label_values(&[controller]);
+            counted.retries.entry(controller).or_default();
         }
-        for (controller, namespace, name) in live {
-            let labels = [*controller, namespace, name];
-            self.reconciliations.with_label_values(&labels);
-            self.errors.with_label_values(&labels);
-            self.durations.with_label_values(&labels);
+        counted.objects.retain(|object, _| live.contains(object));
+        for object in live {
+            counted.objects.entry(object).or_default();
         }
-        for labels in self.gone(live) {
-            // Each removal may find nothing: another scrape may have been faster.
-            drop(self.reconciliations.remove_label_values(&labels));
-            drop(self.errors.remove_label_values(&labels));
-            drop(self.durations.remove_label_values(&labels));
-        }
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .expect("gathered families are consistent")
-    }
-
-    /// Labels of series whose object is not in `live`.
-    fn gone(&self, live: &BTreeSet<Reconciled>) -> Vec<[String; 3]> {
-        let families = self.reconciliations.collect();
-        let series = families.iter().flat_map(|family| family.get_metric());
-        series
-            .map(|metric| {
-                RECONCILIATIONS.labels.iter().map(|wanted| {
-                    let pairs = metric.get_label();
-                    let pair = pairs.iter().find(|pair| pair.name() == *wanted);
-                    pair.map(|pair| pair.value().to_owned()).unwrap_or_default()
-                })
-            })
-            .filter_map(|values| <[String; 3]>::try_from(values.collect::<Vec<_>>()).ok())
-            .filter(|[controller, namespace, name]| {
-                !live
-                    .iter()
-                    .any(|live| live.0 == controller && live.1 == *namespace && live.2 == *name)
-            })
-            .collect()
+        counted.write(out);
     }
 }
 
-const TABLE: &str = "the table of families holds valid names and help";
-
-fn opts(family: &Family) -> Opts {
-    Opts::new(family.name, family.help)
+impl Counted {
+    fn write(&self, out: &mut Encoder<'_>) {
+        out.head(&BUILD_INFO);
+        let version = (BUILD_INFO.labels[0], env!("CARGO_PKG_VERSION"));
+        out.sample(BUILD_INFO.name, &[version], 1);
+        for (gauge, value) in [
+            (LEADER, usize::from(self.is_leading)),
+            (PUSH_SERIES, self.held.samples),
+            (PUSH_SOURCES, self.held.sources),
+        ] {
+            out.head(&gauge);
+            out.sample(gauge.name, &[], value);
+        }
+        out.head(&PUSHES);
+        for (result, count) in &self.pushes {
+            out.sample(PUSHES.name, &[(PUSHES.labels[0], result.as_str())], count);
+        }
+        out.head(&RECONCILIATION_DURATION);
+        for (object, known) in &self.objects {
+            let buckets = RECONCILE_BUCKETS.into_iter().zip(known.buckets);
+            let name = RECONCILIATION_DURATION.name;
+            out.histogram(name, &labels(object), buckets, known.seconds, known.all);
+        }
+        out.head(&RECONCILIATION_ERRORS);
+        for (object, known) in &self.objects {
+            out.sample(RECONCILIATION_ERRORS.name, &labels(object), known.errors);
+        }
+        out.head(&RECONCILIATIONS);
+        for (object, known) in &self.objects {
+            out.sample(RECONCILIATIONS.name, &labels(object), known.all);
+        }
+        out.head(&WORKQUEUE_RETRIES);
+        for (controller, count) in &self.retries {
+            let labels = [(WORKQUEUE_RETRIES.labels[0], *controller)];
+            out.sample(WORKQUEUE_RETRIES.name, &labels, count);
+        }
+    }
 }
 
-fn register(registry: &Registry, collector: impl Collector + 'static) {
-    registry
-        .register(Box::new(collector))
-        .expect("each family is registered once");
+/// The labels of an object's families, which are the same for the three of them.
+fn labels((controller, namespace, name): &Reconciled) -> [(&'static str, &str); 3] {
+    let names = RECONCILIATIONS.labels;
+    [
+        (names[0], controller),
+        (names[2], name),
+        (names[1], namespace),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregate::Format;
+
+    fn told(own: &OwnMetrics, live: &BTreeSet<Reconciled>) -> String {
+        let mut text = String::new();
+        let mut out = Encoder::new(&mut text, Format::Text);
+        own.render(&mut out, &["backup"], live.clone());
+        text
+    }
 
     #[test]
     fn errors_exist_at_zero_from_first_sight_and_series_go_with_their_object() {
@@ -214,17 +227,17 @@ mod tests {
         let error = "kafka_backup_operator_reconciliation_errors_total";
         let labels = "{controller=\"backup\",name=\"orders\",namespace=\"ns\"}";
         let has = |page: &str, value: u32| page.contains(&format!("{error}{labels} {value}\n"));
-        assert!(has(&own.render(&["backup"], &live), 0));
+        assert!(has(&told(&own, &live), 0));
 
         own.observe_reconcile("backup", "ns", "orders", Duration::from_millis(3), Err(()));
         own.observe_reconcile("backup", "ns", "orders", Duration::from_millis(3), Ok(()));
-        let page = own.render(&["backup"], &live);
+        let page = told(&own, &live);
         assert!(has(&page, 1), "{page}");
         let count = "kafka_backup_operator_reconciliation_duration_seconds_count";
         assert!(page.contains(&format!("{count}{labels} 2\n")), "{page}");
         let retries = "kafka_backup_operator_workqueue_retries_total{controller=\"backup\"} 1\n";
         assert!(page.contains(retries), "{page}");
 
-        assert!(!own.render(&["backup"], &BTreeSet::new()).contains("orders"));
+        assert!(!told(&own, &BTreeSet::new()).contains("orders"));
     }
 }

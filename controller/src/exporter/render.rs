@@ -17,28 +17,36 @@ use kafka_backup_shared::metrics::{
     BACKUP_DURATION, BACKUP_LAG, BACKUP_LAST_DURATION, BACKUP_MISSED_RUNS, BACKUP_RECORDS,
     BACKUP_RUNNING, BACKUP_SIZE, BACKUP_SUSPENDED, BACKUPS, DURATION_BUCKETS, Family, GAPS,
     LAST_SUCCESSFUL_BACKUP, LAST_SUCCESSFUL_RESTORE, OFFSET_RESET_DURATION, OFFSET_RESET_GROUPS,
-    OFFSET_RESETS, RESOURCE_PHASE, RESOURCE_STATUS, RESTORE_DURATION, RESTORE_RECORDS, RESTORES,
-    SCHEDULE_INTERVAL, WORKQUEUE_ADDS, WORKQUEUE_DEPTH,
+    OFFSET_RESETS, OFFSET_ROLLBACK_DURATION, OFFSET_ROLLBACKS, RESOURCE_PHASE, RESOURCE_STATUS,
+    RESTORE_DURATION, RESTORE_RECORDS, RESTORES, SCHEDULE_INTERVAL, WORKQUEUE_ADDS,
+    WORKQUEUE_DEPTH,
 };
 use kafka_backup_shared::schedule::Schedule;
 use kafka_backup_shared::status::{Life, OutcomeTotals, Phase, RunOutcome};
-use kube::ResourceExt;
 
-use super::encode::{Float, write_head, write_sample};
-use super::{QueueState, Snapshot};
+use super::encode::{Encoder, Float};
+use super::{QueueState, Snapshot, place};
+use crate::kind::{Kind, ObjectKind};
 
 /// Ticks that are looked at for the interval of a schedule: those of a week for all that are due once a day.
 const TICKS: usize = 8;
 
 /// The families of the objects and queues at `now`; what the controller counts about itself is added by the caller.
-pub(crate) fn render(out: &mut String, snapshot: &Snapshot, now: Timestamp) {
-    let backups = sorted(snapshot.backups.iter().map(|backup| {
-        let life = backup.status.as_ref().map(|status| &status.life);
-        Object::new(&**backup, Some(backup), life)
+pub(crate) fn render(out: &mut Encoder<'_>, snapshot: &Snapshot, now: Timestamp) {
+    let backups = sorted(snapshot.backups.iter().map(|backup| Object {
+        backup: Some(backup),
+        ..Object::new(&**backup)
     }));
-    let restores = sorted(snapshot.restores.iter().map(|restore| {
-        let life = restore.status.as_ref().map(|status| &status.life);
-        Object::new(&**restore, None, life)
+    let restores = snapshot.restores.iter();
+    let restores = sorted(restores.map(|restore| Object::new(&**restore)));
+    let resets = sorted(snapshot.offset_resets.iter().map(|reset| Object {
+        detail: Some(reset.spec.strategy.label()),
+        ..Object::new(&**reset)
+    }));
+    let rollbacks = snapshot.offset_rollbacks.iter();
+    let rollbacks = sorted(rollbacks.map(|rollback| Object {
+        detail: Some(rollback.spec.operation.as_str()),
+        ..Object::new(&**rollback)
     }));
 
     write_runs(out, &BACKUPS, &BACKUP_DURATION, &backups);
@@ -51,10 +59,20 @@ pub(crate) fn render(out: &mut String, snapshot: &Snapshot, now: Timestamp) {
     write_runs(out, &RESTORES, &RESTORE_DURATION, &restores);
     write_records(out, &RESTORE_RECORDS, &restores);
     write_last_success(out, &LAST_SUCCESSFUL_RESTORE, &restores);
-    for family in [OFFSET_RESETS, OFFSET_RESET_DURATION, OFFSET_RESET_GROUPS] {
-        write_head(out, &family);
-    }
-    let kinds = [("KafkaBackup", backups), ("KafkaRestore", restores)];
+    write_runs(out, &OFFSET_RESETS, &OFFSET_RESET_DURATION, &resets);
+    write_groups(out, &OFFSET_RESET_GROUPS, &resets);
+    write_runs(
+        out,
+        &OFFSET_ROLLBACKS,
+        &OFFSET_ROLLBACK_DURATION,
+        &rollbacks,
+    );
+    let kinds = [
+        (ObjectKind::Backup, backups),
+        (ObjectKind::Restore, restores),
+        (ObjectKind::OffsetReset, resets),
+        (ObjectKind::OffsetRollback, rollbacks),
+    ];
     write_status(out, &kinds);
     write_phase(out, &kinds);
     write_queues(out, &snapshot.queues);
@@ -64,22 +82,22 @@ pub(crate) fn render(out: &mut String, snapshot: &Snapshot, now: Timestamp) {
 struct Object<'a> {
     /// Where it is one.
     backup: Option<&'a KafkaBackup>,
+    /// What its runs do, where families tell that by a label.
+    detail: Option<&'static str>,
     life: Option<&'a Life>,
     namespace: String,
     name: String,
 }
 
 impl<'a> Object<'a> {
-    fn new(
-        object: &impl ResourceExt,
-        backup: Option<&'a KafkaBackup>,
-        life: Option<&'a Life>,
-    ) -> Self {
+    fn new(object: &'a impl Kind) -> Self {
+        let (namespace, name) = place(object.meta());
         Self {
-            backup,
-            life,
-            namespace: object.namespace().unwrap_or_default(),
-            name: object.name_any(),
+            backup: None,
+            detail: None,
+            life: object.told(),
+            namespace,
+            name,
         }
     }
 
@@ -104,49 +122,64 @@ fn names<'a>(family: &Family, object: &'a Object<'_>) -> [(&'static str, &'a str
     ]
 }
 
-fn write_runs(out: &mut String, runs: &Family, durations: &Family, objects: &Objects<'_>) {
-    write_head(out, runs);
+/// The labels of a family that has a series per outcome, as the table has them.
+fn labels_of<'a>(
+    family: &Family,
+    object: &'a Object<'_>,
+    outcome: RunOutcome,
+) -> Vec<(&'static str, &'a str)> {
+    let names = [object.name.as_str(), object.namespace.as_str()].into_iter();
+    let values = names.chain(object.detail).chain([outcome.as_str()]);
+    family.labels.iter().copied().zip(values).collect()
+}
+
+fn write_runs(out: &mut Encoder<'_>, runs: &Family, durations: &Family, objects: &Objects<'_>) {
+    out.head(runs);
     for object in objects.values() {
         for outcome in RunOutcome::ALL {
-            let [name, namespace] = names(runs, object);
-            let labels = [name, namespace, (runs.labels[2], outcome.as_str())];
+            let labels = labels_of(runs, object, outcome);
             let count = object.outcome(outcome).map_or(0, |totals| totals.runs);
-            write_sample(out, runs.name, &labels, count);
+            out.sample(runs.name, &labels, count);
         }
     }
-    write_head(out, durations);
+    out.head(durations);
     for object in objects.values() {
         for outcome in RunOutcome::ALL {
-            let [name, namespace] = names(durations, object);
-            let labels = [name, namespace, (durations.labels[2], outcome.as_str())];
-            write_histogram(out, durations.name, labels, object.outcome(outcome));
+            let labels = labels_of(durations, object, outcome);
+            write_histogram(out, durations.name, &labels, object.outcome(outcome));
+        }
+    }
+}
+
+fn write_groups(out: &mut Encoder<'_>, family: &Family, objects: &Objects<'_>) {
+    out.head(family);
+    for object in objects.values() {
+        for outcome in RunOutcome::ALL {
+            let labels = labels_of(family, object, outcome);
+            let groups = object.life.map(|life| life.totals.groups.of(outcome));
+            out.sample(family.name, &labels, groups.unwrap_or(0));
         }
     }
 }
 
 fn write_histogram(
-    out: &mut String,
+    out: &mut Encoder<'_>,
     name: &str,
-    [a, b, c]: [(&str, &str); 3],
+    labels: &[(&str, &str)],
     totals: Option<&OutcomeTotals>,
 ) {
     let none = OutcomeTotals::default();
     let totals = totals.unwrap_or(&none);
-    let bucket = format!("{name}_bucket");
-    let mut cumulative = 0;
-    for (index, bound) in DURATION_BUCKETS.iter().enumerate() {
-        cumulative += totals.duration_buckets.get(index).copied().unwrap_or(0);
-        let bound = Float(*bound).to_string();
-        write_sample(out, &bucket, &[a, b, c, ("le", &bound)], cumulative);
-    }
-    write_sample(out, &bucket, &[a, b, c, ("le", "+Inf")], totals.runs);
-    let seconds = Float(totals.duration_ms_sum as f64 / 1000.0);
-    write_sample(out, &format!("{name}_sum"), &[a, b, c], seconds);
-    write_sample(out, &format!("{name}_count"), &[a, b, c], totals.runs);
+    let counts = totals.duration_buckets.iter().copied();
+    let buckets = DURATION_BUCKETS
+        .into_iter()
+        .zip(counts.chain(std::iter::repeat(0)));
+    let seconds = totals.duration_ms_sum as f64 / 1000.0;
+    out.histogram(name, labels, buckets, seconds, totals.runs);
 }
 
 /// What only backups have.
-fn write_backups(out: &mut String, backups: &Objects<'_>, now: Timestamp) {
+fn write_backups(out: &mut Encoder<'_>, backups: &Objects<'_>, now: Timestamp) {
     write_gauge(out, &BACKUP_LAST_DURATION, backups, |object| {
         let duration = object.life?.totals.last_duration_ms?;
         Some(Float(duration as f64 / 1000.0))
@@ -188,14 +221,14 @@ fn schedule_interval(backup: &KafkaBackup, now: Timestamp) -> Option<i64> {
     Some(schedule.longest_wait_after(from, TICKS)?.as_secs())
 }
 
-fn write_records(out: &mut String, family: &Family, objects: &Objects<'_>) {
+fn write_records(out: &mut Encoder<'_>, family: &Family, objects: &Objects<'_>) {
     write_gauge(out, family, objects, |object| {
         let totals = object.life.map(|life| &life.totals);
         Some(totals.map_or(0, |totals| totals.records + totals.uncommitted))
     });
 }
 
-fn write_last_success(out: &mut String, family: &Family, objects: &Objects<'_>) {
+fn write_last_success(out: &mut Encoder<'_>, family: &Family, objects: &Objects<'_>) {
     write_gauge(out, family, objects, |object| {
         let time = object.life?.totals.last_success_time.as_ref()?;
         Some(time.0.as_second())
@@ -204,41 +237,45 @@ fn write_last_success(out: &mut String, family: &Family, objects: &Objects<'_>) 
 
 /// One sample for each object that has a value.
 fn write_gauge<V: Display>(
-    out: &mut String,
+    out: &mut Encoder<'_>,
     family: &Family,
     objects: &Objects<'_>,
     value: impl Fn(&Object<'_>) -> Option<V>,
 ) {
-    write_head(out, family);
+    out.head(family);
     for object in objects.values() {
         if let Some(value) = value(object) {
-            write_sample(out, family.name, &names(family, object), value);
+            out.sample(family.name, &names(family, object), value);
         }
     }
 }
 
-fn write_status(out: &mut String, kinds: &[(&str, Objects<'_>)]) {
-    write_head(out, &RESOURCE_STATUS);
+fn write_status(out: &mut Encoder<'_>, kinds: &[(ObjectKind, Objects<'_>)]) {
+    out.head(&RESOURCE_STATUS);
     for (kind, objects) in kinds {
         for object in objects.values() {
             let ready = object.life.is_some_and(|life| {
                 let mut conditions = life.conditions.iter();
                 conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
             });
-            let labels = [kind, object.name.as_str(), object.namespace.as_str()];
+            let labels = [
+                kind.as_str(),
+                object.name.as_str(),
+                object.namespace.as_str(),
+            ];
             write_labelled(out, &RESOURCE_STATUS, &labels, u8::from(ready));
         }
     }
 }
 
-fn write_phase(out: &mut String, kinds: &[(&str, Objects<'_>)]) {
-    write_head(out, &RESOURCE_PHASE);
+fn write_phase(out: &mut Encoder<'_>, kinds: &[(ObjectKind, Objects<'_>)]) {
+    out.head(&RESOURCE_PHASE);
     for (kind, objects) in kinds {
         for object in objects.values() {
             let present = object.life.map_or(Phase::default(), |life| life.phase);
             for phase in Phase::ALL {
                 let labels = [
-                    kind,
+                    kind.as_str(),
                     object.name.as_str(),
                     &object.namespace,
                     phase.as_str(),
@@ -250,19 +287,19 @@ fn write_phase(out: &mut String, kinds: &[(&str, Objects<'_>)]) {
     }
 }
 
-fn write_queues(out: &mut String, queues: &[QueueState]) {
-    write_head(out, &WORKQUEUE_DEPTH);
+fn write_queues(out: &mut Encoder<'_>, queues: &[QueueState]) {
+    out.head(&WORKQUEUE_DEPTH);
     for queue in queues {
         write_labelled(out, &WORKQUEUE_DEPTH, &[queue.controller], queue.depth);
     }
-    write_head(out, &WORKQUEUE_ADDS);
+    out.head(&WORKQUEUE_ADDS);
     for queue in queues {
         write_labelled(out, &WORKQUEUE_ADDS, &[queue.controller], queue.adds);
     }
 }
 
 /// A sample with the family's labels in the order of the table.
-fn write_labelled(out: &mut String, family: &Family, values: &[&str], value: impl Display) {
+fn write_labelled(out: &mut Encoder<'_>, family: &Family, values: &[&str], value: impl Display) {
     let labels = family.labels.iter().copied().zip(values.iter().copied());
-    write_sample(out, family.name, &labels.collect::<Vec<_>>(), value);
+    out.sample(family.name, &labels.collect::<Vec<_>>(), value);
 }

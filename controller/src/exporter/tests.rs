@@ -3,15 +3,16 @@
 use std::collections::HashSet;
 
 use kafka_backup_shared::metrics::{AGGREGATED, FAMILIES, PUSHED_ONLY};
-use kafka_backup_shared::status::{HeldRun, Phase, RunOutcome, time};
+use kafka_backup_shared::status::{GroupTotals, HeldRun, Phase, RunOutcome, time};
 use serde_json::json;
 
-use super::fixtures::{backup, restore};
+use super::fixtures::{backup, offset_reset, offset_rollback, restore};
 use super::*;
 use crate::exposition::{Family, Syntax, parse};
 use crate::fixtures::active_run;
 
-/// A backup that has had runs, one whose first run goes on, and a restore without a status.
+/// A backup that has had runs, one whose first run goes on, a reset that has failed for one group, and a restore and a rollback
+/// without a status.
 fn snapshot() -> Snapshot {
     let mut seasoned = backup("kafka-backup", "hourly-backup");
     let status = seasoned.status.get_or_insert_default();
@@ -42,9 +43,18 @@ fn snapshot() -> Snapshot {
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }]))
     .expect("conditions");
+    let mut reset = offset_reset("a", "replay");
+    let totals = &mut reset.status.get_or_insert_default().life.totals;
+    totals.failure.add(2_000);
+    totals.groups = GroupTotals {
+        success: 1,
+        failure: 1,
+    };
     Snapshot {
         backups: vec![seasoned.into(), first.into()],
         restores: vec![restore("a", "never-looked-at").into()],
+        offset_resets: vec![reset.into()],
+        offset_rollbacks: vec![offset_rollback("a", "check").into()],
         queues: vec![QueueState {
             controller: "backup",
             depth: 1,
@@ -71,7 +81,7 @@ fn exporter(source: impl Fn() -> Snapshot + Send + Sync + 'static) -> Arc<Export
 
 fn told(snapshot: &Snapshot, now: Timestamp) -> String {
     let mut text = String::new();
-    render(&mut text, snapshot, now);
+    render(&mut Encoder::new(&mut text, Format::Text), snapshot, now);
     text
 }
 
@@ -233,6 +243,10 @@ fn held_runs_are_not_on_the_page() {
         outcome: RunOutcome::Failure,
         duration_ms: 1,
         gaps: 3,
+        groups: GroupTotals {
+            success: 2,
+            failure: 1,
+        },
         since: time(jiff::Timestamp::UNIX_EPOCH),
     });
     assert_eq!(told(&only(object), now()), before);
@@ -268,4 +282,60 @@ async fn exposure_of_a_deleted_object_is_forgotten() {
     shown.lock().expect("a lock").backups.pop();
     exporter.render_page(Format::Text, now());
     assert_eq!(exposed(later), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn readers_that_come_at_once_share_a_page_which_goes_when_it_is_old() {
+    let exporter = exporter(snapshot);
+    let old = exporter.clone();
+    let dropping = tokio::spawn(async move { old.drop_old_pages().await });
+    let (one, other) = tokio::join!(exporter.page(Format::Text), exporter.page(Format::Text));
+    assert!(Arc::ptr_eq(&one, &other));
+    let page = Arc::downgrade(&one);
+    drop((one, other));
+    assert!(page.upgrade().is_some(), "it is not old yet");
+    let gone = async {
+        while page.upgrade().is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let gone = tokio::time::timeout(Duration::from_secs(20), gone).await;
+    gone.expect("nobody reads it any more");
+    dropping.abort();
+}
+
+#[test]
+fn only_open_metrics_names_counters_without_total_and_has_bounds_with_a_point() {
+    let page = |format| {
+        let text = exporter(snapshot).render_page(format, now()).text;
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let (text, other) = (page(Format::Text), page(Format::OpenMetrics));
+    for (line, in_other) in [
+        (
+            "# TYPE kafka_backup_backups_total counter\n",
+            "# TYPE kafka_backup_backups counter\n",
+        ),
+        (
+            "outcome=\"success\",le=\"10\"} ",
+            "outcome=\"success\",le=\"10.0\"} ",
+        ),
+        (
+            "namespace=\"a\",le=\"10\"} ",
+            "namespace=\"a\",le=\"10.0\"} ",
+        ),
+    ] {
+        assert!(text.contains(line) && !text.contains(in_other), "{line}");
+        assert!(
+            other.contains(in_other) && !other.contains(line),
+            "{in_other}"
+        );
+    }
+    for line in [
+        "le=\"0.005\"} ",
+        "le=\"+Inf\"} ",
+        "kafka_backup_backups_total{",
+    ] {
+        assert!(text.contains(line) && other.contains(line), "{line}");
+    }
 }

@@ -1,7 +1,8 @@
 //! The formats by tables, and by round trip.
 
 use super::*;
-use crate::exporter::{Float, write_head, write_sample};
+use crate::aggregate::Format;
+use crate::exporter::{Encoder, Float};
 use kafka_backup_shared::metrics::{Family as Known, MetricType};
 use proptest::prelude::*;
 use prost::Message;
@@ -411,12 +412,13 @@ proptest! {
         samples in proptest::collection::vec((any::<String>(), any::<String>(), any::<f64>()), 0..20)
     ) {
         let mut text = String::new();
-        write_head(&mut text, &EXAMPLE);
+        let mut out = Encoder::new(&mut text, Format::Text);
+        out.head(&EXAMPLE);
         let mut written = Vec::new();
         for (index, (one, two, value)) in samples.iter().enumerate() {
             let one = format!("{index}{one}");
             let labels = [("one", one.as_str()), ("two", two.as_str())];
-            write_sample(&mut text, EXAMPLE.name, &labels, Float(*value));
+            out.sample(EXAMPLE.name, &labels, Float(*value));
             let owned = labels.map(|(name, text)| (name.to_owned(), text.to_owned()));
             written.push((owned.to_vec(), value.to_bits()));
         }

@@ -5,19 +5,22 @@ use std::io::{Read, Write};
 use std::sync::Mutex;
 
 use flate2::read::GzDecoder;
+use jiff::Timestamp;
+use kafka_backup_shared::archive::FORMAT_VERSION;
+use kafka_backup_shared::archive::snapshot::{Snapshot, SnapshotHeader};
 use kafka_backup_shared::plan::RunRef;
-use kafka_backup_shared::pod::{push_path, report_path};
+use kafka_backup_shared::pod::{push_path, report_path, snapshot_path};
 use kafka_backup_shared::report::Report;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::exporter::{Snapshot, fixtures::backup};
+use crate::exporter::{self, fixtures::backup};
 use crate::fixtures::success_report;
 use crate::identity::{Identities, StaticToken, Worker};
 use crate::leadership::NotLeading;
 use crate::objects::{Progress, Recorded};
-use crate::push::Standing;
+use crate::push::{Kept, NewSnapshot, SnapshotError, Standing};
 
 const JOB_UID: &str = "job-uid-1";
 
@@ -27,6 +30,7 @@ struct Recorder {
     leader: Mutex<Option<String>>,
     standing: Mutex<Standing>,
     taken: Mutex<(Vec<Progress>, Vec<Report>)>,
+    snapshots: Mutex<Vec<NewSnapshot>>,
 }
 
 impl Runs for Recorder {
@@ -51,6 +55,26 @@ impl Runs for Recorder {
         self.taken.lock().unwrap().1.push(report);
         true
     }
+
+    async fn keep_snapshot(
+        &self,
+        _: &Worker,
+        snapshot: NewSnapshot,
+    ) -> Result<Kept, SnapshotError> {
+        let mut snapshots = self.snapshots.lock().unwrap();
+        if let Some(first) = snapshots.first() {
+            return Ok(Kept::Before(first.bytes.clone()));
+        }
+        snapshots.push(snapshot);
+        Ok(Kept::New)
+    }
+
+    async fn delete_snapshot(&self, _: &Worker) -> Result<(), SnapshotError> {
+        let deleted = self.snapshots.lock().unwrap().pop();
+        deleted
+            .map(drop)
+            .ok_or_else(|| SnapshotError::Missing("before".into()))
+    }
 }
 
 /// A server on loopback.
@@ -68,9 +92,9 @@ impl Rig {
         let mut backups: Vec<_> = backups.collect();
         let worker = RunRef::example();
         backups.push(backup(&worker.namespace, &worker.name).into());
-        let snapshot = move || Snapshot {
+        let snapshot = move || exporter::Snapshot {
             backups: backups.clone(),
-            ..Snapshot::default()
+            ..exporter::Snapshot::default()
         };
         let worker = Worker {
             run: RunRef::example(),
@@ -86,6 +110,7 @@ impl Rig {
                 leader: Mutex::default(),
                 standing: Mutex::new(Standing::Active),
                 taken: Mutex::default(),
+                snapshots: Mutex::default(),
             },
             exporter: Exporter::new(Box::new(snapshot), 1000),
             health: Health::awaiting(&["caches"]),
@@ -671,6 +696,84 @@ async fn a_report_is_taken_from_its_own_job_only() {
     assert_eq!(rig.reports(), []);
     assert_eq!(rig.metrics(&own, &[GOOD], &json).await.status, 200);
     assert_eq!(rig.reports(), [success_report(5)]);
+}
+
+/// A snapshot without groups, of a run.
+fn snapshot_of(run: RunRef, at: Timestamp) -> Vec<u8> {
+    let header = SnapshotHeader {
+        format_version: FORMAT_VERSION,
+        snapshot_id: "before".into(),
+        run,
+        time: at,
+        cluster_id: "c".into(),
+        groups: vec!["*".into()],
+        topics: None,
+        topic_ids: Default::default(),
+        group_count: 0,
+        offset_count: 0,
+    };
+    let groups = Vec::new();
+    Snapshot { header, groups }.to_bytes()
+}
+
+#[tokio::test]
+async fn a_snapshot_is_kept_once_and_the_first_one_is_given_back() {
+    let rig = Rig::ready().await;
+    let path = snapshot_path(JOB_UID);
+    let (put, delete) = (format!("PUT {path}"), format!("DELETE {path}"));
+    let octets = "Content-Type: application/octet-stream";
+    let first = snapshot_of(RunRef::example(), Timestamp::UNIX_EPOCH);
+    let later = snapshot_of(RunRef::example(), Timestamp::MAX);
+    let elsewhere = RunRef {
+        uid: "another".into(),
+        ..RunRef::example()
+    };
+    let foreign = snapshot_of(elsewhere, Timestamp::UNIX_EPOCH);
+    let other_job = format!("PUT {}", snapshot_path("job-uid-2"));
+
+    let refused: [(&str, &[&str], &[u8], u16); 7] = [
+        (&put, &[octets], &first, 401),
+        (
+            &put,
+            &["Authorization: Bearer stranger", octets],
+            &first,
+            403,
+        ),
+        (&other_job, &[GOOD, octets], &first, 403),
+        (&put, &[GOOD], &first, 415),
+        (&put, &[GOOD, octets], b"no snapshot", 400),
+        (&put, &[GOOD, octets], &first[..first.len() - 1], 400),
+        (&put, &[GOOD, octets], &foreign, 403),
+    ];
+    for (request, headers, body, status) in refused {
+        let answer = rig.metrics(request, headers, body).await;
+        assert_eq!(answer.status, status, "{headers:?} {:?}", answer.text());
+    }
+    assert_eq!(*rig.push.runs.snapshots.lock().unwrap(), []);
+    for (standing, status) in [(Standing::NotActive, 409), (Standing::NotYet, 503)] {
+        *rig.push.runs.standing.lock().unwrap() = standing;
+        for request in [&put, &delete] {
+            let answer = rig.metrics(request, &[GOOD, octets], &first).await;
+            assert_eq!(answer.status, status, "{request} {standing:?}");
+        }
+    }
+    *rig.push.runs.standing.lock().unwrap() = Standing::Active;
+
+    let answer = rig.metrics(&put, &[GOOD, octets], &first).await;
+    assert_eq!(answer.both(), (201, String::new()));
+    let answer = rig.metrics(&put, &[GOOD, octets], &later).await;
+    assert_eq!((answer.status, answer.body), (200, first));
+    assert!(
+        answer
+            .head
+            .contains("content-type: application/octet-stream")
+    );
+    *rig.push.runs.leader.lock().unwrap() = Some("other".into());
+    assert_eq!(rig.metrics(&delete, &[GOOD], b"").await.status, 503);
+    *rig.push.runs.leader.lock().unwrap() = None;
+    assert_eq!(rig.metrics(&delete, &[GOOD], b"").await.status, 200);
+    let missing = (404, "ConfigMap before does not exist\n".to_owned());
+    assert_eq!(rig.metrics(&delete, &[GOOD], b"").await.both(), missing);
 }
 
 #[tokio::test]

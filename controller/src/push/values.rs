@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use kafka_backup_shared::metrics::{
-    AGGREGATED, BACKUP_RECORDS, Family, MetricType, RESTORE_RECORDS, RUN_BYTES, RUN_CHECKED,
-    RUN_LEFT, RUN_PROGRESS, RUN_RATE,
+    AGGREGATED, BACKUP_RECORDS, Family, MetricType, PUSHED_ONLY, RESTORE_RECORDS, RUN_BYTES,
+    RUN_CHECKED, RUN_LEFT, RUN_PROGRESS, RUN_RATE,
 };
 use kafka_backup_shared::plan::RunRef;
 
@@ -40,20 +40,14 @@ pub(super) fn check_grouping(grouping: &Grouping, run: &RunRef) -> Result<(), Re
     Ok(())
 }
 
-/// The families that go into the status of an object.
-fn told_by_status(kind: ObjectKind) -> [&'static Family; 6] {
+/// The families that go into the status of an object. What moves committed offsets has no records.
+fn told_by_status(kind: ObjectKind) -> Vec<&'static Family> {
     let records = match kind {
-        ObjectKind::Backup => &BACKUP_RECORDS,
-        ObjectKind::Restore => &RESTORE_RECORDS,
+        ObjectKind::Backup => Some(&BACKUP_RECORDS),
+        ObjectKind::Restore => Some(&RESTORE_RECORDS),
+        ObjectKind::OffsetReset | ObjectKind::OffsetRollback => None,
     };
-    [
-        records,
-        &RUN_BYTES,
-        &RUN_PROGRESS,
-        &RUN_CHECKED,
-        &RUN_RATE,
-        &RUN_LEFT,
-    ]
+    records.into_iter().chain(&PUSHED_ONLY).collect()
 }
 
 /// Takes families out that are none of the catalogue, and names them; of a worker of this version they are refused.
@@ -92,8 +86,9 @@ pub(super) fn read_progress(
 ) -> Result<Progress, Refusal> {
     let told = told_by_status(kind);
     let mut progress = Progress::default();
-    for known in told {
+    for known in &told {
         let family = families.iter().find(|family| family.name == known.name);
+        let known = *known;
         let value = family
             .map(|family| read_family(family, known, run))
             .transpose()?;

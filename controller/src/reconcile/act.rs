@@ -148,6 +148,8 @@ fn event_of(change: Write) -> Write {
         | Write::CreateJob
         | Write::TellStarted
         | Write::Progress
+        | Write::KeepSnapshot
+        | Write::DeleteSnapshot
         | Write::RepeatJob
         | Write::TellEnded
         | Write::MarkJob
@@ -286,7 +288,7 @@ async fn create<K: Kind>(
 ) -> Result<Next, ReconcileError> {
     let uid = object.uid().unwrap_or_default();
     let referenced = referenced(context, object).await?;
-    let Ok(job) = job::build(object, run, referenced.as_ref(), &context.worker) else {
+    let Ok(job) = job::build(object, run, &referenced, &context.worker) else {
         // decide has checked the same spec; it will say what is wrong with it when it sees the newer one.
         return Ok(Next::LookAgain);
     };
@@ -446,7 +448,7 @@ fn settle(
 
 #[cfg(test)]
 mod tests {
-    use kafka_backup_shared::status::{HeldRun, RunOutcome, time};
+    use kafka_backup_shared::status::{GroupTotals, HeldRun, RunOutcome, time};
 
     use super::*;
     use crate::fixtures;
@@ -471,6 +473,7 @@ mod tests {
             outcome: RunOutcome::Success,
             duration_ms: 1,
             gaps: 0,
+            groups: GroupTotals::default(),
             since: time(Timestamp::UNIX_EPOCH),
         });
         let table = [

@@ -8,6 +8,7 @@ use super::condition::{
     self, CAPTURE_HELD, PROGRESSING, READY, RETENTION_HELD, SUCCEEDED, SUSPENDED, Saying, Truth,
 };
 use super::decide::{Draft, Step};
+use super::follow::end_in_words;
 use super::line::{self, Place};
 use super::view::Trouble;
 use crate::kind::Kind;
@@ -71,6 +72,7 @@ impl<K: Kind> Draft<'_, K> {
             ),
             Some(Place::Waits(_) | Place::Free) | None => Saying::new(false, "NoActiveRun", ""),
         };
+        let object = self.object;
         let conditions = &mut self.life().conditions;
         condition::set(
             conditions,
@@ -82,7 +84,7 @@ impl<K: Kind> Draft<'_, K> {
         condition::set(
             conditions,
             SUCCEEDED,
-            succeeded::<K>(active.as_ref(), last.as_ref()),
+            succeeded(object, active.as_ref(), last.as_ref()),
             generation,
             now,
         );
@@ -166,7 +168,11 @@ fn progressing(active: Option<&ActiveRun>, failing: Option<&Trouble>) -> Option<
     })
 }
 
-fn succeeded<K: Kind>(active: Option<&ActiveRun>, last: Option<&FinishedRun>) -> Saying {
+fn succeeded<K: Kind>(
+    object: &K,
+    active: Option<&ActiveRun>,
+    last: Option<&FinishedRun>,
+) -> Saying {
     match (active, last) {
         (Some(run), _) => Saying::new(
             Truth::Unknown,
@@ -175,14 +181,13 @@ fn succeeded<K: Kind>(active: Option<&ActiveRun>, last: Option<&FinishedRun>) ->
         ),
         (None, None) => Saying::new(Truth::Unknown, "NoRun", "no run has ended yet"),
         (None, Some(run)) if run.outcome == RunOutcome::Success => {
-            let (reason, told) = match &run.message {
-                // Only a dry run has something to say in success.
-                Some(told) => ("DryRunCompleted".to_owned(), told.clone()),
-                None => (
-                    format!("{}Completed", K::KIND.noun()),
-                    format!("{} records, {} bytes", run.records, run.size),
-                ),
+            let reason = if object.is_dry_run() {
+                "DryRunCompleted".to_owned()
+            } else {
+                format!("{}Completed", K::KIND.noun())
             };
+            let counts = format!("{} records, {} bytes", run.records, run.size);
+            let told = end_in_words(object, run.message.as_deref(), &counts);
             Saying::new(true, reason, format!("run {}: {told}", run.backup_id))
         }
         (None, Some(run)) => {

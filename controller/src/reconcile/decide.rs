@@ -10,7 +10,6 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kafka_backup_shared::crd::KafkaBackup;
 use kafka_backup_shared::plan::{SpecError, run_id};
 use kafka_backup_shared::report::Report;
 use kafka_backup_shared::status::{ActiveRun, HeldRun, Life, RunOutcome, time};
@@ -22,7 +21,7 @@ use super::view::{JobView, PodView, Trouble};
 use crate::digest::sha256_hex;
 use crate::exporter::Exposed;
 use crate::job;
-use crate::kind::Kind;
+use crate::kind::{Kind, Referenced};
 
 /// How soon an object is looked at again whose reference leads nowhere.
 const REFERENCE_POLL: SignedDuration = SignedDuration::from_secs(15);
@@ -34,8 +33,8 @@ const LINE_POLL: SignedDuration = SignedDuration::from_secs(15);
 #[derive(Clone, Debug)]
 pub(crate) struct Observed<K> {
     pub(crate) object: K,
-    /// The KafkaBackup that it refers to; `None` only if it refers to none, or the API server says that there is none.
-    pub(crate) referenced: Option<KafkaBackup>,
+    /// What it refers to; something is missing only if the API server says that it does not exist.
+    pub(crate) referenced: Referenced,
     /// Its Jobs, as the cache has them.
     pub(crate) jobs: Vec<JobView>,
     /// The Job that `activeRun` names; `None` only if the API server says that there is none.
@@ -123,12 +122,12 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
         wake: None,
         now,
     };
-    let plan = digest(object, observed.referenced.as_ref());
+    let plan = digest(object, &observed.referenced);
     draft.release_held();
     let mut step = draft.follow_run(plan.as_deref());
     let plan = draft.follow_dueness(&mut step, plan);
     if plan.is_err() && object.reference().is_some() {
-        // Nothing announces to a restore that its backup has come.
+        // Nothing announces that what it refers to has come.
         draft.wake_at(Some(now + REFERENCE_POLL));
     }
     draft.conclude(&step, plan.err());
@@ -143,7 +142,7 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
     }
     let (mut jobs, wake) = tidy::jobs::<K>(observed, &before, now);
     draft.wake_at(wake);
-    if matches!(step, Step::Active { .. }) {
+    if K::KIND.resumes() && matches!(step, Step::Active { .. }) {
         let (lost, wake) = tidy::lost_pods(&observed.pods, observed.lost_after, now);
         jobs.extend(lost);
         draft.wake_at(wake);
@@ -166,7 +165,7 @@ pub(crate) fn decide<K: Kind>(observed: &Observed<K>, now: Timestamp) -> Decisio
 }
 
 /// Digest of what a run of the object would do now.
-fn digest<K: Kind>(object: &K, referenced: Option<&KafkaBackup>) -> Result<String, SpecError> {
+fn digest<K: Kind>(object: &K, referenced: &Referenced) -> Result<String, SpecError> {
     let plan = object.plan("", referenced)?.to_json()?;
     Ok(sha256_hex(plan.as_bytes()))
 }
@@ -212,6 +211,7 @@ impl<K: Kind> Draft<'_, K> {
             for run in released {
                 totals.of_mut(outcome).add(run.duration_ms);
                 totals.gaps += run.gaps;
+                totals.groups.add(run.groups);
             }
         }
     }
@@ -354,6 +354,10 @@ impl<K: Kind> Draft<'_, K> {
 #[cfg(test)]
 #[path = "decide_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "decide_offsets_test.rs"]
+mod offsets;
 
 #[cfg(test)]
 #[path = "interleaving_test.rs"]

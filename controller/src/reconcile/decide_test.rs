@@ -1,8 +1,10 @@
 //! A table of lives: each step says what is observed and what is decided.
 
-use kafka_backup_shared::crd::{ConcurrencyPolicy, KafkaBackup, KafkaRestore};
+use kafka_backup_shared::crd::{
+    ConcurrencyPolicy, KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore,
+};
 use kafka_backup_shared::report::{DryRun, Fault, RetentionHeld, StuckPartition};
-use kafka_backup_shared::status::{Phase, RunReason};
+use kafka_backup_shared::status::{GroupTotals, Phase, RunReason};
 use kube::ResourceExt;
 
 use super::*;
@@ -22,7 +24,7 @@ const HOLD: Duration = Duration::from_secs(90);
 pub(super) fn seen<K: Kind>(object: K) -> Observed<K> {
     Observed {
         object,
-        referenced: None,
+        referenced: Referenced::default(),
         jobs: Vec::new(),
         active_job: None,
         pods: Vec::new(),
@@ -1027,7 +1029,9 @@ fn a_life_that_is_cut_anywhere_ends_the_same() {
 
 /// A restore whose only run ended with `report`.
 fn restored(report: Report) -> Observed<KafkaRestore> {
-    let mut observed: Observed<KafkaRestore> = seen(fixtures::restore());
+    let mut object = fixtures::restore();
+    object.spec.dry_run = report.dry_run.is_some();
+    let mut observed: Observed<KafkaRestore> = seen(object);
     let step = |observed: &mut Observed<KafkaRestore>, now: &str| {
         while let Some(status) = decide(observed, at(now)).status {
             observed.object.status = Some(status);
@@ -1073,6 +1077,7 @@ fn held_retention_is_a_condition_with_the_command_that_ends_it() {
 fn a_dry_run_says_what_it_would_write_and_counts_no_record() {
     let mut report = success_report(0);
     report.dry_run = Some(DryRun {
+        groups: 0,
         topics: 1,
         records: 70,
         bytes: 7000,
@@ -1098,6 +1103,28 @@ fn a_dry_run_says_what_it_would_write_and_counts_no_record() {
 }
 
 #[test]
+fn a_restore_that_carries_groups_over_says_so_beside_its_records() {
+    let mut report = success_report(7);
+    report.offsets = Some(fixtures::offsets_report());
+    let status = restored(report).object.status();
+    let succeeded = condition::find(&status.life.conditions, SUCCEEDED).unwrap();
+    assert!(
+        succeeded
+            .message
+            .ends_with("7 records, 700 bytes; 3 offsets of 1 group changed, 1 group failed"),
+        "{}",
+        succeeded.message
+    );
+    assert_eq!(succeeded.reason, "RestoreCompleted");
+    let carried = status.offset_reset_status.unwrap();
+    assert_eq!((carried.groups_reset, carried.groups_failed), (1, 1));
+    assert_eq!(carried.results[0].group, "shipping");
+    assert_eq!(status.rollback_snapshot_id.as_deref(), Some("before"));
+    // Its groups have no series of a reset.
+    assert_eq!(status.life.totals.groups, GroupTotals::default());
+}
+
+#[test]
 fn a_restore_by_reference_waits_for_its_backup_and_takes_it_from_its_own_namespace_only() {
     let mut object = fixtures::restore();
     object.spec.backup_id = None;
@@ -1114,7 +1141,7 @@ fn a_restore_by_reference_waits_for_its_backup_and_takes_it_from_its_own_namespa
     let mut elsewhere = fixtures::backup();
     elsewhere.metadata.namespace = Some("other".into());
     for referenced in [None, Some(elsewhere)] {
-        observed.referenced = referenced;
+        observed.referenced.backup = referenced;
         step(&mut observed, "2026-01-01T00:00:01Z");
         let decision = step(&mut observed, "2026-01-01T00:00:01Z");
         assert_eq!((decision.status, decision.jobs), (None, vec![]));
@@ -1128,16 +1155,13 @@ fn a_restore_by_reference_waits_for_its_backup_and_takes_it_from_its_own_namespa
             ready.message
         );
     }
-    observed.referenced = Some(fixtures::backup());
+    observed.referenced.backup = Some(fixtures::backup());
     step(&mut observed, "2026-01-01T00:01:00Z");
     assert_eq!(
         step(&mut observed, "2026-01-01T00:01:00Z").jobs,
         [JobAction::Create]
     );
-    let plan = observed
-        .object
-        .plan("r", observed.referenced.as_ref())
-        .unwrap();
+    let plan = observed.object.plan("r", &observed.referenced).unwrap();
     let kafka_backup_shared::plan::Plan::Restore(plan) = plan else {
         panic!("{plan:?}");
     };
@@ -1174,6 +1198,11 @@ fn no_column_is_ever_empty() {
         .status
         .unwrap();
     all.extend(columns::<KafkaRestore>(&status));
+    let status = decide(&seen(fixtures::offset_reset()), at("2026-01-01T00:00:01Z"));
+    all.extend(columns::<KafkaOffsetReset>(&status.status.unwrap()));
+    let rollback = fixtures::offset_rollback("verify");
+    let status = decide(&seen(rollback), at("2026-01-01T00:00:01Z"));
+    all.extend(columns::<KafkaOffsetRollback>(&status.status.unwrap()));
     assert!(all.iter().all(|(_, value)| !value.is_empty()), "{all:?}");
     let said = |value: &str| all.iter().any(|(_, found)| found == value);
     for value in [

@@ -145,12 +145,9 @@ pub(crate) fn restore(
     moment: &Moment,
 ) -> Dueness {
     let retry = object.annotations().get(RETRY);
-    let mut dueness = Dueness::default();
-    if moment.busy != Busy::No || status.life.waiting_run.is_some() {
-        return dueness;
-    }
-    if status.life.last_run_generation.is_none() {
-        dueness.run = one_shot(object, &status.life, moment);
+    let mut dueness = once(object, &status.life, moment);
+    let is_idle = moment.busy == Busy::No && status.life.waiting_run.is_none();
+    if !is_idle || dueness.run.is_some() {
         return dueness;
     }
     let Some(value) = retry.filter(|value| status.last_retry.as_ref() != Some(value)) else {
@@ -172,6 +169,16 @@ pub(crate) fn restore(
         dueness.is_retry_refused = true;
     }
     dueness
+}
+
+/// Dueness of an object that runs once.
+pub(crate) fn once(object: &impl ResourceExt, life: &Life, moment: &Moment) -> Dueness {
+    let is_idle = moment.busy == Busy::No && life.waiting_run.is_none();
+    let is_new = is_idle && life.last_run_generation.is_none();
+    Dueness {
+        run: is_new.then(|| one_shot(object, life, moment)).flatten(),
+        ..Dueness::default()
+    }
 }
 
 /// Stops counting ticks: of a suspended or invalid object they are neither missed nor made up for.

@@ -2,15 +2,15 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kafka_backup_shared::plan::SpecError;
-use kafka_backup_shared::report::{Outcome, Report};
-use kafka_backup_shared::status::{ActiveRun, FinishedRun, HeldRun, RunOutcome, time};
+use kafka_backup_shared::report::{OffsetsReport, Outcome, Report};
+use kafka_backup_shared::status::{ActiveRun, FinishedRun, GroupTotals, HeldRun, RunOutcome, time};
 
 use super::decide::{Draft, Step};
 use super::outcome::{Ended, Verdict, judge};
 use super::tidy;
 use super::view::{JobView, PodView, Trouble};
 use crate::job::REPETITION;
-use crate::kind::Kind;
+use crate::kind::{Kind, ObjectKind};
 
 /// How soon a run that has not started is looked at again: Events say why, and nothing announces them. An API server reads all of
 /// a namespace for the Events of one pod, so that many that are stuck are asked about less and less often.
@@ -29,9 +29,7 @@ impl<K: Kind> Draft<'_, K> {
         let observed = self.observed;
         match (&observed.active_job, &run.job_uid) {
             (None, None) => self.follow_unborn(run, plan),
-            (None, Some(_)) => {
-                self.account(&run, deleted(&run, observed.pushed.as_ref(), self.now))
-            }
+            (None, Some(_)) => self.account(&run, self.deleted(&run)),
             (Some(job), _) if job.owner_uid != self.object.meta().uid => {
                 let message = format!("a Job {} that is not ours is in the way", job.name);
                 self.account(&run, unstarted(&run, "JobNameTaken", message, self.now))
@@ -48,15 +46,20 @@ impl<K: Kind> Draft<'_, K> {
                     is_unborn: false,
                 }
             }
-            (Some(job), Some(uid)) if job.uid != *uid => {
-                self.account(&run, deleted(&run, observed.pushed.as_ref(), self.now))
-            }
+            (Some(job), Some(uid)) if job.uid != *uid => self.account(&run, self.deleted(&run)),
             (Some(job), Some(_)) => match judge(job, &observed.pods, observed.pushed.as_ref()) {
                 Verdict::Running => self.follow_start(&run, job),
                 Verdict::Ended(ended) => self.account(&run, *ended),
                 Verdict::ReportLost => self.repeat(&run, job),
             },
         }
+    }
+
+    /// A Job that went away before it was accounted.
+    fn deleted(&self, run: &ActiveRun) -> Ended {
+        let message = format!("Job {} was deleted before its run was accounted", run.job);
+        let pushed = self.observed.pushed.as_ref();
+        last_word(run, "JobDeleted", message, pushed, self.now)
     }
 
     fn change_run(&mut self, change: impl FnOnce(&mut ActiveRun)) {
@@ -96,6 +99,9 @@ impl<K: Kind> Draft<'_, K> {
 
     /// A run whose Job exists: has its pod started?
     fn follow_start(&mut self, run: &ActiveRun, job: &JobView) -> Step {
+        if let Some(lost) = self.lost_pod() {
+            return self.account(run, lost);
+        }
         if let Some(trouble) = self.overdue_pod() {
             return Step::Active {
                 trouble: Some(trouble),
@@ -131,6 +137,39 @@ impl<K: Kind> Draft<'_, K> {
         }
     }
 
+    /// The end of a run on a node that does not report, where no other pod may go on in its place.
+    fn lost_pod(&mut self) -> Option<Ended> {
+        if K::KIND.resumes() {
+            return None;
+        }
+        let observed = self.observed;
+        let run = self.life().active_run.clone()?;
+        let overdue = |pod: &PodView| Some((pod.name.clone(), pod.overdue_since()?));
+        let (name, since) = observed.pods.iter().find_map(overdue)?;
+        let end = since + observed.lost_after;
+        if end > self.now {
+            self.wake_at(Some(end));
+            return None;
+        }
+        let seconds = observed.lost_after.as_secs();
+        let message = format!(
+            "the node of pod {name} did not report its end within {seconds} s of its grace period; what the run changed is not known, \
+             and where the node lives it may still change something"
+        );
+        let mut lost = last_word(
+            &run,
+            "NodeLost",
+            message,
+            observed.pushed.as_ref(),
+            self.now,
+        );
+        if let Some(job) = &observed.active_job {
+            lost.started = job.started.min(lost.at);
+            lost.attempts = job.ended_pods + 1;
+        }
+        Some(lost)
+    }
+
     /// A pod that its node should have ended by now.
     fn overdue_pod(&mut self) -> Option<Trouble> {
         let overdue = |pod: &PodView| Some((pod.name.clone(), pod.overdue_since()?));
@@ -141,12 +180,17 @@ impl<K: Kind> Draft<'_, K> {
             self.wake_at(Some(told));
             return None;
         }
+        let seconds = lost_after.as_secs();
+        let what = if K::KIND.resumes() {
+            "it is given up"
+        } else {
+            "the run has failed"
+        };
         // Without the time, which moves when the pod is deleted for good.
         Some(Trouble {
             reason: "NodeLost".into(),
             message: format!(
-                "pod {name} is overdue, and its node does not report; it is given up {} s after its grace period",
-                lost_after.as_secs()
+                "pod {name} is overdue, and its node does not report; {what} {seconds} s after its grace period"
             ),
         })
     }
@@ -186,13 +230,22 @@ impl<K: Kind> Draft<'_, K> {
         self.account(&run, ended)
     }
 
-    /// One more Job: the worker finds its own manifest or the end of the restore, and reports without moving data.
+    /// One more Job: the worker finds its own manifest or the end of the restore, and reports without moving data. Committed offsets
+    /// tell nobody who has committed them, and groups may have gone on since.
     fn repeat(&mut self, run: &ActiveRun, job: &JobView) -> Step {
-        if run.job.ends_with(REPETITION) {
-            let message = format!(
-                "Jobs {} and its predecessor completed, but the report of neither was received",
-                run.job
-            );
+        let name = &run.job;
+        let why = if !K::KIND.resumes() {
+            Some(format!(
+                "Job {name} completed, but its report was not received: what it did is not known"
+            ))
+        } else if name.ends_with(REPETITION) {
+            Some(format!(
+                "Jobs {name} and its predecessor completed, but the report of neither was received"
+            ))
+        } else {
+            None
+        };
+        if let Some(message) = why {
             let at = job.finished_at().unwrap_or(self.now);
             return self.account(run, unstarted(run, "ReportLost", message, at));
         }
@@ -231,7 +284,7 @@ impl<K: Kind> Draft<'_, K> {
             records,
             outcome: ended.outcome,
             reason: ended.reason.clone(),
-            message: ended.message.clone().or_else(|| dry_run(report)),
+            message: ended.message.clone().or_else(|| told(report)),
             attempts: ended.attempts,
         };
         let duration = ended.at.duration_since(ended.started).as_millis();
@@ -256,9 +309,10 @@ impl<K: Kind> Draft<'_, K> {
             outcome: ended.outcome,
             duration_ms,
             gaps,
+            groups: groups::<K>(report),
             since: time(now),
         });
-        K::record_end(&mut self.status, &finished, report);
+        self.object.record_end(&mut self.status, &finished, report);
         if let Some(report) = report.filter(|_| ended.outcome == RunOutcome::Success) {
             self.note_held_back(run, report);
             self.note_retention_held(run, report);
@@ -286,10 +340,15 @@ impl<K: Kind> Draft<'_, K> {
                 self.tell(
                     false,
                     format!("{noun}Completed"),
-                    match dry_run(ended.report.as_ref()) {
-                        Some(told) => format!("run {}: {told}", run.id),
-                        None => format!("run {}: {records} records", run.id),
-                    },
+                    format!(
+                        "run {}: {}",
+                        run.id,
+                        end_in_words(
+                            self.object,
+                            told(ended.report.as_ref()).as_deref(),
+                            &format!("{records} records"),
+                        )
+                    ),
                 );
                 for warning in warnings {
                     self.tell(true, format!("{noun}Warning"), warning);
@@ -308,25 +367,70 @@ impl<K: Kind> Draft<'_, K> {
     }
 }
 
-fn dry_run(report: Option<&Report>) -> Option<String> {
-    Some(report?.dry_run?.to_string())
+/// What a report tells of a success beyond its counts: what a dry run would write, and what became of committed offsets.
+fn told(report: Option<&Report>) -> Option<String> {
+    let report = report?;
+    let dry_run = report.dry_run.map(|dry_run| dry_run.to_string());
+    let offsets = report.offsets.as_ref().map(OffsetsReport::line);
+    let told: Vec<String> = dry_run.into_iter().chain(offsets).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
-/// A Job that went away before it was accounted: its run failed, unless its last word had arrived.
-fn deleted(run: &ActiveRun, pushed: Option<&Report>, now: Timestamp) -> Ended {
-    let message = format!("Job {} was deleted before its run was accounted", run.job);
-    let failure = unstarted(run, "JobDeleted", message, now);
-    let Some(report) = pushed.filter(|report| report.outcome == Outcome::Success) else {
+/// How a run succeeded: its counts, of a run that moves records for real, and what its report `told` beside them.
+pub(super) fn end_in_words<K: Kind>(object: &K, told: Option<&str>, counts: &str) -> String {
+    let moves_records = match K::KIND {
+        ObjectKind::Backup | ObjectKind::Restore => !object.is_dry_run(),
+        ObjectKind::OffsetReset | ObjectKind::OffsetRollback => false,
+    };
+    match told {
+        Some(told) if moves_records => format!("{counts}; {told}"),
+        Some(told) => told.to_owned(),
+        None => counts.to_owned(),
+    }
+}
+
+/// Groups that the counter of offset resets counts: those of a reset that changed something.
+fn groups<K: Kind>(report: Option<&Report>) -> GroupTotals {
+    let offsets = report.and_then(|report| report.offsets.as_ref());
+    match (K::KIND, offsets) {
+        (ObjectKind::OffsetReset, Some(offsets)) if !offsets.dry_run => GroupTotals {
+            success: offsets.groups_done,
+            failure: offsets.groups_failed,
+        },
+        (ObjectKind::OffsetReset, Some(_) | None)
+        | (ObjectKind::Backup | ObjectKind::Restore | ObjectKind::OffsetRollback, _) => {
+            GroupTotals::default()
+        }
+    }
+}
+
+/// The end of a run that will not be told any more: a failure, unless its last word had arrived. What a failed run did to
+/// committed offsets is told all the same.
+fn last_word(
+    run: &ActiveRun,
+    reason: &str,
+    message: String,
+    pushed: Option<&Report>,
+    now: Timestamp,
+) -> Ended {
+    let failure = unstarted(run, reason, message, now);
+    let Some(report) = pushed else {
         return failure;
     };
-    Ended {
-        outcome: RunOutcome::Success,
-        reason: None,
-        message: None,
-        at: report.completion_time.min(now),
-        attempts: 1,
-        report: Some(report.clone()),
-        ..failure
+    match report.outcome {
+        Outcome::Success => Ended {
+            outcome: RunOutcome::Success,
+            reason: None,
+            message: None,
+            at: report.completion_time.min(now),
+            attempts: 1,
+            report: Some(report.clone()),
+            ..failure
+        },
+        Outcome::Failure { .. } => Ended {
+            report: Some(report.clone()),
+            ..failure
+        },
     }
 }
 

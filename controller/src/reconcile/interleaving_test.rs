@@ -99,6 +99,8 @@ struct Server {
     started: Vec<String>,
     /// Run ids that were accounted.
     accounted: Vec<String>,
+    /// When each Job was marked first, by its UID: the mark of a controller that comes late moves what the Job says.
+    marked: BTreeMap<String, Timestamp>,
 }
 
 fn counted(status: &KafkaBackupStatus) -> u64 {
@@ -125,6 +127,7 @@ impl Server {
             created: 0,
             started: Vec::new(),
             accounted: Vec::new(),
+            marked: BTreeMap::new(),
         }
     }
 
@@ -221,11 +224,11 @@ impl Server {
             .is_some_and(|run| run.job == name && run.job_uid.is_none_or(|known| known == uid));
         assert!(!is_active, "the Job of the active run is deleted");
         if job.is_finished()
-            && let Some(accounted) = job.accounted
+            && let Some(marked) = self.marked.get(uid)
         {
             assert!(
-                accounted + KEEP <= self.now,
-                "{name} is removed {accounted} + 10 minutes early"
+                *marked + KEEP <= self.now,
+                "{name} is removed {marked} + 10 minutes early"
             );
         }
     }
@@ -275,7 +278,7 @@ impl Controller {
         let job_uid = active.and_then(|run| run.job_uid);
         Some(Observed {
             object,
-            referenced: None,
+            referenced: Referenced::default(),
             jobs: self.jobs.clone(),
             active_job,
             pods,
@@ -335,6 +338,7 @@ impl Controller {
                 if let Some(job) = server.jobs.get_mut(&name).filter(|job| job.uid == uid) {
                     assert!(job.is_finished(), "a Job that runs is marked");
                     job.accounted = Some(now);
+                    server.marked.entry(uid).or_insert(now);
                 }
             }
             JobAction::Delete { name, uid } => {

@@ -7,6 +7,7 @@
 //! - At shutdown what has begun is finished; nothing new begins.
 
 mod act;
+pub(crate) mod child;
 mod conclude;
 mod condition;
 pub(crate) mod decide;

@@ -9,21 +9,19 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kafka_backup_shared::crd::KafkaBackup;
+use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
 use kafka_backup_shared::status::ActiveRun;
 use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use super::Context;
+use super::child::JOB_UID_LABEL;
 use super::decide::Observed;
 use super::error::ReconcileError;
 use super::view::{JobView, PodView, Trouble, newest_warning};
-use crate::job::UID_LABEL;
-use crate::kind::Kind;
+use crate::kind::{Kind, Reference, Referenced};
 
-/// The Job controller's label on pods with the UID of their Job.
-const JOB_UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 /// A Job younger than this has had no time to get into trouble.
 const YOUNG: SignedDuration = SignedDuration::from_secs(3);
 
@@ -37,9 +35,10 @@ pub(crate) async fn observe<K: Kind>(
     let referenced = referenced(context, &object).await?;
     let jobs = context
         .objects
+        .caches
         .jobs
-        .state_filter(|job| job.labels().get(UID_LABEL) == Some(&uid));
-    let jobs: Vec<JobView> = jobs.iter().map(|job| JobView::from(&**job)).collect();
+        .state_filter(|job| job.is_of(&uid));
+    let jobs: Vec<JobView> = jobs.iter().map(|job| job.view.clone()).collect();
     let status = object.status();
     let active = K::life(&status).active_run.as_ref();
     let active_job = match active {
@@ -80,23 +79,44 @@ pub(crate) async fn observe<K: Kind>(
     })
 }
 
-/// The KafkaBackup that the object refers to, in its own namespace.
+/// What the object refers to, in its own namespace.
 pub(super) async fn referenced<K: Kind>(
     context: &Context,
     object: &K,
-) -> Result<Option<KafkaBackup>, ReconcileError> {
-    let Some(name) = object.reference() else {
-        return Ok(None);
-    };
+) -> Result<Referenced, ReconcileError> {
     let namespace = object.namespace().unwrap_or_default();
-    let cached = ObjectRef::new(name).within(&namespace);
-    if let Some(backup) = context.objects.backups.get(&cached) {
-        return Ok(Some(KafkaBackup::clone(&backup)));
+    let restore = match object.reference() {
+        None => return Ok(Referenced::default()),
+        Some(Reference::Backup(name)) => {
+            return Ok(Referenced {
+                backup: find::<KafkaBackup>(context, &namespace, name).await?,
+                restore: None,
+            });
+        }
+        Some(Reference::Restore(name)) => find::<KafkaRestore>(context, &namespace, name).await?,
+    };
+    let backup = match restore.as_ref().and_then(Kind::reference) {
+        Some(Reference::Backup(name)) => find(context, &namespace, name).await?,
+        // No restore refers to another one.
+        Some(Reference::Restore(_)) | None => None,
+    };
+    Ok(Referenced { backup, restore })
+}
+
+async fn find<K: Kind>(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<K>, ReconcileError> {
+    let cached = ObjectRef::new(name).within(namespace);
+    if let Some(object) = context.store::<K>().get(&cached) {
+        return Ok(Some(K::clone(&object)));
     }
-    let api = Api::<KafkaBackup>::namespaced(context.client.clone(), &namespace);
+    let api = Api::<K>::namespaced(context.client.clone(), namespace);
+    let kind = K::KIND.as_str();
     api.get_opt(name)
         .await
-        .map_err(|source| ReconcileError::api(format!("read KafkaBackup {name}"), source))
+        .map_err(|source| ReconcileError::api(format!("read {kind} {name}"), source))
 }
 
 async fn find_job(
@@ -124,9 +144,10 @@ async fn pods(
     if !job.is_finished() {
         let pods = context
             .objects
+            .caches
             .pods
-            .state_filter(|pod| pod.labels().get(JOB_UID_LABEL) == Some(&job.uid));
-        return Ok(pods.iter().map(|pod| PodView::from(&**pod)).collect());
+            .state_filter(|pod| pod.is_of(&job.uid));
+        return Ok(pods.iter().map(|pod| pod.view.clone()).collect());
     }
     let api = Api::<Pod>::namespaced(context.client.clone(), namespace);
     let of_job = ListParams::default().labels(&format!("{JOB_UID_LABEL}={}", job.uid));

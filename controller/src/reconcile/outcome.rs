@@ -83,7 +83,14 @@ fn failed(
     let (reason, message) = condition;
     let has_ended = |pod: &&PodView| pod.terminated.is_some() || pod.failed.is_some();
     let last = newest(pods.iter().filter(has_ended));
-    let report = last.and_then(report_in).or_else(|| pushed.cloned());
+    let written = last.and_then(report_in);
+    // What the last attempt pushed is the same report with its lists.
+    let is_same = |pushed: &&Report| {
+        let written = written.as_ref();
+        written.is_none_or(|written| written.start_time == pushed.start_time)
+    };
+    let whole = pushed.filter(is_same).cloned();
+    let report = whole.or(written);
     let told = report.as_ref().and_then(|report| match &report.outcome {
         Outcome::Failure { fault, message } => Some((fault.reason(), message.clone())),
         Outcome::Success => None,

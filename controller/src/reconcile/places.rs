@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::crd::{KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore};
 
 use super::line::{Limits, Place, Waiter, places};
 use crate::kind::Kind;
@@ -62,6 +62,8 @@ impl Places {
         let mut waiting = Vec::new();
         self.add::<KafkaBackup>(objects, own, &mut running, &mut waiting);
         self.add::<KafkaRestore>(objects, own, &mut running, &mut waiting);
+        self.add::<KafkaOffsetReset>(objects, own, &mut running, &mut waiting);
+        self.add::<KafkaOffsetRollback>(objects, own, &mut running, &mut waiting);
         for (uid, (namespace, _)) in &self.given {
             if uid != own {
                 *running.entry(namespace.clone()).or_default() += 1;
@@ -114,6 +116,7 @@ mod tests {
     use super::*;
     use crate::fixtures::{self, at};
     use crate::kind::ObjectKind;
+    use crate::objects::Caches;
 
     fn backup(name: &str, minute: i64) -> KafkaBackup {
         let mut object = fixtures::backup();
@@ -153,7 +156,10 @@ mod tests {
     #[test]
     fn a_place_is_given_once_also_before_the_cache_shows_it() {
         let (backups, mut writer) = store();
-        let objects = Objects::new(backups, store().0, store().0, store().0);
+        let objects = Objects::new(Caches {
+            backups,
+            ..Caches::empty()
+        });
         let limits = Limits {
             runs: Some(2),
             runs_per_namespace: None,

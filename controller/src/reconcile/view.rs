@@ -156,7 +156,7 @@ pub(crate) struct PodView {
     pub(crate) trouble: Option<Trouble>,
     /// Why the pod as a whole failed: `Evicted`, `NodeLost`...
     pub(crate) failed: Option<Trouble>,
-    /// The memory limit of the worker's container; unknown where the pod comes from a cache.
+    /// The memory limit of the worker's container.
     pub(crate) memory_limit: Option<String>,
     /// When it was to be gone: it was told to end a grace period earlier.
     pub(crate) gone_by: Option<Timestamp>,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fixtures;
 use crate::job;
-use crate::kind::Kind;
+use crate::kind::{Kind, Referenced};
 
 /// The pod template of a run of an object with these additions.
 fn template(additions: Value) -> Value {
@@ -16,8 +16,10 @@ fn template(additions: Value) -> Value {
         image: "worker:1".into(),
         push_url: "http://controller:8080".into(),
     };
-    let job = job::build(&object, &fixtures::active_run(&object), None, &settings).unwrap();
-    assert!(object.plan("run", None).is_ok());
+    let referenced = Referenced::default();
+    let run = fixtures::active_run(&object);
+    let job = job::build(&object, &run, &referenced, &settings).unwrap();
+    assert!(object.plan("run", &referenced).is_ok());
     serde_json::to_value(job.spec.unwrap().template).unwrap()
 }
 

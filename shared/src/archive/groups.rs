@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{FORMAT_VERSION, FormatError};
@@ -105,21 +106,29 @@ pub struct GroupsWriter {
 
 impl Default for GroupsWriter {
     fn default() -> Self {
-        let encoder =
-            zstd::stream::write::Encoder::new(Vec::new(), zstd::DEFAULT_COMPRESSION_LEVEL);
-        let mut writer = Self {
-            encoder: encoder.expect("memory does not fail"),
-            groups: 0,
-            offsets: 0,
-        };
-        writer.line(&Header {
+        Self::new(&Header {
             format_version: FORMAT_VERSION,
-        });
-        writer
+        })
     }
 }
 
 impl GroupsWriter {
+    /// Begins with a header, which must have a `formatVersion`.
+    pub(super) fn new<H: Serialize>(header: &H) -> Self {
+        let encoder =
+            zstd::stream::write::Encoder::new(Vec::new(), zstd::DEFAULT_COMPRESSION_LEVEL);
+        let mut encoder = encoder.expect("memory does not fail");
+        let checked = encoder.include_checksum(true);
+        checked.expect("nothing has been written yet");
+        let mut writer = Self {
+            encoder,
+            groups: 0,
+            offsets: 0,
+        };
+        writer.line(header);
+        writer
+    }
+
     /// Adds a group.
     pub fn push(&mut self, group: &GroupOffsets) {
         self.groups += 1;
@@ -156,6 +165,20 @@ pub fn read_groups<'a>(
     object: &'a str,
     bytes: &'a [u8],
 ) -> Result<impl Iterator<Item = Result<GroupOffsets, FormatError>> + 'a, FormatError> {
+    read_groups_with::<Header>(object, bytes).map(|(_, groups)| groups)
+}
+
+/// The same with its header.
+pub(super) fn read_groups_with<'a, H: DeserializeOwned>(
+    object: &'a str,
+    bytes: &'a [u8],
+) -> Result<
+    (
+        H,
+        impl Iterator<Item = Result<GroupOffsets, FormatError>> + 'a + use<'a, H>,
+    ),
+    FormatError,
+> {
     let damaged = move |reason: String| FormatError::Damaged {
         object: object.into(),
         reason,
@@ -175,9 +198,9 @@ pub fn read_groups<'a>(
         }
     };
     let header = next_line()?.ok_or_else(|| damaged("it is empty".to_owned()))?;
-    super::manifest::from_json::<Header>(object, &header)?;
+    let header = super::manifest::from_json(object, &header)?;
     let mut failed = false;
-    Ok(std::iter::from_fn(move || {
+    let groups = std::iter::from_fn(move || {
         if failed {
             return None;
         }
@@ -187,7 +210,8 @@ pub fn read_groups<'a>(
         };
         failed = group.is_err();
         Some(group)
-    }))
+    });
+    Ok((header, groups))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //!   trash/<id>.json
 //!   restores/<restore uid>/purge.json  plan.json  lease.json  done.json
 //!   restores/<restore uid>/topics/<topic>/<partition>/<start>.<end>.json
+//!   restores/<restore uid>/groups/<milliseconds since 1970>.json
 //! ```
 //! A topic's name always stands alone between slashes, below a folder of nothing but topics: it may be as long as a file name
 //! may be, and it may be `plan.json`.
@@ -311,6 +312,16 @@ impl Layout {
     /// The end of a restore.
     pub fn restore_done(&self, uid: &str) -> String {
         format!("{}/restores/{}/done.json", self.root, escape(uid))
+    }
+
+    /// Folder of what became of consumer groups in a restore.
+    pub fn restore_groups(&self, uid: &str) -> String {
+        format!("{}/restores/{}/groups", self.root, escape(uid))
+    }
+
+    /// What became of them in an attempt that ended at `ms`.
+    pub fn restore_groups_at(&self, uid: &str, ms: i64) -> String {
+        format!("{}/{ms}.json", self.restore_groups(uid))
     }
 
     /// The offset map of one restored segment.

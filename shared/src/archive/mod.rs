@@ -19,6 +19,7 @@ pub mod manifest;
 pub mod record;
 pub mod restore;
 pub mod retention;
+pub mod snapshot;
 pub mod tiles;
 pub mod translate;
 

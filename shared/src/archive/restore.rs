@@ -1,4 +1,5 @@
-//! What a restore keeps in the archive: `purge.json`, `plan.json`, `lease.json`, `done.json` and the pieces of its offset map.
+//! What a restore keeps in the archive: `purge.json`, `plan.json`, `lease.json`, `done.json`, the pieces of its offset map, and the
+//! consumer groups that it has carried over.
 //!
 //! # Guarantees
 //! - `plan.json` is created once, before the first record is written; every later attempt follows it.
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::OffsetRange;
 use super::layout::{SegmentName, TopicId};
+use crate::crd::GroupResult;
 use crate::plan::{RestoreRequest, RunRef};
 use crate::report::{RetentionHeld, TopicReport};
 
@@ -152,6 +154,19 @@ pub struct Done {
     /// What retention does not have yet.
     #[serde(default, skip_serializing_if = "RetentionHeld::is_nothing")]
     pub retention_held: RetentionHeld,
+}
+
+/// `groups/<ms>.json`: consumer groups whose offsets an attempt has committed. Their members may have gone on since: a later attempt
+/// leaves them alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CarriedOver {
+    /// See [`super::FORMAT_VERSION`].
+    pub format_version: u32,
+    /// When the attempt ended.
+    pub completion_time: Timestamp,
+    /// The groups.
+    pub groups: Vec<GroupResult>,
 }
 
 /// Where the records of one restored segment went.

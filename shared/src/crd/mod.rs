@@ -6,13 +6,24 @@
 //!   functions of [`crate::plan`] for those who run the worker by hand.
 
 mod backup;
+mod offset_reset;
+mod offset_rollback;
 mod restore;
 
 pub use backup::{
     BackupColumns, ConcurrencyPolicy, KafkaBackup, KafkaBackupSpec, KafkaBackupStatus,
 };
+pub use offset_reset::{
+    GroupResult, GroupStatus, KafkaOffsetReset, KafkaOffsetResetSpec, KafkaOffsetResetStatus,
+    OffsetResetColumns,
+};
+pub use offset_rollback::{
+    KafkaOffsetRollback, KafkaOffsetRollbackSpec, KafkaOffsetRollbackStatus, OffsetRollbackColumns,
+    SnapshotData, VerificationResult,
+};
 pub use restore::{
-    BackupRef, KafkaRestore, KafkaRestoreSpec, KafkaRestoreStatus, RestoreColumns, RestoredTopic,
+    BackupRef, CarryOverStatus, KafkaRestore, KafkaRestoreSpec, KafkaRestoreStatus, RestoreColumns,
+    RestoredTopic,
 };
 
 /// The API group of every kind.

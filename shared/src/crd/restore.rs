@@ -12,9 +12,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::offset_reset::GroupResult;
 use crate::spec::{
-    IfTopicNotEmpty, JobSettings, KafkaCluster, MissingTopics, Pitr, PodTemplate, RateLimit,
-    Repartition, RestoreFrom, Storage, TopicConfig,
+    CarryOver, IfTopicNotEmpty, JobSettings, KafkaCluster, MissingTopics, Pitr, PodTemplate,
+    RateLimit, Repartition, RestoreFrom, RestoreSnapshot, Storage, TopicConfig,
 };
 use crate::status::{FinishedRun, Life};
 
@@ -58,6 +59,7 @@ use crate::status::{FinishedRun, Life};
     validation = Rule::new("self == oldSelf").message("the spec of a KafkaRestore cannot be changed; create another one"),
     validation = Rule::new("has(self.backupRef) ? !(has(self.backupId) || has(self.storage) || has(self.archive)) : (has(self.backupId) && has(self.storage))").message("say which backup by backupId with storage, or by backupRef alone"),
     validation = Rule::new("!has(self.partitionMapping) || self.repartition != 'ByKey'").message("partitionMapping and repartition ByKey exclude each other: both say where records go"),
+    validation = Rule::new("!(has(self.rollback) && self.rollback.enabled) || (has(self.offsetReset) && self.offsetReset.enabled)").message("rollback is for the groups of offsetReset, which is not enabled"),
     validation = Rule::new("!has(self.defaultReplicationFactor) || self.createTopics").message("defaultReplicationFactor is for topics that the restore creates, and createTopics is false"),
 )]
 pub struct KafkaRestoreSpec {
@@ -119,6 +121,12 @@ pub struct KafkaRestoreSpec {
     /// What happens when a target topic has records.
     #[serde(default)]
     pub if_topic_not_empty: IfTopicNotEmpty,
+    /// Consumer groups of the backup that go on in the target, once the data is in. One with live members is refused before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset_reset: Option<CarryOver>,
+    /// A snapshot of what these groups have committed in the target, taken into `storage` before anything changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RestoreSnapshot>,
     /// How fast the restore may write to the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
@@ -166,6 +174,19 @@ pub struct RestoredTopic {
     pub records: u64,
 }
 
+/// What became of the groups that a restore carries over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CarryOverStatus {
+    /// Groups whose offsets were committed.
+    pub groups_reset: u64,
+    /// Groups for which that failed.
+    pub groups_failed: u64,
+    /// Per group, those that failed first; at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<GroupResult>,
+}
+
 /// The columns of `kubectl get`, each with something in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -206,6 +227,12 @@ pub struct KafkaRestoreStatus {
     /// Per topic, when the restore is complete; at most 100. Of a dry run, what would be written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restored_topics: Vec<RestoredTopic>,
+    /// What became of the groups that are carried over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset_reset_status: Option<CarryOverStatus>,
+    /// Id of the snapshot of the target's groups, once it is durable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_snapshot_id: Option<String>,
     /// Value of the retry annotation that was obeyed last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_retry: Option<String>,

@@ -78,17 +78,19 @@ const RECONCILED: &[&str] = &["controller", "namespace", "name"];
 const RESET: &[&str] = &["reset_name", "namespace", "strategy", "outcome"];
 
 /// Labels that name an object: as many values as there are objects.
-const OBJECT: [&str; 6] = [
+const OBJECT: [&str; 7] = [
     "backup_name",
     "restore_name",
     "reset_name",
+    "rollback_name",
     "kind",
     "name",
     "namespace",
 ];
 /// Labels with a closed set of values, and the size of the set.
-const CLOSED: [(&str, usize); 9] = [
+const CLOSED: [(&str, usize); 10] = [
     ("controller", 4),
+    ("operation", 4),
     ("outcome", 2),
     ("peer", 2),
     ("phase", 4),

@@ -7,15 +7,16 @@ use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::offsets::{OffsetTarget, check_snapshot_id, default_snapshot_id, first_ms};
 use super::{
     ArchiveName, Plan, RunRef, SpecError, Topics, check_cluster, check_rate_limit, check_topics,
     is_topic_name, run_ref,
 };
 use crate::crd::{KafkaBackup, KafkaRestore};
-use crate::selector::is_internal;
+use crate::selector::{GroupSelector, is_internal};
 use crate::spec::{
-    IfTopicNotEmpty, KafkaCluster, Pitr, RateLimit, Repartition, RestoreFrom, Storage, TimeRange,
-    TopicConfig,
+    CarryOver, CarryOverStrategy, IfTopicNotEmpty, KafkaCluster, Pitr, RateLimit, Repartition,
+    RestoreFrom, Storage, TimeRange, TopicConfig,
 };
 
 /// Write what a run captured into topics.
@@ -30,12 +31,46 @@ pub struct RestorePlan {
     pub cluster: KafkaCluster,
     /// What is restored, and how.
     pub request: RestoreRequest,
+    /// Which consumer groups go on in the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<CarriedGroups>,
     /// How fast it may go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
     /// Nothing is written.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+/// Consumer groups of the backup that go on in the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CarriedGroups {
+    /// Ids and globs; `None`: all of the backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
+    /// Where their offsets go.
+    pub to: CarryOverTarget,
+    /// The snapshot of what they had in the target, kept beside the archive; `None`: none is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_id: Option<String>,
+}
+
+/// Where the offsets of carried groups go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CarryOverTarget {
+    /// What they had committed when the backup was made, by the restore's offset map.
+    FromBackup,
+    /// The same by the headers of the restored records.
+    #[serde(rename_all = "camelCase")]
+    HeaderBased {
+        /// Only records of this source count.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source_cluster: Option<String>,
+    },
+    /// Whatever they had: one of the targets that need no offset of the source.
+    Plain(OffsetTarget),
 }
 
 /// What is restored, and how: all that later attempts of a restore must have in common with the first.
@@ -215,19 +250,126 @@ pub fn restore(
             topic_config: spec.topic_config,
             if_topic_not_empty: spec.if_topic_not_empty,
         },
+        groups: carried_groups(object)?,
         rate_limit: spec.rate_limit,
         dry_run: spec.dry_run,
     }))
 }
 
-/// Which run of which archive is restored.
-struct Source {
-    backup_id: String,
-    archive: Option<ArchiveName>,
-    storage: Storage,
+fn carried_groups(object: &KafkaRestore) -> Result<Option<CarriedGroups>, SpecError> {
+    let spec = &object.spec;
+    let snapshot = spec.rollback.as_ref().filter(|rollback| rollback.enabled);
+    let Some(carry) = spec.offset_reset.as_ref().filter(|carry| carry.enabled) else {
+        return match snapshot {
+            None => Ok(None),
+            Some(_) => Err(SpecError::new(
+                "spec.rollback",
+                "offsetReset enabled beside it: the snapshot is of its groups",
+                "it alone",
+            )),
+        };
+    };
+    if let Some(groups) = &carry.consumer_groups {
+        GroupSelector::parse("spec.offsetReset.consumerGroups", groups)?;
+        if groups.is_empty() {
+            return Err(SpecError::new(
+                "spec.offsetReset.consumerGroups",
+                "at least one id or glob, or no list for all",
+                "an empty list",
+            ));
+        }
+    }
+    let snapshot_id = snapshot.map(|snapshot| {
+        let id = snapshot.snapshot_id.clone();
+        // The same for all runs of the restore: what a later one would find may be half changed.
+        id.unwrap_or_else(|| {
+            let uid = run_ref("KafkaRestore", object, "").uid;
+            default_snapshot_id(&format!("restore-{uid}"))
+        })
+    });
+    if let Some(id) = &snapshot_id {
+        check_snapshot_id("spec.rollback.snapshotId", id)?;
+    }
+    let to = carry_over_target(carry)?;
+    if spec.repartition == Repartition::ByKey && to == CarryOverTarget::FromBackup {
+        return Err(SpecError::new(
+            "spec.offsetReset.strategy",
+            "headerBased, earliest, latest, timestamp or offset beside repartition ByKey, which deals out the records of a partition",
+            "fromBackup",
+        ));
+    }
+    let headers = spec.include_original_offset_header == Some(false);
+    if headers && matches!(to, CarryOverTarget::HeaderBased { .. }) {
+        return Err(SpecError::new(
+            "spec.offsetReset.strategy",
+            "another one where includeOriginalOffsetHeader is false",
+            "headerBased",
+        ));
+    }
+    Ok(Some(CarriedGroups {
+        groups: carry.consumer_groups.clone(),
+        to,
+        snapshot_id,
+    }))
 }
 
-fn source(object: &KafkaRestore, referenced: Option<&KafkaBackup>) -> Result<Source, SpecError> {
+fn carry_over_target(carry: &CarryOver) -> Result<CarryOverTarget, SpecError> {
+    let strategy = carry.strategy;
+    let times = carry.timestamp.is_some() || carry.timestamp_millis.is_some();
+    let details = [
+        ("timestamp", times, CarryOverStrategy::Timestamp),
+        ("offset", carry.offset.is_some(), CarryOverStrategy::Offset),
+        (
+            "sourceCluster",
+            carry.source_cluster.is_some(),
+            CarryOverStrategy::HeaderBased,
+        ),
+    ];
+    let mut stray = details
+        .iter()
+        .filter(|(_, given, of)| *given && *of != strategy);
+    if let Some((field, _, of)) = stray.next() {
+        return Err(SpecError::new(
+            format!("spec.offsetReset.{field}"),
+            format!("strategy {of:?} beside it"),
+            format!("{strategy:?}"),
+        ));
+    }
+    let missing = |field: &str, expected: &str| {
+        SpecError::new(format!("spec.offsetReset.{field}"), expected, "nothing")
+    };
+    Ok(match strategy {
+        CarryOverStrategy::FromBackup => CarryOverTarget::FromBackup,
+        CarryOverStrategy::HeaderBased => CarryOverTarget::HeaderBased {
+            source_cluster: carry.source_cluster.clone(),
+        },
+        CarryOverStrategy::Earliest => CarryOverTarget::Plain(OffsetTarget::Earliest),
+        CarryOverStrategy::Latest => CarryOverTarget::Plain(OffsetTarget::Latest),
+        CarryOverStrategy::Timestamp => {
+            let (text, millis) = (carry.timestamp.as_ref(), carry.timestamp_millis);
+            let ms = first_ms("spec.offsetReset.timestamp", text, millis)?;
+            let ms = ms.ok_or_else(|| missing("timestamp", "a time"))?;
+            CarryOverTarget::Plain(OffsetTarget::Timestamp { ms })
+        }
+        CarryOverStrategy::Offset => {
+            let offset = carry.offset.filter(|offset| *offset >= 0);
+            let offset = offset.ok_or_else(|| missing("offset", "an offset from 0"))?;
+            CarryOverTarget::Plain(OffsetTarget::Offset { offset })
+        }
+    })
+}
+
+/// Which run of which archive is restored.
+pub(super) struct Source {
+    pub(super) backup_id: String,
+    pub(super) archive: Option<ArchiveName>,
+    pub(super) storage: Storage,
+}
+
+pub(super) fn source(
+    object: &KafkaRestore,
+    referenced: Option<&KafkaBackup>,
+) -> Result<Source, SpecError> {
     let spec = &object.spec;
     let nothing =
         |field: &str, expected: &str| SpecError::new(format!("spec.{field}"), expected, "nothing");
@@ -367,13 +509,13 @@ fn time_range(pitr: &Pitr) -> Result<TimeRange, SpecError> {
         return Ok(TimeRange::default());
     }
     let end = bound(
-        "timestamp",
+        "spec.pitr.timestamp",
         pitr.timestamp.as_ref(),
         pitr.timestamp_millis,
         Timestamp::as_millisecond,
     )?;
     let start = bound(
-        "startTimestamp",
+        "spec.pitr.startTimestamp",
         pitr.start_timestamp.as_ref(),
         pitr.start_timestamp_millis,
         |time| time.as_millisecond() + i64::from(time.subsec_nanosecond() % 1_000_000 > 0),
@@ -399,19 +541,19 @@ fn time_range(pitr: &Pitr) -> Result<TimeRange, SpecError> {
     }
 }
 
-fn bound(
-    name: &str,
+/// The milliseconds of a time that is given as text in `field` or in milliseconds in `<field>Millis`.
+pub(super) fn bound(
+    field: &str,
     text: Option<&String>,
     millis: Option<i64>,
     to_ms: impl Fn(Timestamp) -> i64,
 ) -> Result<Option<i64>, SpecError> {
-    let field = format!("spec.pitr.{name}");
     match (text, millis) {
-        (Some(_), Some(_)) => Err(SpecError::new(
-            field,
-            format!("{name} or {name}Millis"),
-            "both",
-        )),
+        (Some(_), Some(_)) => {
+            let name = field.rsplit('.').next().unwrap_or(field);
+            let expected = format!("{name} or {name}Millis");
+            Err(SpecError::new(field, expected, "both"))
+        }
         (None, Some(ms)) if ms < 0 => Err(SpecError::new(
             format!("{field}Millis"),
             "milliseconds since 1970",
@@ -456,7 +598,112 @@ mod tests {
         assert_eq!(read, plan, "it survives the way to the worker");
         match plan {
             Plan::Restore(plan) => Ok(plan.request),
-            Plan::Backup(_) => unreachable!("it is a KafkaRestore"),
+            Plan::Backup(_) | Plan::Offsets(_) => unreachable!("it is a KafkaRestore"),
+        }
+    }
+
+    fn carried(fields: &Value) -> Result<Option<CarriedGroups>, SpecError> {
+        let Plan::Restore(plan) = restore(&object(fields), None, "back-1")? else {
+            unreachable!("it is a KafkaRestore");
+        };
+        Ok(plan.groups)
+    }
+
+    #[test]
+    fn groups_are_carried_over_where_that_is_enabled() {
+        let with = |reset: Value| carried(&json!({"offsetReset": reset})).unwrap();
+        assert_eq!(carried(&json!({})).unwrap(), None);
+        assert_eq!(with(json!({"enabled": false})), None);
+        let all = with(json!({"enabled": true})).unwrap();
+        assert_eq!(
+            (all.groups, all.to, all.snapshot_id),
+            (None, CarryOverTarget::FromBackup, None)
+        );
+        let cases = [
+            (
+                json!({"strategy": "earliest"}),
+                CarryOverTarget::Plain(OffsetTarget::Earliest),
+            ),
+            (
+                json!({"strategy": "latest"}),
+                CarryOverTarget::Plain(OffsetTarget::Latest),
+            ),
+            (
+                json!({"strategy": "timestamp", "timestampMillis": 7}),
+                CarryOverTarget::Plain(OffsetTarget::Timestamp { ms: 7 }),
+            ),
+            (
+                json!({"strategy": "offset", "offset": 7}),
+                CarryOverTarget::Plain(OffsetTarget::Offset { offset: 7 }),
+            ),
+            (
+                json!({"strategy": "headerBased", "sourceCluster": "a"}),
+                CarryOverTarget::HeaderBased {
+                    source_cluster: Some("a".into()),
+                },
+            ),
+        ];
+        for (mut fields, to) in cases {
+            fields["enabled"] = json!(true);
+            assert_eq!(with(fields.clone()).unwrap().to, to, "{fields}");
+        }
+    }
+
+    #[test]
+    fn the_snapshot_of_a_restore_has_one_id_for_all_its_runs() {
+        let reset = json!({"enabled": true});
+        let id = |rollback: Value| {
+            let fields = json!({"offsetReset": reset, "rollback": rollback});
+            carried(&fields).unwrap().unwrap().snapshot_id
+        };
+        assert_eq!(id(json!({"enabled": true})).as_deref(), Some("restore-u"));
+        assert_eq!(
+            id(json!({"enabled": true, "snapshotId": "s"})).as_deref(),
+            Some("s")
+        );
+        assert_eq!(id(json!({"enabled": false})), None);
+    }
+
+    #[test]
+    fn groups_that_cannot_be_carried_over_are_refused() {
+        let enabled = json!({"enabled": true});
+        for (fields, field) in [
+            (json!({"rollback": enabled}), "spec.rollback"),
+            (
+                json!({"offsetReset": {"enabled": true, "consumerGroups": []}}),
+                "spec.offsetReset.consumerGroups",
+            ),
+            (
+                json!({"offsetReset": {"enabled": true, "strategy": "timestamp"}}),
+                "spec.offsetReset.timestamp",
+            ),
+            (
+                json!({"offsetReset": {"enabled": true, "strategy": "offset"}}),
+                "spec.offsetReset.offset",
+            ),
+            (
+                json!({"offsetReset": {"enabled": true, "offset": 1}}),
+                "spec.offsetReset.offset",
+            ),
+            (
+                json!({"offsetReset": {"enabled": true, "sourceCluster": "a"}}),
+                "spec.offsetReset.sourceCluster",
+            ),
+            (
+                json!({"offsetReset": enabled, "rollback": {"enabled": true, "snapshotId": "A"}}),
+                "spec.rollback.snapshotId",
+            ),
+            (
+                json!({"offsetReset": enabled, "repartition": "ByKey"}),
+                "spec.offsetReset.strategy",
+            ),
+            (
+                json!({"offsetReset": {"enabled": true, "strategy": "headerBased"}, "includeOriginalOffsetHeader": false}),
+                "spec.offsetReset.strategy",
+            ),
+        ] {
+            let error = carried(&fields).expect_err(&fields.to_string());
+            assert_eq!(error.field, field, "{fields}: {error}");
         }
     }
 

@@ -4,26 +4,20 @@
 //! - Groups are captured before the ends: no committed offset lies beyond what the run captures, but for records that
 //!   transactions hold back or that were deleted.
 //! - All groups that are meant are there, or the run fails.
-//! - Memory is bounded by [`IN_FLIGHT`] requests and the compressed object, whatever the number of groups.
+//! - Memory is bounded by a few requests and the compressed object, whatever the number of groups.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use kafka_backup_shared::archive::groups::{
-    GroupKind, GroupOffset, GroupOffsets, GroupsPart, GroupsWriter,
-};
+use kafka_backup_shared::archive::groups::{GroupKind, GroupsPart, GroupsWriter};
 use kafka_backup_shared::plan::BackupPlan;
 use kafka_backup_shared::selector::GroupSelector;
 
 use super::error::{BackupError, kafka};
-use crate::kafka::{Client, CommittedOffset, GroupType, ListedGroup};
-
-/// Groups that are asked for together: a group may have thousands of offsets.
-const PAGE: usize = 32;
-/// Pages that are asked for at the same time.
-const IN_FLIGHT: usize = 4;
+use crate::groups::{by_topic, committed, kind};
+use crate::kafka::{Client, ListedGroup};
 
 /// Which of the cluster's groups are meant.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,36 +33,12 @@ fn choose(listed: Vec<ListedGroup>, selector: Option<&GroupSelector>) -> Chosen 
         if selector.is_some_and(|selector| !selector.matches(&listed.group)) {
             continue;
         }
-        let kind = match listed.group_type {
-            GroupType::Classic => GroupKind::Classic,
-            GroupType::Consumer => GroupKind::Consumer,
-            GroupType::Streams => GroupKind::Streams,
-            GroupType::Share | GroupType::Other(_) => {
-                chosen.skipped.push(listed.group.to_string());
-                continue;
-            }
-        };
-        chosen.groups.push((listed.group, kind));
+        match kind(&listed.group_type) {
+            Some(kind) => chosen.groups.push((listed.group, kind)),
+            None => chosen.skipped.push(listed.group.to_string()),
+        }
     }
     chosen
-}
-
-fn by_topic(group: &str, kind: GroupKind, committed: Vec<CommittedOffset>) -> GroupOffsets {
-    let mut offsets = GroupOffsets {
-        group: group.to_owned(),
-        kind,
-        topics: BTreeMap::new(),
-    };
-    for committed in committed {
-        let topic = offsets.topics.entry(committed.topic.to_string());
-        topic.or_default().push(GroupOffset {
-            partition: committed.partition,
-            offset: committed.offset,
-            leader_epoch: committed.leader_epoch,
-            metadata: committed.metadata,
-        });
-    }
-    offsets
 }
 
 /// What the groups that are meant have committed for `topics`, as an object and how it is named; `None` where no group is
@@ -96,25 +66,16 @@ pub(super) async fn capture(
         .flat_map(GroupSelector::literals)
         .filter(|literal| !chosen.skipped.iter().any(|skipped| skipped == literal))
         .collect();
-    let pages: Vec<_> = chosen.groups.chunks(PAGE).map(<[_]>::to_vec).collect();
-    let mut pages = futures::stream::iter(pages)
-        .map(|page| async move {
-            let ids: Vec<Arc<str>> = page.iter().map(|(group, _)| group.clone()).collect();
-            let wants = |topic: &str| topics.contains(topic);
-            (page, client.committed_offsets(&ids, wants).await)
-        })
-        .buffered(IN_FLIGHT);
+    let wants = |topic: &str| topics.contains(topic);
+    let mut all = std::pin::pin!(committed(client, chosen.groups, &wants));
     let mut writer = GroupsWriter::default();
-    while let Some((page, committed)) = pages.next().await {
-        for ((group, kind), committed) in page.iter().zip(committed) {
-            let committed =
-                committed.map_err(kafka("read the committed offsets of a consumer group"))?;
-            if committed.is_empty() {
-                continue;
-            }
-            missing.remove(&**group);
-            writer.push(&by_topic(group, *kind, committed));
+    while let Some((group, kind, offsets)) = all.next().await {
+        let offsets = offsets.map_err(kafka("read the committed offsets of a consumer group"))?;
+        if offsets.is_empty() {
+            continue;
         }
+        missing.remove(&*group);
+        writer.push(&by_topic(&group, kind, offsets));
     }
     let (bytes, part) = writer.finish();
     tracing::info!(
@@ -160,6 +121,7 @@ fn some(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::GroupType;
 
     fn listed(group: &str, group_type: GroupType) -> ListedGroup {
         ListedGroup {

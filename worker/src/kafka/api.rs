@@ -5,9 +5,10 @@ use kafka_protocol::messages::{
     DescribeConfigsResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
     FindCoordinatorResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
     InitProducerIdRequest, InitProducerIdResponse, ListGroupsRequest, ListGroupsResponse,
-    ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetFetchRequest,
-    OffsetFetchResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, ProduceRequest,
-    ProduceResponse,
+    ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
+    OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, VersionRange};
 
@@ -54,6 +55,11 @@ apis! {
     ListOffsetsRequest => ListOffsetsResponse, ListOffsets, 4..=9, since "2.1";
     // With topic ids.
     MetadataRequest => MetadataResponse, Metadata, 10..=12, since "2.8";
+    // With the leader epoch; from 10 by topic id. Kafka demands 9 of members of the new protocol (KIP-848) only: who is no
+    // member commits for any kind of group in any version (`ConsumerGroup.validateOffsetCommit`).
+    OffsetCommitRequest => OffsetCommitResponse, OffsetCommit, 6..=9, since "2.1";
+    // KIP-496.
+    OffsetDeleteRequest => OffsetDeleteResponse, OffsetDelete, 0..=0, since "2.4";
     // Several groups in one request.
     OffsetFetchRequest => OffsetFetchResponse, OffsetFetch, 8..=9, since "3.0";
     // With the replica id that marks a consumer.

@@ -33,6 +33,13 @@ pub fn fault_of(code: ResponseError) -> Fault {
         | ResponseError::NonEmptyGroup
         | ResponseError::GroupIdNotFound
         | ResponseError::GroupSubscribedToTopic
+        // We are never a member: these are said of groups that have live ones, until somebody stops them.
+        | ResponseError::UnknownMemberId
+        | ResponseError::IllegalGeneration
+        | ResponseError::FencedInstanceId
+        | ResponseError::FencedMemberEpoch
+        | ResponseError::StaleMemberEpoch
+        | ResponseError::RebalanceInProgress
         | ResponseError::InvalidGroupId
         | ResponseError::OffsetMetadataTooLarge
         | ResponseError::InvalidCommitOffsetSize
@@ -72,7 +79,6 @@ pub fn fault_of(code: ResponseError) -> Fault {
         | ResponseError::NotCoordinator
         | ResponseError::NotEnoughReplicas
         | ResponseError::NotEnoughReplicasAfterAppend
-        | ResponseError::RebalanceInProgress
         | ResponseError::NotController
         | ResponseError::OutOfOrderSequenceNumber
         | ResponseError::DuplicateSequenceNumber
@@ -97,16 +103,11 @@ pub fn fault_of(code: ResponseError) -> Fault {
         | ResponseError::ThrottlingQuotaExceeded
         | ResponseError::OffsetMovedToTieredStorage
         | ResponseError::NewLeaderElected
-        | ResponseError::FencedMemberEpoch
-        | ResponseError::StaleMemberEpoch
         | ResponseError::UnreleasedInstanceId
         | ResponseError::RebootstrapRequired
         | ResponseError::FetchSessionIdNotFound
         | ResponseError::InvalidFetchSessionEpoch
         | ResponseError::FetchSessionTopicIdError
-        | ResponseError::UnknownMemberId
-        | ResponseError::IllegalGeneration
-        | ResponseError::FencedInstanceId
         | ResponseError::MemberIdRequired
         | ResponseError::BrokerIdNotRegistered
         | ResponseError::UnknownControllerId => Fault::Unavailable,
@@ -172,6 +173,24 @@ pub fn is_stale_metadata(code: ResponseError) -> bool {
     )
 }
 
+/// Whether a code says that a group has live members, to somebody who is none of them.
+///
+/// Kafka's `ClassicGroup`, `ConsumerGroup` and `StreamsGroup` answer commits in their `validateOffsetCommit`, deletions of
+/// offsets in their `validateOffsetDelete` and `isSubscribedToTopic`.
+pub(crate) fn is_group_in_use(code: ResponseError) -> bool {
+    matches!(
+        code,
+        ResponseError::UnknownMemberId
+            | ResponseError::IllegalGeneration
+            | ResponseError::FencedInstanceId
+            | ResponseError::FencedMemberEpoch
+            | ResponseError::StaleMemberEpoch
+            | ResponseError::RebalanceInProgress
+            | ResponseError::NonEmptyGroup
+            | ResponseError::GroupSubscribedToTopic
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +206,8 @@ mod tests {
             (ResponseError::CorruptMessage, Fault::Corrupt),
             (ResponseError::InvalidReplicationFactor, Fault::Spec),
             (ResponseError::MessageTooLarge, Fault::Spec),
+            (ResponseError::UnknownMemberId, Fault::Spec),
+            (ResponseError::GroupSubscribedToTopic, Fault::Spec),
             (ResponseError::InvalidRequest, Fault::Bug),
             (ResponseError::Unknown(999), Fault::Bug),
         ];
@@ -212,6 +233,19 @@ mod tests {
             let share_groups = (122..=123).contains(&number) || number == 133;
             if code.is_retriable() && !final_all_the_same.contains(&code) && !share_groups {
                 assert_eq!(fault_of(code), Fault::Unavailable, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn live_members_are_the_users_matter_and_not_waited_for() {
+        for number in -1..=133 {
+            let Some(code) = ResponseError::try_from_code(number) else {
+                continue;
+            };
+            if is_group_in_use(code) {
+                assert_eq!(fault_of(code), Fault::Spec, "{code}");
+                assert!(!code.is_retriable() && !is_stale_metadata(code), "{code}");
             }
         }
     }

@@ -58,6 +58,15 @@ pub enum Subject {
     Partition(Arc<str>, i32),
     /// A consumer group.
     Group(Arc<str>),
+    /// What a consumer group has committed for a partition.
+    GroupPartition {
+        /// The group.
+        group: Arc<str>,
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition.
+        partition: i32,
+    },
 }
 
 impl fmt::Display for Subject {
@@ -67,6 +76,14 @@ impl fmt::Display for Subject {
             Self::Topic(topic) => write!(f, "topic {topic}"),
             Self::Partition(topic, partition) => write!(f, "topic {topic} partition {partition}"),
             Self::Group(group) => write!(f, "consumer group {group}"),
+            Self::GroupPartition {
+                group,
+                topic,
+                partition,
+            } => write!(
+                f,
+                "consumer group {group}, topic {topic} partition {partition}"
+            ),
         }
     }
 }
@@ -167,7 +184,7 @@ pub enum KafkaError {
         detail: String,
     },
     /// The broker said no.
-    #[error("{api:?} failed for {subject}: {} ({}){}{}", .code, .code.code(), missing_permission(*.api, *.code, .message.as_deref()), message_line(.message))]
+    #[error("{api:?} failed for {subject}: {} ({}){}{}{}", .code, .code.code(), missing_permission(*.api, *.code, .message.as_deref()), live_members(*.code), message_line(.message))]
     Answered {
         /// The request.
         api: ApiKey,
@@ -261,6 +278,11 @@ impl KafkaError {
             | Self::UnknownBroker { .. }
             | Self::Admin { .. } => None,
         }
+    }
+
+    /// Whether a consumer group was not changed because it has live members: somebody must stop them first.
+    pub fn is_group_in_use(&self) -> bool {
+        self.code().is_some_and(code::is_group_in_use)
     }
 
     /// Whether the same request may succeed a moment later.
@@ -366,6 +388,7 @@ pub(crate) fn missing_permission(
             | ResponseError::ClusterAuthorizationFailed
             | ResponseError::GroupAuthorizationFailed
     );
+    let on_group = code == ResponseError::GroupAuthorizationFailed;
     let operation = match api {
         ApiKey::Produce => "Write",
         ApiKey::Fetch => "Read",
@@ -381,12 +404,23 @@ pub(crate) fn missing_permission(
         ApiKey::IncrementalAlterConfigs => "AlterConfigs",
         ApiKey::CreateTopics => "Create (on the topic or on the cluster)",
         ApiKey::DeleteRecords => "Delete",
+        ApiKey::OffsetCommit if on_group => "Read on the group",
+        ApiKey::OffsetDelete if on_group => "Delete on the group",
+        ApiKey::OffsetCommit | ApiKey::OffsetDelete => "Read on the topic",
         ApiKey::InitProducerId => "IdempotentWrite on the cluster, or Write on any topic,",
         _ => return String::new(),
     };
     match refused {
         true => format!("; the permission {operation} is missing"),
         false => String::new(),
+    }
+}
+
+/// Words for a refusal that is about the members of a group; empty where it is none.
+fn live_members(code: ResponseError) -> &'static str {
+    match code::is_group_in_use(code) {
+        true => "; the group has live members, stop them first",
+        false => "",
     }
 }
 
@@ -422,5 +456,34 @@ mod tests {
         assert!(text.ends_with(&format!("(29): {message}")), "{text}");
         let text = told(ApiKey::Fetch, ResponseError::NotLeaderOrFollower, None);
         assert!(!text.contains("permission"), "{text}");
+    }
+
+    #[test]
+    fn refusals_of_a_groups_offsets_name_the_permission_and_what_it_is_on() {
+        let told = |api, code| {
+            let subject = Subject::GroupPartition {
+                group: "billing".into(),
+                topic: "orders".into(),
+                partition: 3,
+            };
+            KafkaError::answered(api, subject, code).to_string()
+        };
+        let (on_group, on_topic) = (
+            ResponseError::GroupAuthorizationFailed,
+            ResponseError::TopicAuthorizationFailed,
+        );
+        assert_eq!(
+            told(ApiKey::OffsetCommit, on_topic),
+            "OffsetCommit failed for consumer group billing, topic orders partition 3: TopicAuthorizationFailed (29); the permission Read on the topic is missing"
+        );
+        for (api, code, permission) in [
+            (ApiKey::OffsetCommit, on_group, "Read on the group"),
+            (ApiKey::OffsetDelete, on_group, "Delete on the group"),
+            (ApiKey::OffsetDelete, on_topic, "Read on the topic"),
+        ] {
+            let text = told(api, code);
+            let ending = format!("; the permission {permission} is missing");
+            assert!(text.ends_with(&ending), "{text}");
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! A peer that breaks its word, for what real brokers cannot be brought to do on demand.
 
+use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
@@ -14,19 +15,27 @@ use tokio::time::Instant;
 
 use super::error::chain;
 use super::{
-    ClientConfig, Connection, FetchOptions, IsolationLevel, KafkaError, Lost, ProduceBatch,
+    Client, ClientConfig, Connection, FetchOptions, IsolationLevel, KafkaError, Lost, ProduceBatch,
 };
 
 const FETCH: i16 = 1;
+const METADATA: i16 = 3;
+pub(super) const OFFSET_COMMIT: i16 = 8;
+const FIND_COORDINATOR: i16 = 10;
 const API_VERSIONS: i16 = 18;
 const INIT_PRODUCER_ID: i16 = 22;
+pub(super) const OFFSET_DELETE: i16 = 47;
 
 /// What the fake says it speaks.
-const VERSIONS: [(i16, i16, i16); 4] = [
+const VERSIONS: [(i16, i16, i16); 8] = [
     (0, 3, 12),
     (FETCH, 4, 12),
+    (METADATA, 0, 10),
+    (OFFSET_COMMIT, 2, 7),
+    (FIND_COORDINATOR, 0, 4),
     (API_VERSIONS, 0, 3),
     (INIT_PRODUCER_ID, 0, 4),
+    (OFFSET_DELETE, 0, 0),
 ];
 
 struct Request {
@@ -34,18 +43,27 @@ struct Request {
     version: i16,
     correlation_id: i32,
     length: usize,
+    /// What follows the client id; with the header's tags, where it has some.
+    body: Vec<u8>,
 }
 
 async fn read_request(stream: &mut TcpStream) -> Request {
-    let length = stream.read_i32().await.unwrap() as usize;
+    next_request(stream).await.unwrap()
+}
+
+/// `None`: the other side has closed the connection.
+async fn next_request(stream: &mut TcpStream) -> Option<Request> {
+    let length = stream.read_i32().await.ok()? as usize;
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.unwrap();
-    Request {
+    stream.read_exact(&mut body).await.ok()?;
+    let client_id = usize::from(u16::from_be_bytes([body[8], body[9]]));
+    Some(Request {
         api: i16::from_be_bytes([body[0], body[1]]),
         version: i16::from_be_bytes([body[2], body[3]]),
         correlation_id: i32::from_be_bytes([body[4], body[5], body[6], body[7]]),
         length,
-    }
+        body: body.split_off(10 + client_id),
+    })
 }
 
 fn frame(correlation_id: i32, body: &[u8]) -> Vec<u8> {
@@ -130,6 +148,142 @@ async fn open(address: &str) -> Connection {
 async fn until_closed(mut stream: TcpStream) {
     let mut rest = Vec::new();
     drop(stream.read_to_end(&mut rest).await);
+}
+
+/// How a coordinator takes a request.
+pub(super) enum Take {
+    /// It answers with this body.
+    Answer(Vec<u8>),
+    /// It closes the connection without an answer.
+    HangUp,
+}
+
+/// A request that a coordinator got.
+pub(super) struct Got {
+    /// 1 or 2.
+    pub(super) broker: i32,
+    pub(super) api: i16,
+    pub(super) body: Vec<u8>,
+}
+
+struct Script {
+    ports: [u16; 2],
+    /// What FindCoordinator is answered, one after the other; the last one stays.
+    coordinators: VecDeque<i32>,
+    takes: VecDeque<Take>,
+    got: Vec<Got>,
+}
+
+/// A cluster of two brokers that knows one group, `g`, and does with requests for it what it was told.
+pub(super) struct FakeGroup {
+    script: Arc<Mutex<Script>>,
+}
+
+impl FakeGroup {
+    /// The client gives up after its fewest attempts.
+    pub(super) async fn new(coordinators: &[i32], takes: Vec<Take>) -> (Self, Client) {
+        let listeners = [
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        ];
+        let ports = [0, 1].map(|n: usize| listeners[n].local_addr().unwrap().port());
+        let script = Arc::new(Mutex::new(Script {
+            ports,
+            coordinators: coordinators.iter().copied().collect(),
+            takes: takes.into(),
+            got: Vec::new(),
+        }));
+        for (broker, listener) in (1..).zip(listeners) {
+            let script = script.clone();
+            tokio::spawn(async move {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    tokio::spawn(serve(broker, stream, script.clone()));
+                }
+            });
+        }
+        let config = ClientConfig {
+            bootstrap_servers: vec![format!("127.0.0.1:{}", ports[0])],
+            retry_timeout: Duration::ZERO,
+            ..config(Duration::from_secs(10))
+        };
+        (Self { script }, Client::connect(config).await.unwrap())
+    }
+
+    /// What coordinators got until now.
+    pub(super) fn got(&self) -> Vec<Got> {
+        std::mem::take(&mut self.script.lock().unwrap().got)
+    }
+}
+
+async fn serve(broker: i32, mut stream: TcpStream, script: Arc<Mutex<Script>>) {
+    while let Some(request) = next_request(&mut stream).await {
+        let take = {
+            let mut script = script.lock().unwrap();
+            match (request.api, request.version) {
+                (API_VERSIONS, 3) => Take::Answer(versions_body(3)),
+                (METADATA, 10) => Take::Answer(metadata_body(script.ports)),
+                (FIND_COORDINATOR, 4) => {
+                    let coordinator = script.coordinators[0];
+                    if script.coordinators.len() > 1 {
+                        script.coordinators.pop_front();
+                    }
+                    Take::Answer(coordinator_body(coordinator))
+                }
+                (api, _) => {
+                    let body = request.body;
+                    script.got.push(Got { broker, api, body });
+                    script.takes.pop_front().expect("nothing is left to do")
+                }
+            }
+        };
+        let Take::Answer(body) = take else {
+            return;
+        };
+        let answer = frame(request.correlation_id, &body);
+        stream.write_all(&answer).await.unwrap();
+    }
+}
+
+fn put_compact(body: &mut Vec<u8>, text: &str) {
+    body.put_u8(text.len() as u8 + 1);
+    body.put_slice(text.as_bytes());
+}
+
+/// Version 10: brokers 1 and 2, no topics.
+fn metadata_body(ports: [u16; 2]) -> Vec<u8> {
+    let mut body = vec![0]; // header tags
+    body.put_i32(0); // throttle time
+    body.put_u8(3); // two brokers
+    for (id, port) in (1..).zip(ports) {
+        body.put_i32(id);
+        put_compact(&mut body, "127.0.0.1");
+        body.put_i32(i32::from(port));
+        body.put_u8(0); // no rack
+        body.put_u8(0);
+    }
+    put_compact(&mut body, "fake-cluster");
+    body.put_i32(1); // controller
+    body.put_u8(1); // no topics
+    body.put_i32(i32::MIN); // no authorized operations
+    body.put_u8(0);
+    body
+}
+
+/// Version 4.
+fn coordinator_body(broker: i32) -> Vec<u8> {
+    let mut body = vec![0]; // header tags
+    body.put_i32(0); // throttle time
+    body.put_u8(2); // one coordinator
+    put_compact(&mut body, "g");
+    body.put_i32(broker);
+    put_compact(&mut body, "127.0.0.1");
+    body.put_i32(1);
+    body.put_i16(0);
+    body.put_u8(0); // no message
+    body.put_u8(0);
+    body.put_u8(0);
+    body
 }
 
 #[tokio::test]

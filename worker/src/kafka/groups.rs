@@ -38,10 +38,20 @@ pub struct ListedGroup {
     pub group: Arc<str>,
     /// Its kind.
     pub group_type: GroupType,
-    /// Such as `Stable` or `Empty`; empty where the broker does not say.
+    /// Such as `Stable` or `Empty`; empty where the broker does not say, as those before 2.6.
     pub state: String,
-    /// What its members agreed on: `consumer` for consumers, empty for groups that only commit.
+    /// What its members agreed on: `consumer` for consumers, `streams` for groups of Kafka Streams' own protocol, empty for
+    /// groups that only commit.
     pub protocol_type: String,
+}
+
+impl ListedGroup {
+    /// Whether the group has members, so that its coordinator refuses commits of others.
+    ///
+    /// A group whose broker tells no state (before 2.6) counts as one without: its coordinator refuses all the same.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.state.as_str(), "" | "Empty" | "Dead")
+    }
 }
 
 /// The kinds of group. Brokers before 3.8 do not tell: theirs are classic.
@@ -178,10 +188,7 @@ impl Client {
             if retry.pause_or_fail(error).await.is_err() {
                 break;
             }
-            // A coordinator may be on a broker that is not known yet.
-            if let Err(error) = self.topics(&TopicFilter::Nothing).await {
-                tracing::debug!(error = %chain(&error), "brokers not learnt anew");
-            }
+            self.relearn_brokers().await;
         }
         let unanswered = |group: &Arc<str>| {
             let subject = Subject::Group(group.clone());
@@ -227,6 +234,26 @@ impl Client {
         });
         results.extend(join_all(asked).await.into_iter().flatten());
         results
+    }
+
+    /// Learns the brokers before another attempt: a coordinator may be on one that is not known yet.
+    pub(crate) async fn relearn_brokers(&self) {
+        // When nobody answers, the next attempt asks those known before.
+        if let Err(error) = self.topics(&TopicFilter::Nothing).await {
+            tracing::debug!(error = %chain(&error), "brokers not learnt anew");
+        }
+    }
+
+    /// The broker that coordinates a group, one attempt.
+    pub(crate) async fn coordinator(&self, group: &Arc<str>) -> Result<i32, KafkaError> {
+        let found = self.coordinators(std::slice::from_ref(group)).await?;
+        let found = found.into_iter().find(|(found, _)| found == group);
+        let (_, broker) = found.ok_or_else(|| {
+            let subject = Subject::Group(group.clone());
+            let code = ResponseError::UnknownServerError;
+            KafkaError::answered(ApiKey::FindCoordinator, subject, code)
+        })?;
+        broker
     }
 
     async fn coordinators(
@@ -281,7 +308,7 @@ impl Client {
     }
 }
 
-fn str_bytes(text: &str) -> StrBytes {
+pub(crate) fn str_bytes(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
@@ -388,6 +415,30 @@ mod tests {
         Answered {
             stable: stable.iter().map(offset).collect(),
             unstable: unstable.iter().map(|p| (topic.clone(), *p)).collect(),
+        }
+    }
+
+    #[test]
+    fn group_is_live_in_every_state_but_those_without_members() {
+        let cases = [
+            ("Stable", true),
+            ("PreparingRebalance", true),
+            ("CompletingRebalance", true),
+            ("Assigning", true),
+            ("Reconciling", true),
+            ("NotReady", true),
+            ("Empty", false),
+            ("Dead", false),
+            ("", false),
+        ];
+        for (state, live) in cases {
+            let listed = ListedGroup {
+                group: Arc::from("g"),
+                group_type: GroupType::Classic,
+                state: state.to_owned(),
+                protocol_type: "consumer".to_owned(),
+            };
+            assert_eq!(listed.is_live(), live, "{state:?}");
         }
     }
 

@@ -93,6 +93,11 @@ pub struct LedPartition {
 }
 
 impl TopicMetadata {
+    /// Whether there is no such topic. To a principal that may not describe it brokers say the same.
+    pub fn is_unknown(&self) -> bool {
+        self.error == Some(ResponseError::UnknownTopicOrPartition)
+    }
+
     /// Whether the principal may do that; brokers without an authorizer permit everything.
     pub fn permits(&self, operation: AclOperation) -> bool {
         self.authorized

@@ -42,6 +42,7 @@ mod admin;
 mod api;
 mod client;
 mod code;
+mod commit;
 mod configs;
 mod creation;
 mod error;

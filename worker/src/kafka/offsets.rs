@@ -101,7 +101,7 @@ impl Connection {
             OffsetSpec::LogEnd => (LATEST_TIMESTAMP, DEBUGGING, IsolationLevel::ReadUncommitted),
             OffsetSpec::Timestamp(ms) => (ms.max(0), CONSUMER, IsolationLevel::ReadUncommitted),
         };
-        let topics = by_topic(ApiKey::ListOffsets, partitions, |p| p)?;
+        let topics = by_topic(ApiKey::ListOffsets, partitions, |p| (&p.topic, p.partition))?;
         let topics = topics.into_iter().map(|(topic, partitions)| {
             let partitions = partitions.into_iter().map(|p| {
                 ListOffsetsPartition::default()
@@ -146,7 +146,9 @@ impl Connection {
         &self,
         epochs: &[PartitionEpoch],
     ) -> Result<InFlight<PerPartition<Option<EpochEnd>>>, KafkaError> {
-        let topics = by_topic(ApiKey::OffsetForLeaderEpoch, epochs, |e| &e.partition)?;
+        let topics = by_topic(ApiKey::OffsetForLeaderEpoch, epochs, |e| {
+            (&e.partition.topic, e.partition.partition)
+        })?;
         let topics = topics.into_iter().map(|(topic, epochs)| {
             let partitions = epochs.into_iter().map(|e| {
                 OffsetForLeaderPartition::default()
@@ -186,22 +188,22 @@ pub(crate) fn topic_name(topic: &Arc<str>) -> TopicName {
 }
 
 /// Groups what is asked by topic; Kafka answers a partition that stands twice with an error or not at all.
-fn by_topic<T>(
+pub(crate) fn by_topic<T>(
     api: ApiKey,
     items: &[T],
-    partition: impl Fn(&T) -> &LedPartition,
+    place: impl Fn(&T) -> (&Arc<str>, i32),
 ) -> Result<BTreeMap<Arc<str>, Vec<&T>>, KafkaError> {
     let mut seen = std::collections::HashSet::new();
     let mut topics: BTreeMap<Arc<str>, Vec<&T>> = BTreeMap::new();
     for item in items {
-        let p = partition(item);
-        if !seen.insert((&p.topic, p.partition)) {
+        let (topic, partition) = place(item);
+        if !seen.insert((topic, partition)) {
             return Err(KafkaError::Request {
                 api,
-                detail: format!("topic {} partition {} stands twice", p.topic, p.partition),
+                detail: format!("topic {topic} partition {partition} stands twice"),
             });
         }
-        topics.entry(p.topic.clone()).or_default().push(item);
+        topics.entry(topic.clone()).or_default().push(item);
     }
     Ok(topics)
 }

@@ -12,6 +12,17 @@ use kafka_backup_shared::archive::join::JOIN_MAX;
 use kafka_backup_shared::archive::record::{Record, read_varint, write_varint};
 use kafka_backup_shared::spec::TimeRange;
 
+/// Header with the name of the source topic.
+pub(crate) const ORIGINAL_TOPIC: &str = "x-original-topic";
+/// Header with the number of the source partition, in decimal digits.
+pub(crate) const ORIGINAL_PARTITION: &str = "x-original-partition";
+/// Header with the source offset, in decimal digits.
+pub(crate) const ORIGINAL_OFFSET: &str = "x-original-offset";
+/// Header with the source timestamp: milliseconds, in decimal digits; -1 for none.
+const ORIGINAL_TIMESTAMP: &str = "x-original-timestamp";
+/// Header with the name of the source cluster.
+pub(crate) const SOURCE_CLUSTER: &str = "x-source-cluster";
+
 /// How large a batch may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -47,11 +58,11 @@ pub(super) struct Choice {
 
 /// What headers tell of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Provenance {
+pub(crate) struct Provenance {
     /// Name of the source cluster.
-    pub(super) cluster: Arc<str>,
+    pub(crate) cluster: Arc<str>,
     /// Name of the source topic.
-    pub(super) topic: Arc<str>,
+    pub(crate) topic: Arc<str>,
 }
 
 /// Part of a source partition on its way into a target partition.
@@ -90,7 +101,7 @@ impl Choice {
 
 impl Provenance {
     /// The record's key, value and headers with ours behind them; `None` where they cannot be read.
-    pub(super) fn add_to(&self, record: &Record, partition: i32) -> Option<Vec<u8>> {
+    pub(crate) fn add_to(&self, record: &Record, partition: i32) -> Option<Vec<u8>> {
         let mut rest = &record.body[..];
         for _ in ["key", "value"] {
             if let Ok(length) = usize::try_from(read_varint(&mut rest)?) {
@@ -100,11 +111,11 @@ impl Provenance {
         let before = record.body.len() - rest.len();
         let count = read_varint(&mut rest)?;
         let headers: [(&str, &str); 5] = [
-            ("x-original-topic", &self.topic),
-            ("x-original-partition", &partition.to_string()),
-            ("x-original-offset", &record.offset.to_string()),
-            ("x-original-timestamp", &record.timestamp.to_string()),
-            ("x-source-cluster", &self.cluster),
+            (ORIGINAL_TOPIC, &self.topic),
+            (ORIGINAL_PARTITION, &partition.to_string()),
+            (ORIGINAL_OFFSET, &record.offset.to_string()),
+            (ORIGINAL_TIMESTAMP, &record.timestamp.to_string()),
+            (SOURCE_CLUSTER, &self.cluster),
         ];
         let mut body = Vec::with_capacity(record.body.len() + 400);
         body.extend_from_slice(&record.body[..before]);

@@ -17,6 +17,7 @@
 //! - `decision` is the restore's `plan.json`, and `layout` its archive.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,13 +27,13 @@ use kafka_backup_shared::archive::batch::Batches;
 use kafka_backup_shared::archive::chain::{Link, OffsetRange, uncovered};
 use kafka_backup_shared::archive::groups::{GroupKind, GroupOffset, GroupOffsets, read_groups};
 use kafka_backup_shared::archive::layout::Layout;
-use kafka_backup_shared::archive::manifest::from_json;
+use kafka_backup_shared::archive::manifest::{Manifest, from_json};
 use kafka_backup_shared::archive::restore::{
     OffsetPiece, OffsetRun, RestoreDecision, RestoredTopicDecision, SourcePartition,
     TargetPartition,
 };
 use kafka_backup_shared::archive::translate::{Inexact, OffsetMap, Translated, Translation};
-use kafka_backup_shared::plan::SpecError;
+use kafka_backup_shared::plan::{RestorePlan, SpecError};
 use kafka_backup_shared::selector::GroupSelector;
 
 use super::batches;
@@ -106,6 +107,16 @@ pub enum LeftOutReason {
     NoSuchPartition,
 }
 
+impl fmt::Display for LeftOutReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAsked => f.write_str("is not part of the restore"),
+            Self::Failed(reason) => write!(f, "was not restored: {reason}"),
+            Self::NoSuchPartition => f.write_str("is not in the backup"),
+        }
+    }
+}
+
 /// The groups of a backup, and the places of their offsets.
 #[derive(Debug)]
 pub struct Translations {
@@ -140,6 +151,83 @@ enum Log {
     Other,
 }
 
+/// The consumer groups of a backup.
+#[derive(Debug)]
+pub(crate) struct SavedGroups {
+    /// Ascending by id.
+    pub(crate) groups: Vec<GroupOffsets>,
+    /// Keys of the archive.
+    pub(crate) layout: Layout,
+    topics: BTreeSet<String>,
+}
+
+impl SavedGroups {
+    /// Whether a group has committed offsets for a topic that is restored.
+    pub(crate) fn has_to_do_with(&self, group: &GroupOffsets) -> bool {
+        let mut topics = group.topics.keys();
+        topics.any(|topic| self.topics.contains(topic))
+    }
+}
+
+/// What the consumer groups of the backup had committed that `plan` restores.
+///
+/// # Errors
+/// The backup has no groups, or is not there, or not with these topics.
+pub(crate) async fn saved(plan: &RestorePlan, store: &Store) -> Result<SavedGroups, RestoreError> {
+    let archives = find::archives(&plan.request, store).await?;
+    let earlier = super::earlier(&archives, &plan.run.uid, store).await?;
+    let found = match earlier {
+        Some(earlier) => {
+            let archive = std::slice::from_ref(&earlier.archive);
+            find::run(archive, &earlier.decision.backup_id, store).await?
+        }
+        None => find::run(&archives, &plan.request.backup_id, store).await?,
+    };
+    let (object, bytes) = object(store, &found.layout, &found.backup_id, &found.manifest).await?;
+    let groups = read_groups(&object, &bytes)?;
+    let (targets, _) = find::targets(&plan.request, &found)?;
+    Ok(SavedGroups {
+        groups: groups.collect::<Result<_, _>>()?,
+        topics: targets.into_keys().collect(),
+        layout: found.layout,
+    })
+}
+
+/// What the restore of `plan` has decided, and its archive.
+///
+/// # Errors
+/// It has not begun.
+pub(crate) async fn decided(
+    plan: &RestorePlan,
+    store: &Store,
+) -> Result<(Layout, RestoreDecision), RestoreError> {
+    let archives = find::archives(&plan.request, store).await?;
+    let earlier = super::earlier(&archives, &plan.run.uid, store).await?;
+    let earlier = earlier.ok_or_else(|| {
+        let uid = &plan.run.uid;
+        RestoreError::Bug(format!("restore {uid} is complete and has no plan.json"))
+    })?;
+    Ok((Layout::new(&earlier.archive), earlier.decision))
+}
+
+/// The object with the groups of a backup.
+async fn object(
+    store: &Store,
+    layout: &Layout,
+    backup: &str,
+    manifest: &Manifest,
+) -> Result<(String, Bytes), RestoreError> {
+    let Some(part) = &manifest.groups else {
+        let expected = "a backup with consumer groups (spec.consumerGroups of the KafkaBackup)";
+        return Err(SpecError::new("spec.backupId", expected, format!("{backup:?}")).into());
+    };
+    let object = layout.groups(backup, part.crc32c);
+    match store.get(&object).await? {
+        Some(bytes) => Ok((object, bytes)),
+        None => Err(RestoreError::lost(object)),
+    }
+}
+
 /// Finds the places of what the groups of the backup that `decision` restored had committed, of all groups or those that
 /// `selector` means.
 ///
@@ -156,14 +244,7 @@ pub async fn translate(
     let Some(found) = find::by_id(layout.clone(), backup, store).await? else {
         return Err(RestoreError::lost(layout.manifest(backup)));
     };
-    let Some(part) = &found.manifest.groups else {
-        let expected = "a backup with consumer groups (spec.consumerGroups of the KafkaBackup)";
-        return Err(SpecError::new("spec.backupId", expected, format!("{backup:?}")).into());
-    };
-    let object = layout.groups(backup, part.crc32c);
-    let Some(bytes) = store.get(&object).await? else {
-        return Err(RestoreError::lost(object));
-    };
+    let (object, bytes) = object(store, layout, backup, &found.manifest).await?;
     let asked = asked(&object, &bytes, decision, selector)?;
     let place = &Place {
         store,

@@ -61,6 +61,9 @@ use lease::{Lease, Times};
 use units::{Sizes, Unit, sizes, units};
 
 pub use batches::SegmentError;
+#[cfg(test)]
+pub(crate) use choice::Provenance;
+pub(crate) use choice::{ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, SOURCE_CLUSTER};
 pub use error::RestoreError;
 pub(crate) use expected::{ExpectedPartition, expected};
 
@@ -292,6 +295,7 @@ impl Work<'_> {
             topics: completed.topics.len() as u64,
             records: std::mem::take(&mut completed.records),
             bytes: std::mem::take(&mut completed.bytes),
+            groups: 0,
         });
         let purged = decided.purged.iter().map(|(topic, offsets)| {
             format!("topic {topic}: {offsets} offsets with records would be deleted first")

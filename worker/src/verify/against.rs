@@ -4,7 +4,7 @@
 //! find     which restore: plan.json                     -> RestoreDecision, pinned segments, base offsets, counts
 //! expected (of the restore) what it sent, decoded       -> records, in the order of each target partition
 //! look     ids, configs, log starts and ends            -> Target, Task
-//! reader   rdkafka                                      -> the records that are there
+//! reader   (of the crate) rdkafka                       -> the records that are there
 //! compare  offset, key, value, headers, timestamp       -> Difference
 //! lanes    all of it, partition by partition            -> Compared
 //! ```
@@ -23,10 +23,9 @@
 
 mod compare;
 mod fields;
-mod find;
+pub(crate) mod find;
 mod lanes;
 mod look;
-mod reader;
 pub mod show;
 
 use std::collections::VecDeque;
@@ -40,6 +39,7 @@ use serde::Serialize;
 
 use crate::context::Progress;
 use crate::kafka::{Client, ClientConfig, KafkaError};
+use crate::reader::ReaderError;
 use crate::restore::{RestoreError, expected};
 use crate::store::{Store, StoreError};
 
@@ -98,26 +98,8 @@ pub enum AgainstError {
         source: KafkaError,
     },
     /// The reader.
-    #[error("failed to {step} by rdkafka")]
-    Reader {
-        /// What was done.
-        step: &'static str,
-        /// Why it failed.
-        #[source]
-        source: rdkafka::error::KafkaError,
-    },
-    /// No record came for long.
-    #[error("nothing came from topic {topic} partition {partition} for {seconds} s: {reason}")]
-    Stalled {
-        /// The topic.
-        topic: String,
-        /// Its partition.
-        partition: i32,
-        /// For how long.
-        seconds: u64,
-        /// The last thing that went wrong.
-        reason: String,
-    },
+    #[error(transparent)]
+    Reader(#[from] ReaderError),
     /// A task of ours panicked.
     #[error("a part of the worker failed")]
     Task(#[from] tokio::task::JoinError),
@@ -138,8 +120,7 @@ impl AgainstError {
                 Fault::Spec
             }
             Self::Kafka { source, .. } => source.fault(),
-            Self::Reader { source, .. } => reader::fault(source),
-            Self::Stalled { .. } => Fault::Unavailable,
+            Self::Reader(error) => error.fault(),
             Self::Task(_) => Fault::Bug,
         }
     }

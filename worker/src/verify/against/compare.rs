@@ -13,7 +13,8 @@ use std::sync::Arc;
 use kafka_backup_shared::archive::chain::OffsetRange;
 use serde::Serialize;
 
-use super::fields::{Fields, Header};
+use super::fields::Fields;
+use crate::reader::{Header, Read};
 
 /// Differences of a partition that are listed; the others are counted.
 pub(super) const LISTED: usize = 20;
@@ -132,6 +133,28 @@ pub(super) trait FoundRecord {
     fn value(&self) -> Option<&[u8]>;
     /// In order; `None` where the reader cannot give a key.
     fn headers(&self) -> Option<Vec<Header<'_>>>;
+}
+
+impl FoundRecord for Read<'_> {
+    fn offset(&self) -> i64 {
+        self.offset()
+    }
+
+    fn timestamp(&self) -> i64 {
+        self.timestamp()
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        self.key()
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        self.value()
+    }
+
+    fn headers(&self) -> Option<Vec<Header<'_>>> {
+        self.headers().collect()
+    }
 }
 
 /// Which side goes on to its next record.

@@ -2,8 +2,7 @@
 
 use kafka_backup_shared::archive::record::read_varint;
 
-/// The key and the value of a header.
-pub(super) type Header<'a> = (&'a [u8], Option<&'a [u8]>);
+use crate::reader::Header;
 
 /// What a record consists of beside offset and timestamp.
 #[derive(Clone, Debug, PartialEq, Eq)]

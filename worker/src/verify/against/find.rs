@@ -20,20 +20,20 @@ const LISTED: usize = 10;
 
 /// A restore that has begun to write.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// The archive it restores from.
-    pub(super) archive: ArchiveName,
+    pub(crate) archive: ArchiveName,
     /// Keys of the archive.
-    pub(super) layout: Layout,
+    pub(crate) layout: Layout,
     /// What it does.
-    pub(super) decision: RestoreDecision,
+    pub(crate) decision: RestoreDecision,
 }
 
 /// Finds the restore that is called `name`, in `archive` or in all archives.
 ///
 /// # Errors
 /// None or several are; both errors list what is there.
-pub(super) async fn restore(
+pub(crate) async fn restore(
     store: &Store,
     archive: Option<&ArchiveName>,
     name: &str,

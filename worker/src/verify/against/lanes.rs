@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kafka_backup_shared::archive::FormatError;
 use kafka_backup_shared::archive::chain::OffsetRange;
@@ -13,17 +14,22 @@ use kafka_backup_shared::report::error_chain;
 use tokio::task::JoinSet;
 
 use super::AgainstError;
-use super::compare::{Comparison, Counts, Difference, FoundRecord, Next, Target};
+use super::compare::{Comparison, Counts, Difference, Next, Target};
 use super::fields::Fields;
 use super::look::Task;
-use super::reader::{Event, Read, Reader};
 use crate::context::Progress;
-use crate::kafka::{Client, OffsetSpec, TopicFilter};
+use crate::kafka::{Client, IsolationLevel, OffsetSpec, TopicFilter};
+use crate::reader::{Event, Read, Reader, ReaderError, close};
 use crate::restore::{ExpectedPartition, RestoreError, SegmentError};
 use crate::store::Store;
 
 /// Partitions that are compared at the same time.
 const LANES: usize = 2;
+/// How long nothing may come from the reader.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What it gives: also records of open and aborted transactions. A restore writes none, so that those in its place are a
+/// difference, and one that is open before it does not hold the reader up.
+const ISOLATION: IsolationLevel = IsolationLevel::ReadUncommitted;
 
 /// What was found in a partition.
 pub(super) struct Compared {
@@ -270,7 +276,7 @@ impl Work {
         };
         let reader = match kept {
             Some(reader) => reader,
-            None => Reader::new(self.client.config(), topic)?,
+            None => Reader::new(self.client.config(), topic, ISOLATION, PATIENCE)?,
         };
         Ok(lanes.insert(reader))
     }
@@ -288,12 +294,13 @@ impl Work {
         let listed = self.client.list_offsets(&led, OffsetSpec::Earliest).await;
         match listed.into_iter().next() {
             Some(start) => Ok(start.map_err(&failed)?.offset),
-            None => Err(AgainstError::Stalled {
+            None => Err(ReaderError::Stalled {
                 topic: target.topic.to_string(),
                 partition: target.partition,
                 seconds: 0,
                 reason: "the partition is gone".into(),
-            }),
+            }
+            .into()),
         }
     }
 }
@@ -310,11 +317,6 @@ fn lost(error: RestoreError) -> Result<String, AgainstError> {
 fn at(target: &Target, records: u64) -> i64 {
     let records = i64::try_from(records).unwrap_or(i64::MAX);
     target.base_offset.saturating_add(records)
-}
-
-/// librdkafka's threads are waited for, which must not hold up a thread of the runtime.
-async fn close(reader: Option<Reader>) -> Result<(), AgainstError> {
-    Ok(tokio::task::spawn_blocking(move || drop(reader)).await?)
 }
 
 /// The records that are there, one after another.

@@ -3,12 +3,13 @@
 //! # Guarantees
 //! - Nothing is written, no offset is committed, no group is joined, no topic is created by asking for it.
 //! - An offset that the log does not have is told, and never jumped over (`auto.offset.reset=error`).
-//! - Records of open and aborted transactions are read too (`read_uncommitted`): a restore writes none, so that those in its place are
-//!   a difference, and one that is open before it does not hold the reader up.
+//! - Nothing that a record holds ends the process: rdkafka panics at a header key that is not UTF-8, and that one alone is left out.
+//! - Memory is what rdkafka reads ahead (4 MiB).
 //!
 //! # Assumptions
 //! - librdkafka keeps header keys as C strings: what follows a NUL in one is not seen.
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,27 +23,64 @@ use rdkafka::error::KafkaError as RdKafkaError;
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 
-use super::AgainstError;
-use super::compare::FoundRecord;
-use super::fields::Header;
-use crate::kafka::ClientConfig;
+use crate::kafka::{ClientConfig, IsolationLevel};
 
-/// How long nothing may come.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Kilobytes that librdkafka reads ahead.
 const AHEAD_KB: &str = "4096";
 /// The largest answer that is taken, far above what one batch may have.
 const ANSWER_MAX: &str = "2000000000";
 
+/// Why records cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReaderError {
+    /// rdkafka.
+    #[error("failed to {step} by rdkafka")]
+    Failed {
+        /// What was done.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: RdKafkaError,
+    },
+    /// No record came for long.
+    #[error("nothing came from topic {topic} partition {partition} for {seconds} s: {reason}")]
+    Stalled {
+        /// The topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// For how long.
+        seconds: u64,
+        /// The last thing that went wrong.
+        reason: String,
+    },
+}
+
+impl ReaderError {
+    /// What it means for the exit code.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Failed { source, .. } => fault(source),
+            Self::Stalled { .. } => Fault::Unavailable,
+        }
+    }
+}
+
+/// The key and the value of a header; `None` is null.
+pub(crate) type Header<'a> = (&'a [u8], Option<&'a [u8]>);
+
 /// A reader of the partitions of one topic, one after another.
 ///
 /// One topic, since the end of a partition is told without the topic's name.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     consumer: StreamConsumer,
     topic: Arc<str>,
     partition: i32,
+    isolation: IsolationLevel,
+    patience: Duration,
 }
 
 impl fmt::Debug for Reader {
@@ -52,7 +90,7 @@ impl fmt::Debug for Reader {
 }
 
 /// What comes next.
-pub(super) enum Event<'a> {
+pub(crate) enum Event<'a> {
     /// A record.
     Record(Read<'a>),
     /// The end of the log.
@@ -64,13 +102,22 @@ pub(super) enum Event<'a> {
 }
 
 /// A record that was read.
-pub(super) struct Read<'a>(BorrowedMessage<'a>);
+pub(crate) struct Read<'a>(BorrowedMessage<'a>);
 
 impl Reader {
-    /// A reader for a topic of the cluster of `config`.
-    pub(super) fn new(config: &ClientConfig, topic: &Arc<str>) -> Result<Self, AgainstError> {
+    /// A reader for a topic of the cluster of `config`, which gives up when nothing comes for `patience`.
+    pub(crate) fn new(
+        config: &ClientConfig,
+        topic: &Arc<str>,
+        isolation: IsolationLevel,
+        patience: Duration,
+    ) -> Result<Self, ReaderError> {
         let protocol = match config.security_protocol {
             SecurityProtocol::Plaintext => "plaintext",
+        };
+        let isolation_level = match isolation {
+            IsolationLevel::ReadUncommitted => "read_uncommitted",
+            IsolationLevel::ReadCommitted => "read_committed",
         };
         let consumer = rdkafka::ClientConfig::new()
             .set("bootstrap.servers", config.bootstrap_servers.join(","))
@@ -85,7 +132,7 @@ impl Reader {
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")
             .set("fetch.queue.backoff.ms", "2")
-            .set("isolation.level", "read_uncommitted")
+            .set("isolation.level", isolation_level)
             .set("queued.max.messages.kbytes", AHEAD_KB)
             .set("receive.message.max.bytes", ANSWER_MAX)
             .create()
@@ -94,22 +141,29 @@ impl Reader {
             consumer,
             topic: topic.clone(),
             partition: -1,
+            isolation,
+            patience,
         })
     }
 
     /// The topic.
-    pub(super) fn topic(&self) -> &Arc<str> {
+    pub(crate) fn topic(&self) -> &Arc<str> {
         &self.topic
     }
 
+    /// Which records it gives.
+    pub(crate) fn isolation(&self) -> IsolationLevel {
+        self.isolation
+    }
+
     /// Reads `partition` from `offset` on.
-    pub(super) fn assign(&mut self, partition: i32, offset: i64) -> Result<(), AgainstError> {
+    pub(crate) fn assign(&mut self, partition: i32, offset: i64) -> Result<(), ReaderError> {
         self.partition = partition;
         self.seek(offset)
     }
 
     /// Reads the same partition from `offset` on.
-    pub(super) fn seek(&self, offset: i64) -> Result<(), AgainstError> {
+    pub(crate) fn seek(&self, offset: i64) -> Result<(), ReaderError> {
         let mut assigned = TopicPartitionList::new();
         assigned
             .add_partition_offset(&self.topic, self.partition, Offset::Offset(offset))
@@ -122,16 +176,16 @@ impl Reader {
     /// Waits for what comes next.
     ///
     /// # Errors
-    /// Nothing came for [`PATIENCE`], or the broker refuses to give anything.
-    pub(super) async fn next(&self) -> Result<Event<'_>, AgainstError> {
-        let deadline = Instant::now() + PATIENCE;
+    /// Nothing came for as long as the reader is patient, or the broker refuses to give anything.
+    pub(crate) async fn next(&self) -> Result<Event<'_>, ReaderError> {
+        let deadline = Instant::now() + self.patience;
         let mut reason = "no answer".to_owned();
         loop {
             let Ok(received) = timeout_at(deadline, self.consumer.recv()).await else {
-                return Err(AgainstError::Stalled {
+                return Err(ReaderError::Stalled {
                     topic: self.topic.to_string(),
                     partition: self.partition,
-                    seconds: PATIENCE.as_secs(),
+                    seconds: self.patience.as_secs(),
                     reason,
                 });
             };
@@ -156,8 +210,7 @@ impl Reader {
     }
 }
 
-/// What an error of rdkafka means for the exit code.
-pub(super) fn fault(error: &RdKafkaError) -> Fault {
+fn fault(error: &RdKafkaError) -> Fault {
     match meaning(error) {
         Meaning::Refused => match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Fatal) | None => Fault::Unavailable,
@@ -167,8 +220,8 @@ pub(super) fn fault(error: &RdKafkaError) -> Fault {
     }
 }
 
-fn failed(step: &'static str) -> impl Fn(RdKafkaError) -> AgainstError {
-    move |source| AgainstError::Reader { step, source }
+fn failed(step: &'static str) -> impl Fn(RdKafkaError) -> ReaderError {
+    move |source| ReaderError::Failed { step, source }
 }
 
 /// What an error of a consumer means for its reader.
@@ -201,42 +254,83 @@ fn meaning(error: &RdKafkaError) -> Meaning {
     }
 }
 
-impl FoundRecord for Read<'_> {
-    fn offset(&self) -> i64 {
+impl Read<'_> {
+    /// Its offset.
+    pub(crate) fn offset(&self) -> i64 {
         self.0.offset()
     }
 
-    fn timestamp(&self) -> i64 {
+    /// Milliseconds; -1 for none.
+    pub(crate) fn timestamp(&self) -> i64 {
         self.0.timestamp().to_millis().unwrap_or(-1)
     }
 
-    fn key(&self) -> Option<&[u8]> {
+    /// `None` is null.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
         self.0.key()
     }
 
-    fn value(&self) -> Option<&[u8]> {
+    /// `None` is null.
+    pub(crate) fn value(&self) -> Option<&[u8]> {
         self.0.payload()
     }
 
-    fn headers(&self) -> Option<Vec<Header<'_>>> {
-        let Some(headers) = self.0.headers() else {
-            return Some(Vec::new());
-        };
-        // rdkafka panics at a key that is not UTF-8. One is met here only where the target has another record than the
-        // archive, which must be told and not end everything.
-        let read = || {
-            let headers = headers.iter();
-            headers
-                .map(|header| (header.key.as_bytes(), header.value))
-                .collect()
-        };
-        catch_unwind(AssertUnwindSafe(read)).ok()
+    /// In order, each read when it is asked for; `None`: its key is not UTF-8.
+    pub(crate) fn headers(&self) -> impl DoubleEndedIterator<Item = Option<Header<'_>>> {
+        let headers = self.0.headers();
+        let count = headers.map_or(0, Headers::count);
+        (0..count).map(move |index| {
+            let read = || headers.and_then(|headers| headers.try_get(index));
+            let header = unless_it_panics(read).flatten()?;
+            Some((header.key.as_bytes(), header.value))
+        })
+    }
+}
+
+thread_local! {
+    /// Whether this thread is in a call of rdkafka whose panic says no more than that a key is not UTF-8.
+    static PANIC_IS_EXPECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread, of which a panic hook is told, will be caught and is no bug.
+pub(crate) fn panic_is_expected() -> bool {
+    PANIC_IS_EXPECTED.get()
+}
+
+fn unless_it_panics<T>(read: impl FnOnce() -> T) -> Option<T> {
+    PANIC_IS_EXPECTED.set(true);
+    let done = catch_unwind(AssertUnwindSafe(read)).ok();
+    PANIC_IS_EXPECTED.set(false);
+    done
+}
+
+/// Gives a reader up. librdkafka's threads are waited for, which must not hold up a thread of the runtime.
+///
+/// # Errors
+/// librdkafka panicked.
+pub(crate) async fn close(reader: Option<Reader>) -> Result<(), JoinError> {
+    match reader {
+        Some(reader) => tokio::task::spawn_blocking(move || drop(reader)).await,
+        None => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_is_expected_only_within_the_call_that_may_panic() {
+        let mut told = false;
+        let read = || {
+            told = panic_is_expected();
+            String::from_utf8(vec![0xff]).unwrap()
+        };
+        assert_eq!(unless_it_panics(read), None);
+        assert!(told && !panic_is_expected());
+        assert_eq!(unless_it_panics(|| 7), Some(7));
+        assert!(!panic_is_expected());
+    }
 
     #[test]
     fn errors_that_pass_are_told_from_those_that_do_not() {

@@ -1,0 +1,624 @@
+//! Committed offsets of consumer groups: moved, kept, given back, compared.
+//!
+//! ```text
+//! groups     which groups are meant, and what they have     -> Meant, GroupOffsets
+//! target     where their offsets are to go                  -> GroupPlan (headers: by what records say of themselves)
+//! snapshots  what they had, and the way back to it          -> Snapshot, GroupPlan
+//! keeper     where a snapshot is kept                       store, or ConfigMap by way of the controller
+//! apply      what is planned, committed and read back       -> OffsetsReport
+//! carry      groups that a restore carries over             all of it, around the restore
+//! ```
+//!
+//! # Guarantees
+//! - Nothing is changed before the snapshot is durable. A group with live members is refused before that, by name and state.
+//! - A second attempt of a run finds the snapshot of the first, and goes on from what that has: what the first one has changed
+//!   since is not taken for what there was.
+//! - What a dry run tells is what a real run commits.
+//!
+//! # Assumptions
+//! - Nobody else commits for the groups meanwhile. Members are refused by the coordinator; consumers that assign partitions
+//!   themselves are found out where what they commit is read back.
+
+mod apply;
+mod carry;
+mod change;
+mod error;
+mod groups;
+pub mod headers;
+mod keeper;
+mod list;
+mod logs;
+mod snapshots;
+mod target;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kafka_backup_shared::archive::groups::{GroupKind, GroupOffsets};
+use kafka_backup_shared::archive::layout::TopicId;
+use kafka_backup_shared::archive::restore::RestoreDecision;
+use kafka_backup_shared::archive::snapshot::Snapshot;
+use kafka_backup_shared::plan::{
+    Mapping, OffsetTarget, OffsetsPlan, OffsetsTask, ResetTask, RunRef, SnapshotRef, SpecError,
+};
+use kafka_backup_shared::report::{OffsetsDeed, OffsetsReport, Verification};
+use kafka_backup_shared::selector::GroupSelector;
+
+use crate::context::{Completed, Context};
+use crate::groups::kind;
+use crate::kafka::{Client, ClientConfig, ListedGroup};
+use crate::push::SnapshotPush;
+use crate::restore::groups::{TranslatedGroup, translate};
+use crate::store::{Places, Store};
+use crate::verify::against::find;
+use apply::{apply, planned};
+use change::GroupPlan;
+use groups::{Meant, choose, read, refuse_live};
+use headers::Placement;
+use keeper::Keeper;
+use logs::Logs;
+use snapshots::{Logbook, Scope, differences, meant, summary, take};
+use target::{ByHeaders, by_headers, from_mapping, plain, topics_of, translated};
+
+pub(crate) use carry::CarryOver;
+pub use error::OffsetsError;
+pub use keeper::KeeperError;
+pub use list::{Listed, list, show};
+
+/// What our clients are called in brokers' logs.
+const CLIENT_ID: &str = "kafka-backup-offsets";
+/// Differences that a report has in words.
+const DIFFERENCES: usize = 100;
+/// Groups that a rollback changes at the same time.
+const PARALLELISM: u16 = 8;
+const GROUPS: &str = "spec.consumerGroups";
+
+/// What a run finds on its machine.
+#[derive(Debug)]
+pub struct Ports {
+    /// Secrets and volume.
+    pub places: Places,
+    /// Where the ConfigMap of a snapshot is mounted.
+    pub snapshot_dir: PathBuf,
+    /// The offsets of strategy `fromMapping`.
+    pub mapping_file: Option<PathBuf>,
+    /// The controller, which keeps snapshots in ConfigMaps.
+    pub push: Option<SnapshotPush>,
+}
+
+/// A run that is not complete, and what it did all the same.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// Why.
+    pub error: OffsetsError,
+    /// What became of the groups, where it came so far.
+    pub report: Option<OffsetsReport>,
+}
+
+impl From<OffsetsError> for Unfinished {
+    fn from(error: OffsetsError) -> Self {
+        Self {
+            error,
+            report: None,
+        }
+    }
+}
+
+/// Makes a run of an offset kind.
+///
+/// # Errors
+/// [`Unfinished`]. Where the snapshot could not be made durable, or a group is live, nothing was changed.
+pub async fn run(
+    plan: &OffsetsPlan,
+    ports: &Ports,
+    context: &Context,
+) -> Result<Completed, Unfinished> {
+    let config = ClientConfig::new(&plan.cluster, CLIENT_ID);
+    let client = Client::connect(config)
+        .await
+        .map_err(OffsetsError::kafka("reach the cluster"))?;
+    let work = Work {
+        plan,
+        ports,
+        context,
+        client,
+    };
+    let report = match &plan.task {
+        OffsetsTask::Reset(task) => work.reset(task).await?,
+        OffsetsTask::Snapshot { groups, snapshot } => work.snapshot(groups, snapshot).await?,
+        OffsetsTask::Rollback {
+            groups,
+            snapshot,
+            force,
+        } => work.rollback(groups.as_deref(), snapshot, *force).await?,
+        OffsetsTask::Verify {
+            groups,
+            snapshot,
+            strict,
+        } => work.verify(groups.as_deref(), snapshot, *strict).await?,
+        OffsetsTask::Delete { snapshot } => work.delete(snapshot).await?,
+    };
+    Ok(Completed {
+        offsets: Some(report),
+        ..Completed::default()
+    })
+}
+
+struct Work<'a> {
+    plan: &'a OffsetsPlan,
+    ports: &'a Ports,
+    context: &'a Context,
+    client: Client,
+}
+
+/// Where the offsets of a reset come from, as far as it is not from the cluster.
+enum Source {
+    Cluster,
+    Mapping(Mapping),
+    Restore(Restored),
+}
+
+/// The groups of a backup, in the topics of its restore.
+struct Restored {
+    groups: Vec<TranslatedGroup>,
+    target_ids: BTreeMap<String, TopicId>,
+}
+
+impl Work<'_> {
+    async fn reset(&self, task: &ResetTask) -> Result<OffsetsReport, Unfinished> {
+        let source = self.source(task).await?;
+        let meant = self.meant(task, &source).await?;
+        refuse_live(&meant)?;
+        let topics = task.topics.as_deref();
+        let mut has = read(&self.client, &meant, topics).await?;
+        let mut empty = Vec::new();
+        if matches!(source, Source::Cluster) {
+            empty = without_offsets(&mut has, &task.groups)?;
+        }
+        let (mut plans, logs) = self.planned(task, &source, &has, &has).await?;
+        if self.plan.dry_run {
+            plans.extend(empty);
+            return self.told(planned(&plans, &logs), &plans, None);
+        }
+        let mut taken = None;
+        if let Some(snapshot) = &task.snapshot {
+            let keeper = self.keeper(snapshot)?;
+            keeper.check().await?;
+            let scope = Scope {
+                run: &self.plan.run,
+                groups: &task.groups,
+                topics,
+            };
+            let is_own = |run: &RunRef| *run == self.plan.run;
+            let had = take(&self.client, &keeper, scope, has.clone(), is_own).await?;
+            if had.groups != has {
+                // An earlier attempt has begun to change them.
+                (plans, _) = self.planned(task, &source, &had.groups, &has).await?;
+                refuse_unkept(&mut plans, &had);
+            }
+            taken = Some(had);
+        }
+        plans.extend(empty);
+        self.apply(&plans, &logs, task.parallelism, taken.as_ref())
+            .await
+    }
+
+    async fn source(&self, task: &ResetTask) -> Result<Source, OffsetsError> {
+        match &task.to {
+            OffsetTarget::FromMapping { name, key } => {
+                let path = self.ports.mapping_file.as_deref().ok_or_else(|| {
+                    SpecError::new("spec.mappingConfigMap", "a file with the offsets", "none")
+                })?;
+                let json = read_file(path).await?;
+                let object = format!("{key} of ConfigMap {name}");
+                Ok(Source::Mapping(Mapping::from_json(&object, &json)?))
+            }
+            OffsetTarget::FromRestore {
+                restore,
+                storage,
+                archive,
+            } => {
+                let store = Store::open(storage, &self.ports.places)?;
+                let found = find::restore(&store, archive.as_ref(), restore).await?;
+                let decision = &found.decision;
+                let cluster = self.client.cluster_id();
+                if decision.target_cluster_id != cluster {
+                    return Err(SpecError::new(
+                        "spec.kafkaCluster",
+                        format!(
+                            "cluster {}, which restore {restore} has written",
+                            decision.target_cluster_id
+                        ),
+                        format!("cluster {cluster}"),
+                    )
+                    .into());
+                }
+                let selector = GroupSelector::parse(GROUPS, &task.groups)?;
+                let found = translate(&store, &found.layout, decision, Some(&selector)).await?;
+                let groups = found.groups()?.collect::<Result<Vec<_>, _>>()?;
+                Ok(Source::Restore(Restored {
+                    groups,
+                    target_ids: target_ids(decision),
+                }))
+            }
+            OffsetTarget::Earliest
+            | OffsetTarget::Latest
+            | OffsetTarget::Timestamp { .. }
+            | OffsetTarget::Offset { .. }
+            | OffsetTarget::HeaderBased { .. } => Ok(Source::Cluster),
+        }
+    }
+
+    async fn meant(&self, task: &ResetTask, source: &Source) -> Result<Vec<Meant>, OffsetsError> {
+        let listed = self.listed().await?;
+        match source {
+            Source::Cluster => choose(GROUPS, &task.groups, &listed, false),
+            Source::Mapping(mapping) => {
+                let names = mapping.groups.keys().map(String::as_str);
+                among(&task.groups, names, &listed, "the mapping")
+            }
+            Source::Restore(restored) => {
+                let names = restored.groups.iter().map(|group| group.group.as_str());
+                among(&task.groups, names, &listed, "the backup")
+            }
+        }
+    }
+
+    /// From what groups had when the run began, and what they have now.
+    async fn planned(
+        &self,
+        task: &ResetTask,
+        source: &Source,
+        had: &[GroupOffsets],
+        has: &[GroupOffsets],
+    ) -> Result<(Vec<GroupPlan>, Logs), OffsetsError> {
+        let (client, topics) = (&self.client, task.topics.as_deref());
+        match (source, &task.to) {
+            (Source::Mapping(mapping), _) => from_mapping(client, mapping, topics, has).await,
+            (Source::Restore(restored), _) => {
+                let Restored { groups, target_ids } = restored;
+                translated(client, groups, target_ids, topics, has).await
+            }
+            (
+                Source::Cluster,
+                OffsetTarget::HeaderBased {
+                    source_cluster,
+                    scan_all_partitions,
+                },
+            ) => {
+                let how = ByHeaders {
+                    source_cluster: source_cluster.as_deref(),
+                    empty: &[],
+                    placement: match scan_all_partitions {
+                        true => Placement::AnyPartition,
+                        false => Placement::SamePartition,
+                    },
+                };
+                let same = |topic: &str| Some(Arc::from(topic));
+                by_headers(client, how, had, same, has, self.context).await
+            }
+            (Source::Cluster, to) => plain(client, to, has, has).await,
+        }
+    }
+
+    async fn snapshot(
+        &self,
+        patterns: &[String],
+        snapshot: &SnapshotRef,
+    ) -> Result<OffsetsReport, Unfinished> {
+        let meant = choose(GROUPS, patterns, &self.listed().await?, false)?;
+        let groups = read(&self.client, &meant, None).await?;
+        let mut report = OffsetsReport {
+            deed: OffsetsDeed::Kept,
+            dry_run: self.plan.dry_run,
+            groups_done: groups.len() as u64,
+            partitions: groups.iter().map(GroupOffsets::offsets).sum(),
+            ..OffsetsReport::default()
+        };
+        if !self.plan.dry_run {
+            let keeper = self.keeper(snapshot)?;
+            keeper.check().await?;
+            let scope = Scope {
+                run: &self.plan.run,
+                groups: patterns,
+                topics: None,
+            };
+            let is_own = |run: &RunRef| *run == self.plan.run;
+            let taken = take(&self.client, &keeper, scope, groups, is_own).await?;
+            report.snapshot = Some(summary(&taken));
+        }
+        Ok(report)
+    }
+
+    async fn rollback(
+        &self,
+        patterns: Option<&[String]>,
+        snapshot: &SnapshotRef,
+        force: bool,
+    ) -> Result<OffsetsReport, Unfinished> {
+        let snapshot = self.keeper(snapshot)?.read().await?;
+        let had = meant(&snapshot, patterns)?;
+        let listed = self.listed().await?;
+        let ids = had
+            .iter()
+            .map(|group| (Arc::from(group.group.as_str()), group.kind));
+        let now: Vec<Meant> = ids
+            .map(|(group, kind)| as_it_is(group, kind, &listed))
+            .collect();
+        refuse_live(&now)?;
+        let (has, logs) = self.compared(&snapshot, &had, &now).await?;
+        let logbook = Logbook::new(&snapshot.header, self.client.cluster_id(), &logs);
+        if !force {
+            logbook.check(&had, self.client.cluster_id())?;
+        }
+        let plans = had
+            .iter()
+            .zip(&has)
+            .map(|(had, has)| logbook.plan(had, has));
+        let plans: Vec<GroupPlan> = plans.collect();
+        if self.plan.dry_run {
+            return self.told(planned(&plans, &logs), &plans, Some(&snapshot));
+        }
+        let mut report = self
+            .apply(&plans, &logs, PARALLELISM, Some(&snapshot))
+            .await?;
+        // What was right already is looked at too, and what somebody has changed meanwhile.
+        let (has, _) = self.compared(&snapshot, &had, &now).await?;
+        let differs = had.iter().zip(&has);
+        let differs = differs.flat_map(|(had, has)| logbook.plan(had, has).differences(has));
+        let verification = verification(differs.collect());
+        report.verification = Some(verification.clone());
+        match verification.matched {
+            true => Ok(report),
+            false => Err(mismatch(&snapshot, verification, report)),
+        }
+    }
+
+    async fn verify(
+        &self,
+        patterns: Option<&[String]>,
+        snapshot: &SnapshotRef,
+        strict: bool,
+    ) -> Result<OffsetsReport, Unfinished> {
+        let snapshot = self.keeper(snapshot)?.read().await?;
+        let had = meant(&snapshot, patterns)?;
+        let ids = had
+            .iter()
+            .map(|group| (Arc::from(group.group.as_str()), group.kind));
+        let now: Vec<Meant> = ids
+            .map(|(group, kind)| as_it_is(group, kind, &[]))
+            .collect();
+        let (has, logs) = self.compared(&snapshot, &had, &now).await?;
+        let logbook = Logbook::new(&snapshot.header, self.client.cluster_id(), &logs);
+        let differs = had.iter().zip(&has).flat_map(|(had, has)| {
+            let plan = logbook.plan(had, has);
+            differences(&plan, had, has, strict)
+        });
+        let verification = verification(differs.collect());
+        let report = OffsetsReport {
+            deed: OffsetsDeed::Compared,
+            groups_done: had.len() as u64,
+            snapshot: Some(summary(&snapshot)),
+            verification: Some(verification.clone()),
+            ..OffsetsReport::default()
+        };
+        match verification.matched {
+            true => Ok(report),
+            false => Err(mismatch(&snapshot, verification, report)),
+        }
+    }
+
+    async fn delete(&self, snapshot: &SnapshotRef) -> Result<OffsetsReport, Unfinished> {
+        if !self.plan.dry_run {
+            self.keeper(snapshot)?.delete().await?;
+        }
+        Ok(OffsetsReport {
+            deed: OffsetsDeed::Deleted,
+            dry_run: self.plan.dry_run,
+            ..OffsetsReport::default()
+        })
+    }
+
+    /// What the groups of a snapshot have now, in its order, and the logs of all topics that they had or have offsets for.
+    async fn compared(
+        &self,
+        snapshot: &Snapshot,
+        had: &[&GroupOffsets],
+        now: &[Meant],
+    ) -> Result<(Vec<GroupOffsets>, Logs), OffsetsError> {
+        let has = read(&self.client, now, snapshot.header.topics.as_deref()).await?;
+        let topics = topics_of(had.iter().copied().chain(&has));
+        let logs = Logs::look(&self.client, topics).await?;
+        Ok((has, logs))
+    }
+
+    async fn listed(&self) -> Result<Vec<ListedGroup>, OffsetsError> {
+        let listed = self.client.list_groups().await;
+        listed.map_err(OffsetsError::kafka(
+            "list the consumer groups of the cluster",
+        ))
+    }
+
+    fn keeper(&self, snapshot: &SnapshotRef) -> Result<Keeper, OffsetsError> {
+        let (ports, namespace) = (self.ports, &self.plan.run.namespace);
+        let (folder, push) = (ports.snapshot_dir.clone(), ports.push.clone());
+        Keeper::open(snapshot, namespace, &ports.places, folder, push)
+    }
+
+    async fn apply(
+        &self,
+        plans: &[GroupPlan],
+        logs: &Logs,
+        parallelism: u16,
+        snapshot: Option<&Snapshot>,
+    ) -> Result<OffsetsReport, Unfinished> {
+        let (mut report, error) = apply(&self.client, plans, logs, parallelism, self.context).await;
+        report.snapshot = snapshot.map(summary);
+        match error {
+            None => Ok(report),
+            Some(error) => Err(Unfinished {
+                error,
+                report: Some(report),
+            }),
+        }
+    }
+
+    /// The report of a dry run, which fails where the real one would.
+    fn told(
+        &self,
+        mut report: OffsetsReport,
+        plans: &[GroupPlan],
+        snapshot: Option<&Snapshot>,
+    ) -> Result<OffsetsReport, Unfinished> {
+        report.snapshot = snapshot.map(summary);
+        let refused = plans.iter().filter_map(|plan| {
+            let reason = plan.refused.as_ref()?;
+            Some(format!("{}: {reason}", plan.group))
+        });
+        let failed: Vec<String> = refused.collect();
+        match failed.is_empty() {
+            true => Ok(report),
+            false => Err(Unfinished {
+                error: OffsetsError::Groups {
+                    failed,
+                    fault: kafka_backup_shared::report::Fault::Spec,
+                    done: report.groups_done,
+                },
+                report: Some(report),
+            }),
+        }
+    }
+}
+
+/// By source name to target id, the topics of a restore.
+fn target_ids(decision: &RestoreDecision) -> BTreeMap<String, TopicId> {
+    let topics = decision.topics.values();
+    topics
+        .map(|topic| (topic.target.clone(), topic.target_topic_id))
+        .collect()
+}
+
+/// The groups that `patterns` mean of those that `names` has, which `what` is.
+fn among<'a>(
+    patterns: &[String],
+    names: impl Iterator<Item = &'a str>,
+    listed: &[ListedGroup],
+    what: &str,
+) -> Result<Vec<Meant>, OffsetsError> {
+    let selector = GroupSelector::parse(GROUPS, patterns)?;
+    let names: Vec<&str> = names.filter(|name| selector.matches(name)).collect();
+    let absent: Vec<&str> = selector
+        .literals()
+        .filter(|id| !names.contains(id))
+        .collect();
+    if !absent.is_empty() {
+        let found = format!("no group {} in it", absent.join(", "));
+        return Err(SpecError::new(GROUPS, format!("groups of {what}"), found).into());
+    }
+    if names.is_empty() {
+        let found = format!("none that matches [{}]", patterns.join(", "));
+        return Err(SpecError::new(GROUPS, format!("at least one group of {what}"), found).into());
+    }
+    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+    exactly(&names, listed)
+}
+
+/// Groups by their ids, whether they are there or not.
+pub(crate) fn exactly(
+    names: &[String],
+    listed: &[ListedGroup],
+) -> Result<Vec<Meant>, OffsetsError> {
+    let by_id: BTreeMap<&str, &ListedGroup> = listed.iter().map(|one| (&*one.group, one)).collect();
+    let meant = names.iter().map(|name| match by_id.get(name.as_str()) {
+        None => Ok(as_it_is(Arc::from(name.as_str()), GroupKind::Classic, &[])),
+        Some(one) => match kind(&one.group_type) {
+            Some(kind) => Ok(as_it_is(
+                one.group.clone(),
+                kind,
+                std::slice::from_ref(*one),
+            )),
+            None => {
+                let found = format!("{name}, which is of a kind without them");
+                Err(SpecError::new(GROUPS, "groups that commit offsets", found).into())
+            }
+        },
+    });
+    meant.collect()
+}
+
+/// A group with the state that the cluster lists it with.
+fn as_it_is(group: Arc<str>, kind: GroupKind, listed: &[ListedGroup]) -> Meant {
+    let live = listed
+        .iter()
+        .find(|one| one.group == group && one.is_live());
+    Meant {
+        live: live.map(|one| format!("{group} ({})", one.state)),
+        group,
+        kind,
+    }
+}
+
+/// Takes the groups out of `has` that have no offsets: what was named by its id is refused, what a glob took is left out.
+fn without_offsets(
+    has: &mut Vec<GroupOffsets>,
+    patterns: &[String],
+) -> Result<Vec<GroupPlan>, OffsetsError> {
+    let selector = GroupSelector::parse(GROUPS, patterns)?;
+    let is_literal = |group: &str| selector.literals().any(|literal| literal == group);
+    let reason = "it has no committed offsets on the topics that are meant";
+    let empty = has
+        .iter()
+        .filter(|group| group.topics.is_empty() && is_literal(&group.group));
+    let refused: Vec<GroupPlan> = empty
+        .map(|group| GroupPlan::refused(&group.group, reason.into()))
+        .collect();
+    has.retain(|group| !group.topics.is_empty());
+    if has.is_empty() && refused.is_empty() {
+        let expected = "groups with committed offsets on the topics that are meant";
+        let found = format!("none among those that match [{}]", patterns.join(", "));
+        return Err(SpecError::new(GROUPS, expected, found).into());
+    }
+    Ok(refused)
+}
+
+/// Leaves groups alone that came after the snapshot of an earlier attempt: nothing would bring them back.
+fn refuse_unkept(plans: &mut [GroupPlan], had: &Snapshot) {
+    for plan in plans {
+        let is_kept = had.groups.iter().any(|group| *group.group == *plan.group);
+        if !is_kept {
+            let reason = "it is not in the snapshot that the first attempt of this run has taken";
+            *plan = GroupPlan::refused(&plan.group, reason.into());
+        }
+    }
+}
+
+fn verification(mut differences: Vec<String>) -> Verification {
+    let count = differences.len() as u64;
+    differences.truncate(DIFFERENCES);
+    Verification {
+        matched: count == 0,
+        difference_count: count,
+        differences,
+    }
+}
+
+fn mismatch(snapshot: &Snapshot, found: Verification, report: OffsetsReport) -> Unfinished {
+    Unfinished {
+        error: OffsetsError::Mismatch {
+            id: snapshot.header.snapshot_id.clone(),
+            count: found.difference_count,
+            differences: found.differences,
+        },
+        report: Some(report),
+    }
+}
+
+async fn read_file(path: &Path) -> Result<Vec<u8>, OffsetsError> {
+    tokio::fs::read(path)
+        .await
+        .map_err(|source| OffsetsError::Read {
+            path: path.display().to_string(),
+            source,
+        })
+}
