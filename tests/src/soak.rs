@@ -377,7 +377,7 @@ impl Run<'_> {
 
     /// The worker hangs, another one is started, and then the first goes on.
     fn replaced(&self, first: Worker, random: &mut Random) -> Result<Value, LabError> {
-        first.signal(Signal::SIGSTOP)?;
+        first.freeze()?;
         let mut second = self.start()?;
         if random.below(2) == 0 {
             // Both at work at once.

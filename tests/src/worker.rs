@@ -63,6 +63,32 @@ impl Worker {
         }
     }
 
+    /// Freezes it, and returns when each of its threads stands still: a signal that is sent has not come yet.
+    ///
+    /// # Errors
+    /// A thread goes on.
+    pub fn freeze(&self) -> Result<(), LabError> {
+        self.signal(Signal::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let stands_still = |task: fs::DirEntry| {
+            // The state follows the name, which is in brackets and may hold anything.
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            let state = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.chars().next());
+            matches!(state, None | Some('T' | 'Z' | 'X'))
+        };
+        wait_for(
+            "a frozen worker to stand still",
+            Duration::from_secs(10),
+            || {
+                let mut threads = fs::read_dir(&tasks).into_iter().flatten().flatten();
+                threads.all(stands_still)
+            },
+        )
+    }
+
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
@@ -94,13 +120,19 @@ impl Worker {
 
     /// How it ended, and the JSON that it printed; null where it printed nothing.
     pub fn end(mut self) -> Result<(ExitStatus, Value), LabError> {
+        // Meanwhile: a pipe holds 64 KiB, and a worker that has more to say waits for a reader.
+        let stdout = self.child.stdout.take();
+        let read = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let read = stdout.map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut text));
+            read.map(|_| text)
+        });
         wait_for("the worker to end", PATIENCE, || self.has_ended())?;
         let reading = || "read the worker's report".to_owned();
         let status = self.child.wait().doing(reading)?;
-        let mut text = Vec::new();
-        if let Some(mut stdout) = self.child.stdout.take() {
-            stdout.read_to_end(&mut text).doing(reading)?;
-        }
+        let text = read.join();
+        let text = text.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let text = text.doing(reading)?;
         let said = match &text[..] {
             [] => Value::Null,
             text => serde_json::from_slice(text)

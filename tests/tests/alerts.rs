@@ -256,8 +256,8 @@ fn panels_and_queries(lab: &Lab) {
         lab,
         "sum(rate(kafka_backup_operator_reconciliation_errors_total[5m])) by (controller)",
     );
-    assert_eq!(errors.len(), 2, "{errors:?}");
-    assert_eq!(query(lab, "kafka_backup_operator_workqueue_depth").len(), 2);
+    assert_eq!(errors.len(), 4, "{errors:?}");
+    assert_eq!(query(lab, "kafka_backup_operator_workqueue_depth").len(), 4);
     until(
         lab,
         &format!(

@@ -7,21 +7,29 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cluster_support::node::SilentNode;
 use cluster_support::{
-    Controller, Place, RECORDS, Stage, admin, ended, play, push, running, token_of,
+    BACKUP, Controller, Kind, OFFSET_RESET, OFFSET_ROLLBACK, Place, RECORDS, Stage, admin, ended,
+    play, push, request, running, token_of,
 };
 use futures::{StreamExt, stream};
+use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kafka_backup_controller::{Failpoint, RunWrite, Side};
+use kafka_backup_shared::archive::FORMAT_VERSION;
+use kafka_backup_shared::archive::snapshot::{CONFIG_MAP_KEY, Snapshot, SnapshotHeader};
+use kafka_backup_shared::plan::RunRef;
+use kafka_backup_shared::pod::snapshot_path;
 use kafka_backup_tests::lab::Lab;
-use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 /// Lives that are led at a time, on two cores.
 const AT_A_TIME: usize = 8;
 /// Instead of five minutes.
 const LOST_AFTER: &str = "3s";
+/// The snapshot that a run keeps or deletes.
+const SNAPSHOT: &str = "before";
 
 /// What happens to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +44,35 @@ enum Life {
     MeetsStray,
     /// The node of its first pod dies with it.
     LosesNode,
+    /// Its worker has a snapshot kept before it resets offsets.
+    KeepsSnapshot,
+    /// Its worker has a snapshot deleted.
+    DeletesSnapshot,
 }
 
 impl Life {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Succeeds,
         Self::LosesReport,
         Self::NeverStarts,
         Self::MeetsStray,
         Self::LosesNode,
+        Self::KeepsSnapshot,
+        Self::DeletesSnapshot,
     ];
+
+    /// The kind of the object whose life it is.
+    fn kind(self) -> Kind {
+        match self {
+            Self::Succeeds
+            | Self::LosesReport
+            | Self::NeverStarts
+            | Self::MeetsStray
+            | Self::LosesNode => BACKUP,
+            Self::KeepsSnapshot => OFFSET_RESET,
+            Self::DeletesSnapshot => OFFSET_ROLLBACK,
+        }
+    }
 
     /// The one in which `write` is made.
     fn with(write: RunWrite) -> Self {
@@ -59,6 +86,8 @@ impl Life {
             | RunWrite::Account
             | RunWrite::MarkJob
             | RunWrite::Release => Self::Succeeds,
+            RunWrite::KeepSnapshot => Self::KeepsSnapshot,
+            RunWrite::DeleteSnapshot => Self::DeletesSnapshot,
             RunWrite::RepeatJob | RunWrite::Tell => Self::LosesReport,
             RunWrite::DeleteJob => Self::NeverStarts,
             RunWrite::TellStray | RunWrite::DeleteStray | RunWrite::Show => Self::MeetsStray,
@@ -73,6 +102,8 @@ struct Left {
     status: Value,
     jobs: Vec<Value>,
     events: Vec<(String, String)>,
+    /// Names of ConfigMaps with snapshots.
+    snapshots: Vec<String>,
 }
 
 /// A life under a controller that may die.
@@ -90,9 +121,10 @@ impl<'a> Led<'a> {
         client: &kube::Client,
         node: &'a SilentNode<'a>,
         number: usize,
-        dies: Option<Failpoint>,
+        (life, dies): (Life, Option<Failpoint>),
     ) -> Self {
         let place = Place::new(lab, client, &format!("t-kills-{number}")).await;
+        let place = place.of(life.kind());
         let pod = place.controller_pod("controller").await;
         let controller = Controller::mortal(&place, &pod, dies, LOST_AFTER).await;
         Self {
@@ -175,6 +207,18 @@ impl<'a> Led<'a> {
                 self.lose_node().await;
                 self.work(Some(RECORDS)).await;
             }
+            Life::KeepsSnapshot => {
+                let spec = json!({ "consumerGroups": ["shop"], "strategy": "earliest", "snapshotId": SNAPSHOT });
+                place.create(spec).await;
+                self.ask_for_snapshot("PUT").await;
+            }
+            Life::DeletesSnapshot => {
+                self.make_snapshot().await;
+                place
+                    .create(json!({ "operation": "delete", "snapshotId": SNAPSHOT }))
+                    .await;
+                self.ask_for_snapshot("DELETE").await;
+            }
         }
         self.left(life).await
     }
@@ -235,6 +279,68 @@ impl<'a> Led<'a> {
         (job, uid)
     }
 
+    /// Plays kubelet and worker of the active run, which has its snapshot kept or deleted until that is answered.
+    async fn ask_for_snapshot(&self, method: &str) {
+        let place = &self.place;
+        let (_, uid) = place.job_of_run().await;
+        let pod = place.pod_of(&uid).await;
+        let id = pod.annotations()["kafka-backup.dev/run"].clone();
+        play(&place.pods(), &pod, "Running", running()).await;
+        let token = token_of(place, &pod).await;
+        let object = place.objects().get("orders").await.unwrap();
+        let bytes = snapshot_of(RunRef {
+            kind: place.kind.name.into(),
+            namespace: place.namespace.clone(),
+            name: "orders".into(),
+            uid: object.uid().unwrap(),
+            run: id.clone(),
+        });
+        let body = if method == "PUT" { &*bytes } else { b"" };
+        let line = format!("{method} {}", snapshot_path(&uid));
+        let authorization = format!("Authorization: Bearer {token}");
+        let headers = [&*authorization, "Content-Type: application/octet-stream"];
+        place
+            .until("snapshot that is kept or gone", async || {
+                let address = self.controller.lock().await.metrics;
+                let (status, text) = request(address, &line, &headers, body).await?;
+                // Who asks again, because no answer came, finds what was done.
+                let done = if method == "PUT" {
+                    [201, 200]
+                } else {
+                    [200, 404]
+                };
+                assert!(done.contains(&status) || status == 503, "{status} {text}");
+                let is_first = text == String::from_utf8_lossy(&bytes);
+                assert!(method != "PUT" || status != 200 || is_first, "{text}");
+                done.contains(&status).then_some(())
+            })
+            .await;
+        let message = place.success(&id).await.to_string();
+        play(&place.pods(), &pod, "Succeeded", ended(&message)).await;
+    }
+
+    fn config_maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.place.client.clone(), &self.place.namespace)
+    }
+
+    /// A snapshot as an earlier run has left it.
+    async fn make_snapshot(&self) {
+        let config_map = json!({
+            "metadata": { "name": SNAPSHOT, "labels": {
+                "app.kubernetes.io/managed-by": "kafka-backup-operator", "kafka-backup.dev/snapshot": SNAPSHOT,
+            }},
+            "immutable": true,
+        });
+        let mut config_map: ConfigMap = serde_json::from_value(config_map).unwrap();
+        let bytes = ByteString(snapshot_of(RunRef::example()));
+        config_map.binary_data = Some([(CONFIG_MAP_KEY.to_owned(), bytes)].into());
+        let params = PostParams::default();
+        self.config_maps()
+            .create(&params, &config_map)
+            .await
+            .unwrap();
+    }
+
     /// A Job that an old leader might have left: ours by owner and labels, of a run that was never decided.
     async fn meet_stray(&self, job: &Job) {
         let metadata = &job.metadata;
@@ -272,7 +378,7 @@ impl<'a> Led<'a> {
                 runs("success") + runs("failure") >= 1 && totals["held"].is_null()
             })
             .await;
-        let run = &status["backupHistory"][0];
+        let run = &status[place.kind.history][0];
         let job = run["job"].as_str().unwrap();
         let first = job.trim_end_matches("-r");
         match life {
@@ -284,7 +390,12 @@ impl<'a> Led<'a> {
                     })
                     .await;
             }
-            Life::Succeeds | Life::LosesReport | Life::MeetsStray | Life::LosesNode => {
+            Life::Succeeds
+            | Life::LosesReport
+            | Life::MeetsStray
+            | Life::LosesNode
+            | Life::KeepsSnapshot
+            | Life::DeletesSnapshot => {
                 // Of a run that was repeated, both Jobs.
                 place.marked(first).await;
                 place.marked(job).await;
@@ -300,12 +411,33 @@ impl<'a> Led<'a> {
         jobs.sort_by_key(Value::to_string);
         let events = place.events().await.into_iter();
         let events = events.map(|(reason, message)| (reason, nameless(&message)));
+        let snapshots = ListParams::default().labels("kafka-backup.dev/snapshot");
+        let snapshots = self.config_maps().list(&snapshots).await.unwrap();
         Left {
-            status: status_left(&status, &nameless),
+            snapshots: snapshots.iter().map(ResourceExt::name_any).collect(),
+            status: status_left(&status, place.kind, &nameless),
             jobs,
             events: events.collect(),
         }
     }
+}
+
+/// A snapshot without groups.
+fn snapshot_of(run: RunRef) -> Vec<u8> {
+    let header = SnapshotHeader {
+        format_version: FORMAT_VERSION,
+        snapshot_id: SNAPSHOT.into(),
+        run,
+        time: jiff::Timestamp::UNIX_EPOCH,
+        cluster_id: "c".into(),
+        groups: vec!["*".into()],
+        topics: None,
+        topic_ids: std::collections::BTreeMap::new(),
+        group_count: 0,
+        offset_count: 0,
+    };
+    let groups = Vec::new();
+    Snapshot { header, groups }.to_bytes()
 }
 
 /// A word of a message, without the name of the pod that it may be.
@@ -325,8 +457,8 @@ fn condition<'a>(status: &'a Value, name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-fn status_left(status: &Value, nameless: impl Fn(&str) -> String) -> Value {
-    let history = status["backupHistory"].as_array().unwrap();
+fn status_left(status: &Value, kind: Kind, nameless: impl Fn(&str) -> String) -> Value {
+    let history = status[kind.history].as_array().unwrap();
     let run = |run: &Value| {
         json!([
             run["outcome"],
@@ -369,7 +501,7 @@ async fn killed_at_any_write_it_leaves_what_it_would_have_left() {
     let lives = unharmed.into_iter().chain(killed).enumerate();
     let lives: Vec<_> = stream::iter(lives)
         .map(async |(number, (life, dies))| {
-            let led = Led::begin(&lab, &client, &node, number, dies).await;
+            let led = Led::begin(&lab, &client, &node, number, (life, dies)).await;
             let left = led.lead(life).await;
             let deaths = led.deaths.into_inner();
             assert_eq!(deaths, u32::from(dies.is_some()), "{life:?} {dies:?}");
@@ -401,6 +533,12 @@ async fn killed_at_any_write_it_leaves_what_it_would_have_left() {
             assert!(told("NodeLost") && told("BackupCompleted"), "{expected:?}");
             assert_eq!(expected.status["runs"], json!([1, 0]), "{expected:?}");
         }
+        let snapshots = if life == Life::KeepsSnapshot {
+            vec![SNAPSHOT.to_owned()]
+        } else {
+            vec![]
+        };
+        assert_eq!(expected.snapshots, snapshots, "{life:?}");
         for (_, dies, left) in of(true) {
             assert_eq!(left, expected, "{life:?}, killed {}", dies.unwrap());
         }

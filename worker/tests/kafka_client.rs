@@ -598,6 +598,167 @@ async fn committed_offsets_of_a_group_are_read_with_their_metadata() {
     assert_eq!(committed.pop().unwrap().unwrap(), []);
 }
 
+/// A group of its own for one test.
+fn new_group() -> Arc<str> {
+    Arc::from(format!("kafka-client-{}", Uuid::new_v4()))
+}
+
+fn committed(topic: &Arc<str>, partition: i32, offset: i64) -> CommittedOffset {
+    CommittedOffset {
+        topic: topic.clone(),
+        partition,
+        offset,
+        leader_epoch: None,
+        metadata: String::new(),
+    }
+}
+
+async fn offsets_of(client: &Client, group: &Arc<str>) -> Vec<CommittedOffset> {
+    let asked = [group.clone()];
+    let mut committed = client.committed_offsets(&asked, |_| true).await;
+    committed.pop().unwrap().unwrap()
+}
+
+async fn listed(client: &Client, group: &Arc<str>) -> Option<ListedGroup> {
+    let groups = client.list_groups().await.unwrap();
+    groups.into_iter().find(|listed| listed.group == *group)
+}
+
+#[tokio::test]
+async fn offsets_are_committed_for_a_group_without_members_and_removed_again() {
+    let fixture = Fixture::new(3, &[]).await;
+    let (client, topic) = (&fixture.client, &fixture.topic.name);
+    let group = new_group();
+    let offsets = [
+        committed(topic, 0, 3),
+        CommittedOffset {
+            leader_epoch: Some(0),
+            metadata: "half way".to_owned(),
+            ..committed(topic, 1, 5)
+        },
+        committed(topic, 2, 0),
+    ];
+    // Nothing is there to be removed, nor is the group.
+    let places: Vec<_> = (0..3).map(|partition| (topic.clone(), partition)).collect();
+    client.delete_offsets(&group, &places).await.unwrap();
+    assert_eq!(listed(client, &group).await, None);
+
+    client.commit_offsets(&group, &offsets).await.unwrap();
+    assert_eq!(offsets_of(client, &group).await, offsets);
+    let found = listed(client, &group).await.unwrap();
+    assert_eq!(
+        (&found.group_type, &*found.state, found.is_live()),
+        (&GroupType::Classic, "Empty", false)
+    );
+
+    // The same again, and back.
+    client.commit_offsets(&group, &offsets).await.unwrap();
+    let back = [committed(topic, 1, 2)];
+    client.commit_offsets(&group, &back).await.unwrap();
+    client.delete_offsets(&group, &places[..1]).await.unwrap();
+    let left = [back[0].clone(), offsets[2].clone()];
+    assert_eq!(offsets_of(client, &group).await, left);
+    for _ in 0..2 {
+        client.delete_offsets(&group, &places).await.unwrap();
+        assert_eq!(offsets_of(client, &group).await, []);
+    }
+}
+
+#[tokio::test]
+async fn refused_offsets_are_named_by_group_topic_and_partition() {
+    let fixture = Fixture::new(1, &[]).await;
+    let config = ClientConfig {
+        retry_timeout: Duration::ZERO,
+        ..config()
+    };
+    let client = Client::connect(config).await.unwrap();
+    let group = new_group();
+    let missing: Arc<str> = Arc::from("kafka-client-missing");
+    let place = |error: KafkaError, code, topic: &str| {
+        assert_eq!(error.code(), Some(code), "{error}");
+        assert!(!error.is_group_in_use(), "{error}");
+        let words = format!("consumer group {group}, topic {topic} partition 0");
+        assert!(error.to_string().contains(&words), "{error}");
+    };
+    let unknown = ResponseError::UnknownTopicOrPartition;
+    let offsets = [committed(&missing, 0, 1)];
+    let error = client.commit_offsets(&group, &offsets).await.unwrap_err();
+    place(error, unknown, &missing);
+    // A group that is not there has nothing to be removed, whatever the topic.
+    let there = [committed(&fixture.topic.name, 0, 1)];
+    client.commit_offsets(&group, &there).await.unwrap();
+    let places = [(missing.clone(), 0)];
+    let error = client.delete_offsets(&group, &places).await.unwrap_err();
+    place(error, unknown, &missing);
+
+    // Above Kafka's default of `offset.metadata.max.bytes`.
+    let large = CommittedOffset {
+        metadata: "m".repeat(4097),
+        ..committed(&fixture.topic.name, 0, 1)
+    };
+    let error = client.commit_offsets(&group, &[large]).await.unwrap_err();
+    let too_large = ResponseError::OffsetMetadataTooLarge;
+    place(error, too_large, &fixture.topic.name);
+}
+
+#[tokio::test]
+async fn group_with_live_members_is_refused_until_they_are_gone() {
+    let fixture = Fixture::new(1, &[]).await;
+    let connection = fixture.leader().await;
+    let bytes = plain(5, 10, BASE_TIMESTAMP);
+    produce_one(&connection, fixture.batch(0, bytes)).await;
+    let (client, topic) = (&fixture.client, &fixture.topic.name);
+    for (protocol, group_type) in [
+        ("classic", GroupType::Classic),
+        ("consumer", GroupType::Consumer),
+    ] {
+        let group = new_group();
+        let (name, subscribed) = (group.to_string(), topic.to_string());
+        // rdkafka's calls block.
+        let member = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = rdkafka::ClientConfig::new()
+                .set("bootstrap.servers", bootstrap())
+                .set("group.id", &name)
+                .set("group.protocol", protocol)
+                .set("enable.auto.commit", "false")
+                .set("auto.offset.reset", "earliest")
+                .create()
+                .unwrap();
+            consumer.subscribe(&[&subscribed]).unwrap();
+            let deadline = std::time::Instant::now() + TIMEOUT;
+            while consumer.poll(Duration::from_millis(100)).is_none() {
+                assert!(std::time::Instant::now() < deadline, "no records");
+            }
+            consumer
+        })
+        .await
+        .unwrap();
+
+        let found = listed(client, &group).await.unwrap();
+        assert!(found.is_live(), "{found:?}");
+        assert_eq!(found.group_type, group_type);
+        let offsets = [committed(topic, 0, 2)];
+        let error = client.commit_offsets(&group, &offsets).await.unwrap_err();
+        assert!(error.is_group_in_use(), "{protocol}: {error}");
+        assert_eq!(error.fault(), Fault::Spec, "{protocol}: {error}");
+        let places = [(topic.clone(), 0)];
+        let error = client.delete_offsets(&group, &places).await.unwrap_err();
+        assert!(error.is_group_in_use(), "{protocol}: {error}");
+
+        tokio::task::spawn_blocking(move || drop(member))
+            .await
+            .unwrap();
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
+        while listed(client, &group).await.is_some_and(|g| g.is_live()) {
+            assert!(tokio::time::Instant::now() < deadline, "{protocol}: live");
+        }
+        client.commit_offsets(&group, &offsets).await.unwrap();
+        assert_eq!(offsets_of(client, &group).await, offsets, "{protocol}");
+        client.delete_offsets(&group, &places).await.unwrap();
+        assert_eq!(offsets_of(client, &group).await, [], "{protocol}");
+    }
+}
+
 /// An address where nobody listens.
 async fn closed_port() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod backup_support;
+mod group_support;
 mod restore_support;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use backup_support::*;
+use group_support::*;
 use jiff::Timestamp;
 use kafka_backup_shared::archive::manifest::from_json;
 use kafka_backup_shared::archive::restore::{OffsetPiece, OffsetRun, RestoreDecision};
@@ -20,13 +21,7 @@ use kafka_backup_shared::selector::GroupSelector;
 use kafka_backup_shared::spec::{IfTopicNotEmpty, MissingTopics, TimeRange};
 use kafka_backup_worker::restore;
 use kafka_backup_worker::restore::groups::{TranslatedGroup, TranslatedOffset, translate};
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, Headers, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::producer::Producer;
 use uuid::Uuid;
 
 const FIRST: &str = "20260101-000000";
@@ -37,204 +32,6 @@ const BELOW: i64 = 1;
 /// The last stable offset of partition 1, and what a group has committed behind it.
 const STABLE: i64 = 27;
 const BEYOND: i64 = 29;
-
-/// What a group has committed: topic, partition, offset.
-type Position = (String, i32, i64);
-
-/// A record as another client sees it, wherever it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Read {
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
-    timestamp: Option<i64>,
-}
-
-fn consumer(servers: &str, group: &str) -> BaseConsumer {
-    rdkafka::ClientConfig::new()
-        .set("bootstrap.servers", servers)
-        .set("group.id", group)
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("isolation.level", "read_committed")
-        .set("auto.offset.reset", "earliest")
-        // At an end a broker waits so long for more, and the next position waits for the broker.
-        .set("fetch.wait.max.ms", "10")
-        .create()
-        .unwrap()
-}
-
-/// The first record that a consumer gets from an offset on, of those not newer than `newest`; `None` at the end.
-fn next(consumer: &BaseConsumer, position: &Position, newest: Option<i64>) -> Option<Read> {
-    let (topic, partition, offset) = position;
-    let mut assignment = TopicPartitionList::new();
-    assignment
-        .add_partition_offset(topic, *partition, Offset::Offset(*offset))
-        .unwrap();
-    consumer.assign(&assignment).unwrap();
-    let deadline = Instant::now() + TIMEOUT;
-    while Instant::now() < deadline {
-        let message = match consumer.poll(Duration::from_secs(1)) {
-            Some(Ok(message)) => message,
-            Some(Err(KafkaError::PartitionEOF(_))) => return None,
-            Some(Err(error)) => panic!("{position:?}: {error}"),
-            None => continue,
-        };
-        assert_eq!(
-            (message.topic(), message.partition()),
-            (&**topic, *partition)
-        );
-        let timestamp = message.timestamp().to_millis();
-        if newest.is_some_and(|newest| timestamp > Some(newest)) {
-            continue;
-        }
-        let own = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
-        let headers = message.headers().into_iter().flat_map(Headers::iter);
-        return Some(Read {
-            key: own(message.key()),
-            value: own(message.payload()),
-            headers: headers
-                .map(|header| (header.key.to_owned(), own(header.value)))
-                .collect(),
-            timestamp,
-        });
-    }
-    panic!("neither a record nor the end at {position:?}");
-}
-
-fn write(producer: &BaseProducer, topic: &str, partition: i32, number: i64, key: &str, time: i64) {
-    let value = format!("record {number} ").repeat(10);
-    let number = number.to_string();
-    let header = Header {
-        key: "number",
-        value: Some(&number),
-    };
-    let record = BaseRecord::to(topic)
-        .partition(partition)
-        .key(key)
-        .payload(&value)
-        .timestamp(time)
-        .headers(OwnedHeaders::new().insert(header));
-    producer.send(record).map_err(|(error, _)| error).unwrap();
-}
-
-/// Records in two partitions: five committed (from offset 0 on), four aborted (6), six committed (11), three aborted (18), five
-/// without a transaction (22); in partition 1 two of a transaction (27) that is open as long as the producer.
-async fn transactions(topic: &str, oldest: i64) -> BaseProducer {
-    let (topic, id) = (topic.to_owned(), name("translate-producer"));
-    blocking(move || {
-        let transactional = producer(&[("transactional.id", &id)]);
-        transactional.init_transactions(TIMEOUT).unwrap();
-        let plain = producer(&[]);
-        let mut number = 0;
-        let mut write_some = |producer: &BaseProducer, partitions: &[i32], count: i64| {
-            for _ in 0..count {
-                // Times that go back and forth.
-                let time = oldest + number * 1000 - (number % 3) * 2500;
-                for partition in partitions {
-                    let key = format!("key-{number}");
-                    write(producer, &topic, *partition, number, &key, time);
-                }
-                number += 1;
-            }
-        };
-        for (count, commits) in [(5, true), (4, false), (6, true), (3, false)] {
-            transactional.begin_transaction().unwrap();
-            write_some(&transactional, &[0, 1], count);
-            transactional.flush(TIMEOUT).unwrap();
-            match commits {
-                true => transactional.commit_transaction(TIMEOUT).unwrap(),
-                false => transactional.abort_transaction(TIMEOUT).unwrap(),
-            }
-        }
-        write_some(&plain, &[0, 1], 5);
-        plain.flush(TIMEOUT).unwrap();
-        transactional.begin_transaction().unwrap();
-        write_some(&transactional, &[1], 2);
-        transactional.flush(TIMEOUT).unwrap();
-        transactional
-    })
-    .await
-}
-
-/// Batches of which the cleaner has taken some records, and some wholly; the offsets that are left.
-async fn compacted(topic: &str, oldest: i64) -> Vec<i64> {
-    let configs = [
-        ("cleanup.policy", "compact"),
-        ("min.cleanable.dirty.ratio", "0.001"),
-        ("segment.bytes", "1048576"),
-        ("max.compaction.lag.ms", "1000"),
-    ];
-    create_topic(topic, 1, &configs).await;
-    let name = topic.to_owned();
-    blocking(move || {
-        let producer = producer(&[("batch.num.messages", "20")]);
-        for number in 0..12_000 {
-            // A third of the keys once, the others again and again.
-            let key = match number % 3 {
-                0 if number % 1000 < 500 => format!("once-{number}"),
-                _ => format!("again-{}", number % 1000),
-            };
-            write(&producer, &name, 0, number, &key, oldest + number * 2);
-        }
-        producer.flush(TIMEOUT).unwrap();
-    })
-    .await;
-    let read = async || -> Vec<i64> {
-        let all = consume(topic, 0, "read_committed", i64::MAX).await;
-        all.iter().map(|(offset, ..)| *offset).collect()
-    };
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let mut left = read().await;
-    while left.len() > 9000 {
-        assert!(Instant::now() < deadline, "the broker did not compact");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        left = read().await;
-    }
-    // What is read now must be what the backup finds, and what is compared with afterwards.
-    let admin: AdminClient<DefaultClientContext> = rdkafka::ClientConfig::new()
-        .set("bootstrap.servers", bootstrap())
-        .create()
-        .unwrap();
-    let kept = AlterConfig::new(ResourceSpecifier::Topic(topic))
-        .set("cleanup.policy", "delete")
-        .set("retention.ms", "-1");
-    for altered in admin
-        .alter_configs([&kept], &AdminOptions::new())
-        .await
-        .unwrap()
-    {
-        altered.unwrap();
-    }
-    loop {
-        // A pass of the cleaner that had begun may still end.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let again = read().await;
-        if again == left {
-            return left;
-        }
-        left = again;
-        assert!(Instant::now() < deadline, "the cleaner does not end");
-    }
-}
-
-/// Each group's positions are committed as by a group without members.
-async fn commit(groups: &BTreeMap<String, Vec<Position>>) {
-    let groups = groups.clone();
-    blocking(move || {
-        for (group, positions) in &groups {
-            let mut list = TopicPartitionList::new();
-            for (topic, partition, offset) in positions {
-                list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
-                    .unwrap();
-            }
-            consumer(&bootstrap(), group)
-                .commit(&list, CommitMode::Sync)
-                .unwrap();
-        }
-    })
-    .await;
-}
 
 /// Restores `topics`, mapped, as `changed`; tells what was decided.
 async fn restored(
@@ -261,6 +58,7 @@ async fn restored(
         }),
         rate_limit: None,
         dry_run: false,
+        groups: None,
     };
     restore::run(&plan, &archive.store, &restore_support::context())
         .await

@@ -6,6 +6,7 @@
 
 mod acls;
 mod compare;
+mod groups;
 mod leaders;
 mod nasty;
 
@@ -13,6 +14,7 @@ pub use acls::{AUTHORIZER, set_acls};
 pub use compare::{
     ComparedTopic, Comparison, Reading, View, compare, compare_view, compare_with_archive,
 };
+pub use groups::{Committed, GroupPlace, commit_offsets, committed_offsets, described};
 pub use leaders::{Replicas, create_with_replicas, move_replicas, replicas};
 pub use nasty::{nasty, seeded};
 
@@ -56,6 +58,7 @@ const SOURCES: &[(&str, &str)] = &[
         "Leaders.java",
         include_str!("../../assets/java/Leaders.java"),
     ),
+    ("Groups.java", include_str!("../../assets/java/Groups.java")),
     ("Server.java", include_str!("../../assets/java/Server.java")),
 ];
 

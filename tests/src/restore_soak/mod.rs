@@ -285,7 +285,7 @@ impl Restore<'_> {
         let lock = File::options().create(true).append(true).open(&path);
         let lock = lock.doing(|| format!("open {}", path.display()))?;
         loop {
-            worker.signal(Signal::SIGSTOP)?;
+            worker.freeze()?;
             // On a volume nobody can write beside a frozen process that has the lock of the folder. That is not what is tried here.
             if lock.try_lock().is_ok() {
                 break;

@@ -109,16 +109,46 @@ pub async fn admin() -> Client {
     Client::try_default().await.unwrap()
 }
 
-/// The kind KafkaBackup, as any client knows it.
-pub fn backups(client: &Client, namespace: &str) -> Api<DynamicObject> {
+/// A kind, as any client knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub name: &'static str,
+    plural: &'static str,
+    /// Where its status lists the runs that have ended.
+    pub history: &'static str,
+}
+
+pub const BACKUP: Kind = Kind {
+    name: "KafkaBackup",
+    plural: "kafkabackups",
+    history: "backupHistory",
+};
+pub const OFFSET_RESET: Kind = Kind {
+    name: "KafkaOffsetReset",
+    plural: "kafkaoffsetresets",
+    history: "runHistory",
+};
+pub const OFFSET_ROLLBACK: Kind = Kind {
+    name: "KafkaOffsetRollback",
+    plural: "kafkaoffsetrollbacks",
+    history: "runHistory",
+};
+
+/// The objects of a kind.
+fn objects(client: &Client, namespace: &str, kind: Kind) -> Api<DynamicObject> {
     let kind = ApiResource {
         group: "kafka-backup.dev".into(),
         version: "v1alpha1".into(),
         api_version: "kafka-backup.dev/v1alpha1".into(),
-        kind: "KafkaBackup".into(),
-        plural: "kafkabackups".into(),
+        kind: kind.name.into(),
+        plural: kind.plural.into(),
     };
     Api::namespaced_with(client.clone(), namespace, &kind)
+}
+
+/// The KafkaBackups of a namespace.
+pub fn backups(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    objects(client, namespace, BACKUP)
 }
 
 /// A namespace with the CRDs' cluster around it.
@@ -127,6 +157,8 @@ pub struct Place {
     pub lab: Lab,
     pub client: Client,
     pub namespace: String,
+    /// The kind of its object `orders`.
+    pub kind: Kind,
 }
 
 impl Place {
@@ -137,6 +169,7 @@ impl Place {
             lab: lab.clone(),
             client: client.clone(),
             namespace: format!("{name}-{since}"),
+            kind: BACKUP,
         };
         let (key, value) = OURS.split_once('=').unwrap();
         let namespace =
@@ -154,6 +187,11 @@ impl Place {
             })
             .await;
         place
+    }
+
+    /// The same where `orders` is of another kind.
+    pub fn of(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     pub async fn leave(self) {
@@ -184,6 +222,11 @@ impl Place {
         backups(&self.client, &self.namespace)
     }
 
+    /// The objects of the kind that `orders` is of.
+    pub fn objects(&self) -> Api<DynamicObject> {
+        objects(&self.client, &self.namespace, self.kind)
+    }
+
     pub fn jobs(&self) -> Api<Job> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
@@ -201,10 +244,24 @@ impl Place {
             .unwrap();
     }
 
+    /// Creates `orders` with this spec, and a cluster in it.
+    pub async fn create(&self, mut spec: Value) {
+        spec["kafkaCluster"] = json!({ "bootstrapServers": ["kafka.invalid:9092"] });
+        let object = json!({
+            "apiVersion": "kafka-backup.dev/v1alpha1", "kind": self.kind.name, "metadata": { "name": "orders" },
+            "spec": spec,
+        });
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        self.objects()
+            .create(&PostParams::default(), &object)
+            .await
+            .unwrap();
+    }
+
     /// Changes its spec or metadata.
     pub async fn edit(&self, patch: Value) {
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
-        self.backups()
+        self.objects()
             .patch("orders", &params, &patch)
             .await
             .unwrap();
@@ -212,7 +269,7 @@ impl Place {
 
     /// Its status.
     pub async fn status(&self) -> Value {
-        let object = self.backups().get_opt("orders").await.unwrap();
+        let object = self.objects().get_opt("orders").await.unwrap();
         object.map_or(Value::Null, |object| object.data["status"].clone())
     }
 
@@ -262,7 +319,8 @@ impl Place {
 
     /// Reason and message of every Event about the object, sorted; an Event that was repeated is one.
     pub async fn events(&self) -> Vec<(String, String)> {
-        let about = ListParams::default().fields("involvedObject.kind=KafkaBackup");
+        let kind = format!("involvedObject.kind={}", self.kind.name);
+        let about = ListParams::default().fields(&kind);
         let events = Api::<Event>::namespaced(self.client.clone(), &self.namespace);
         let events = events.list(&about).await.unwrap().items.into_iter();
         let mut told: Vec<_> = events
@@ -279,7 +337,7 @@ impl Place {
 
     /// What the worker of the run says when it has done its work.
     pub async fn success(&self, id: &str) -> Value {
-        let object = self.backups().get("orders").await.unwrap();
+        let object = self.objects().get("orders").await.unwrap();
         success(&object, id)
     }
 
@@ -336,9 +394,10 @@ pub fn backup(name: &str, more: Value) -> DynamicObject {
 /// The report of a run that has done its work.
 pub fn success(object: &DynamicObject, id: &str) -> Value {
     let now = jiff::Timestamp::now().to_string();
+    let kind = object.types.as_ref().map(|types| &types.kind);
     json!({
         "run": {
-            "kind": "KafkaBackup", "namespace": object.namespace(), "name": object.name_any(),
+            "kind": kind, "namespace": object.namespace(), "name": object.name_any(),
             "uid": object.uid(), "run": id,
         },
         "outcome": "success", "startTime": now, "completionTime": now, "records": RECORDS, "bytes": 700,
@@ -579,8 +638,9 @@ pub async fn request(
     address: SocketAddr,
     line: &str,
     headers: &[&str],
-    body: &str,
+    body: impl AsRef<[u8]>,
 ) -> Option<(u16, String)> {
+    let body = body.as_ref();
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
         let mut head = format!(
@@ -590,10 +650,11 @@ pub async fn request(
         for header in headers {
             head += &format!("{header}\r\n");
         }
-        let text = format!("{head}\r\n{body}");
-        stream.write_all(text.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
+        let bytes = [head.as_bytes(), b"\r\n", body].concat();
+        stream.write_all(&bytes).await.ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok()?;
+        let answer = String::from_utf8_lossy(&answer);
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
     };

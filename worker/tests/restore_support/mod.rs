@@ -312,6 +312,7 @@ impl Archive {
             },
             rate_limit: None,
             dry_run: false,
+            groups: None,
             storage: Storage {
                 storage_type: StorageType::Pvc,
                 s3: None,
