@@ -140,6 +140,7 @@ pub(crate) fn job_view(uid: &str) -> JobView {
     JobView {
         name: active_run(&backup()).job,
         uid: uid.into(),
+        version: Some("7".into()),
         owner_uid: Some("uid-1".into()),
         run: Some(active_run(&backup()).id),
         created: at("2026-01-01T00:00:02Z"),

@@ -2,7 +2,8 @@
 //!
 //! # Guarantees
 //! - A refused write (409) is no error: somebody else was faster, the object is observed again.
-//! - Jobs are created with POST, and removed or marked only under the UID that was decided upon.
+//! - Jobs are created with POST, and marked only under the UID that was decided upon, and removed only as they were
+//!   looked at.
 //! - The Events of a change are told before it is written, so that a crash between the two repeats them instead of losing them:
 //!   the same news is the same Event. Told without effect is only what a conflict then decides otherwise.
 
@@ -272,7 +273,13 @@ async fn act<K: Kind>(
             let marked = context.gate.pass(Write::MarkJob, mark).await;
             settle(marked.map(drop), || format!("mark Job {name} as accounted"))
         }
-        JobAction::Delete { name, uid } => delete(context, &api, Write::DeleteJob, name, uid).await,
+        JobAction::Delete { name, uid, version } => {
+            let only_this = Preconditions {
+                uid: Some(uid.clone()),
+                resource_version: version.clone(),
+            };
+            delete(context, &api, Write::DeleteJob, name, only_this).await
+        }
         JobAction::GiveUpPod { name, uid } => give_up_pod(context, object, name, uid).await,
         JobAction::DeleteStray { name, uid } => {
             delete_stray(context, object, &api, name, uid).await
@@ -325,12 +332,8 @@ async fn delete(
     api: &Api<Job>,
     write: Write,
     name: &str,
-    uid: &str,
+    only_this: Preconditions,
 ) -> Result<Next, ReconcileError> {
-    let only_this = Preconditions {
-        uid: Some(uid.into()),
-        resource_version: None,
-    };
     let params = DeleteParams {
         preconditions: Some(only_this),
         ..DeleteParams::background()
@@ -431,10 +434,14 @@ async fn delete_stray<K: Kind>(
         ),
     };
     tell(context, &newest, event_of(Write::DeleteStray), &note).await;
-    delete(context, api, Write::DeleteStray, name, uid).await
+    let only_this = Preconditions {
+        uid: Some(uid.into()),
+        resource_version: job.resource_version(),
+    };
+    delete(context, api, Write::DeleteStray, name, only_this).await
 }
 
-/// Gone, or another one under the name: what was wanted holds already.
+/// Gone, another one under the name, or changed since it was looked at: the watch tells of it, and it is looked at again.
 fn settle(
     result: Result<(), kube::Error>,
     step: impl FnOnce() -> String,

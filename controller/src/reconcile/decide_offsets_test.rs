@@ -227,6 +227,7 @@ fn a_lost_node_ends_the_run_as_failed_and_its_pod_is_not_given_up() {
     let delete = JobAction::Delete {
         name: observed.jobs[0].name.clone(),
         uid: "job-1".into(),
+        version: job_view("").version,
     };
     assert_eq!(decision.jobs, [delete], "no other pod may follow");
     assert_eq!(said(&observed, READY).0, "True");

@@ -545,7 +545,8 @@ fn what_keeps_a_pod_from_starting_is_told_and_ends_the_run_in_time() {
         decision.jobs,
         [JobAction::Delete {
             name: job_view("").name,
-            uid: "job-1".into()
+            uid: "job-1".into(),
+            version: job_view("").version,
         }]
     );
     assert_eq!(condition(&observed, READY).0, "True");
@@ -781,6 +782,7 @@ fn a_tick_that_replaces_ends_the_run_counts_it_and_begins_its_own() {
     let delete = JobAction::Delete {
         name: job_view("").name,
         uid: "job-1".into(),
+        version: job_view("").version,
     };
     assert_eq!(decision.jobs, [delete, JobAction::Create]);
     assert_eq!(life(&observed).totals.failure.runs, 1);
@@ -857,7 +859,8 @@ fn a_stray_job_is_removed_and_an_accounted_one_kept_for_ten_minutes() {
         decision.jobs,
         [JobAction::Delete {
             name: "other".into(),
-            uid: "job-7".into()
+            uid: "job-7".into(),
+            version: job_view("").version,
         }]
     );
 }
@@ -883,7 +886,8 @@ fn jobs_above_the_history_limit_are_removed_by_limit_not_by_age() {
         decision.jobs,
         [JobAction::Delete {
             name: "job-name-a".into(),
-            uid: "job-a".into()
+            uid: "job-a".into(),
+            version: job_view("").version,
         }]
     );
 }

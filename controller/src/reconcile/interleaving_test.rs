@@ -3,7 +3,7 @@
 //!
 //! Either controller may be stale: its caches are as old as the test wants, it may be paused before any request and send that
 //! later, and it may crash. The server does what a real one does: it refuses a status that was decided upon an older object
-//! (409), a Job whose name exists (AlreadyExists), and whatever names another UID.
+//! (409), a Job whose name exists (AlreadyExists), whatever names another UID, and the deletion of a Job that has changed (409).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -99,13 +99,17 @@ struct Server {
     started: Vec<String>,
     /// Run ids that were accounted.
     accounted: Vec<String>,
-    /// When each Job was marked first, by its UID: the mark of a controller that comes late moves what the Job says.
-    marked: BTreeMap<String, Timestamp>,
 }
 
 fn counted(status: &KafkaBackupStatus) -> u64 {
     let totals = &status.life.totals;
     totals.success.runs + totals.failure.runs + totals.held.len() as u64
+}
+
+/// Every change of a Job has a version of its own.
+fn next_version(job: &JobView) -> Option<String> {
+    let version: u64 = job.version.as_ref().unwrap().parse().unwrap();
+    Some((version + 1).to_string())
 }
 
 impl Server {
@@ -127,7 +131,6 @@ impl Server {
             created: 0,
             started: Vec::new(),
             accounted: Vec::new(),
-            marked: BTreeMap::new(),
         }
     }
 
@@ -224,11 +227,11 @@ impl Server {
             .is_some_and(|run| run.job == name && run.job_uid.is_none_or(|known| known == uid));
         assert!(!is_active, "the Job of the active run is deleted");
         if job.is_finished()
-            && let Some(marked) = self.marked.get(uid)
+            && let Some(accounted) = job.accounted
         {
             assert!(
-                *marked + KEEP <= self.now,
-                "{name} is removed {marked} + 10 minutes early"
+                accounted + KEEP <= self.now,
+                "{name} is removed {accounted} + 10 minutes early"
             );
         }
     }
@@ -237,6 +240,7 @@ impl Server {
         let job = self.jobs.values_mut().find(|job| !job.is_finished())?;
         let report = success_report(5);
         job.ended_pods = 1;
+        job.version = next_version(job);
         job.state = if is_success {
             JobState::Complete { at: self.now }
         } else {
@@ -338,21 +342,25 @@ impl Controller {
                 if let Some(job) = server.jobs.get_mut(&name).filter(|job| job.uid == uid) {
                     assert!(job.is_finished(), "a Job that runs is marked");
                     job.accounted = Some(now);
-                    server.marked.entry(uid).or_insert(now);
+                    job.version = next_version(job);
                 }
             }
-            JobAction::Delete { name, uid } => {
-                server.check_delete(&name, &uid);
-                server.remove(&name, &uid);
+            JobAction::Delete { name, uid, version } => {
+                let job = server.jobs.get(&name);
+                if job.is_some_and(|job| job.version == version) {
+                    server.check_delete(&name, &uid);
+                    server.remove(&name, &uid);
+                }
             }
             JobAction::DeleteStray { name, uid } => {
                 let job = server.jobs.get(&name).filter(|job| job.uid == uid);
                 let status = server.object.status();
-                if job.is_some_and(|job| !tidy::is_known::<KafkaBackup>(&status, job)) {
+                let stray = job.filter(|job| !tidy::is_known::<KafkaBackup>(&status, job));
+                if let Some(version) = stray.map(|job| job.version.clone()) {
                     // Its deletion is another request.
                     self.pending.push_front(Request::Job(
                         Box::new(base.clone()),
-                        JobAction::Delete { name, uid },
+                        JobAction::Delete { name, uid, version },
                     ));
                 }
             }

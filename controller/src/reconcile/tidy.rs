@@ -29,8 +29,13 @@ pub(crate) enum JobAction {
         uid: String,
         ttl_seconds: i32,
     },
-    /// Remove it, because it is accounted.
-    Delete { name: String, uid: String },
+    /// Remove it, because it is accounted, unless it has changed: one that was to be stopped may have finished since, and been
+    /// marked by another controller, and is to stay for [`KEEP`] then.
+    Delete {
+        name: String,
+        uid: String,
+        version: Option<String>,
+    },
     /// Remove it, unless the newest status knows it after all.
     DeleteStray { name: String, uid: String },
     /// Give up a pod whose node is lost: the Job would wait for its end for ever.
@@ -77,6 +82,7 @@ pub(crate) fn jobs<K: Kind>(
         .filter(|job| job.owner_uid == *uid && !job.is_going)
     {
         let (name, uid) = (job.name.clone(), job.uid.clone());
+        let version = job.version.clone();
         if active.is_some_and(|run| belongs_to_active(job, run)) {
             continue;
         }
@@ -84,7 +90,7 @@ pub(crate) fn jobs<K: Kind>(
         let Some(accounted) = job.accounted else {
             actions.push(match run {
                 None => JobAction::DeleteStray { name, uid },
-                Some(_) if !job.is_finished() => JobAction::Delete { name, uid },
+                Some(_) if !job.is_finished() => JobAction::Delete { name, uid, version },
                 Some(_) => JobAction::Mark {
                     ttl_seconds: ttl(job, observed, now),
                     name,
@@ -98,7 +104,7 @@ pub(crate) fn jobs<K: Kind>(
         }
         let end = accounted + KEEP;
         if end <= now {
-            actions.push(JobAction::Delete { name, uid });
+            actions.push(JobAction::Delete { name, uid, version });
         } else {
             wake = wake.into_iter().chain([end]).min();
         }

@@ -35,6 +35,8 @@ pub(crate) enum JobState {
 pub(crate) struct JobView {
     pub(crate) name: String,
     pub(crate) uid: String,
+    /// `metadata.resourceVersion`.
+    pub(crate) version: Option<String>,
     /// UID of the object that controls it.
     pub(crate) owner_uid: Option<String>,
     pub(crate) run: Option<String>,
@@ -106,6 +108,7 @@ impl From<&Job> for JobView {
         Self {
             name: job.name_any(),
             uid: job.uid().unwrap_or_default(),
+            version: job.resource_version(),
             owner_uid: owners
                 .iter()
                 .find(|owner| owner.controller == Some(true))
