@@ -22,6 +22,7 @@ use crate::crd::{
 };
 use crate::plan::{self, Plan, ReferencedRestore, SpecError};
 use crate::schedule::Schedule;
+use crate::spec::is_dns_label;
 
 /// An object of one of our kinds.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,7 +168,7 @@ fn check_metadata(metadata: &Value, errors: &mut Vec<SpecError>) {
         }
     }
     let name = parsed.name.unwrap_or_default();
-    if !is_dns_name(&name, true) {
+    if !is_dns_name(&name) {
         errors.push(SpecError::new(
             "metadata.name",
             "1 to 253 of a-z 0-9 - . (a DNS name)",
@@ -181,7 +182,7 @@ fn check_metadata(metadata: &Value, errors: &mut Vec<SpecError>) {
     if parsed
         .namespace
         .as_deref()
-        .is_some_and(|namespace| !is_dns_name(namespace, false))
+        .is_some_and(|namespace| !is_dns_label(namespace))
     {
         let found = shown(&metadata["namespace"]);
         errors.push(SpecError::new(
@@ -192,8 +193,8 @@ fn check_metadata(metadata: &Value, errors: &mut Vec<SpecError>) {
     }
 }
 
-/// RFC 1123 label, or subdomain where dots are allowed.
-fn is_dns_name(name: &str, dots: bool) -> bool {
+/// RFC 1123 subdomain. Kubernetes bounds the whole name, and none of its labels.
+fn is_dns_name(name: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
             && !label.starts_with('-')
@@ -202,10 +203,7 @@ fn is_dns_name(name: &str, dots: bool) -> bool {
                 .bytes()
                 .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
     };
-    if dots {
-        return name.len() <= 253 && name.split('.').all(label);
-    }
-    name.len() <= 63 && label(name)
+    name.len() <= 253 && name.split('.').all(label)
 }
 
 /// Holds `value` at `path` against a structural schema.

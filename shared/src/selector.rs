@@ -12,10 +12,10 @@ pub fn is_internal(topic: &str) -> bool {
     topic.starts_with("__")
 }
 
-/// Whether `name` is one of `patterns`, or matches a glob of them.
-pub fn is_meant_by(patterns: &[String], name: &str) -> bool {
+/// Whether `name` is one of `patterns`, or matches a glob of them; without patterns every name is meant.
+pub fn is_meant(patterns: Option<&[String]>, name: &str) -> bool {
     let matches = |pattern: &String| glob(pattern.as_bytes(), name.as_bytes());
-    patterns.iter().any(matches)
+    patterns.is_none_or(|patterns| patterns.iter().any(matches))
 }
 
 /// Parsed names and globs.
@@ -47,7 +47,7 @@ impl GroupSelector {
 
     /// Whether `group` is meant.
     pub fn matches(&self, group: &str) -> bool {
-        is_meant_by(&self.patterns, group)
+        is_meant(Some(&self.patterns), group)
     }
 
     /// The patterns that are no globs.

@@ -50,6 +50,15 @@ pub fn duration(value: Duration) -> String {
     }
 }
 
+/// The first of a list, and how many there are besides: `a; b; and 3 more`.
+pub fn some(all: &[String], most: usize) -> String {
+    let mut text = all[..all.len().min(most)].join("; ");
+    if all.len() > most {
+        text.push_str(&format!("; and {} more", all.len() - most));
+    }
+    text
+}
+
 /// On which side of its column a cell stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
@@ -115,6 +124,13 @@ mod tests {
         ] {
             assert_eq!(duration(Duration::from_millis(millis)), text);
         }
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let all: Vec<String> = ["a", "b", "c"].map(str::to_owned).into();
+        assert_eq!(some(&all, 3), "a; b; c");
+        assert_eq!(some(&all, 1), "a; and 2 more");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::groups::{GroupOffsets, GroupsWriter, read_groups_with};
 use super::layout::TopicId;
 use super::{FORMAT_VERSION, FormatError};
 use crate::plan::RunRef;
-use crate::selector::is_meant_by;
+use crate::selector::is_meant;
 
 /// The key of a snapshot that a ConfigMap holds.
 pub const CONFIG_MAP_KEY: &str = "snapshot.jsonl.zst";
@@ -98,8 +98,7 @@ impl SnapshotHeader {
 
     /// Whether offsets of `topic` are in it.
     pub fn covers(&self, topic: &str) -> bool {
-        let patterns = self.topics.as_deref();
-        patterns.is_none_or(|patterns| is_meant_by(patterns, topic))
+        is_meant(self.topics.as_deref(), topic)
     }
 }
 
@@ -113,6 +112,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether a group is in it.
+    pub fn has(&self, group: &str) -> bool {
+        self.groups.iter().any(|one| one.group == group)
+    }
+
     /// The object; the counts of the header are those of the groups.
     pub fn to_bytes(&self) -> Vec<u8> {
         let header = SnapshotHeader {

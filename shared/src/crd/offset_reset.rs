@@ -61,7 +61,8 @@ use crate::status::{FinishedRun, Life};
 pub struct KafkaOffsetResetSpec {
     /// The cluster of the groups.
     pub kafka_cluster: KafkaCluster,
-    /// Groups by id or by glob (`*`, `?`). A group that has no committed offsets yet is reached by its id alone.
+    /// Groups by id or by glob (`*`, `?`). One that is named by its id must have committed offsets on the topics, or get them from
+    /// the mapping or the restore.
     #[schemars(length(min = 1))]
     pub consumer_groups: Vec<String>,
     /// Topics by name or by glob; all that a group has committed offsets for where it is left out.

@@ -29,13 +29,13 @@ use kafka_backup_shared::selector::GroupSelector;
 use super::apply::apply;
 use super::change::GroupPlan;
 use super::error::OffsetsError;
-use super::groups::{Meant, read, refuse_live};
+use super::groups::{Meant, exactly, read, refuse_absent, refuse_live};
 use super::headers::Placement;
 use super::keeper::Keeper;
 use super::logs::Logs;
 use super::snapshots::{Scope, summary, take};
 use super::target::{ByHeaders, by_headers, plain, translated};
-use super::{CLIENT_ID, PARALLELISM, Unfinished, exactly, target_ids};
+use super::{CLIENT_ID, PARALLELISM, Unfinished, ended, target_ids};
 use crate::context::Context;
 use crate::kafka::{Client, ClientConfig};
 use crate::restore::RestoreError;
@@ -55,6 +55,7 @@ pub(crate) struct CarryOver<'a> {
     meant: Vec<Meant>,
     /// What earlier attempts have done.
     done: Vec<GroupResult>,
+    /// Keys of the archive.
     layout: Layout,
     snapshot: Option<Snapshot>,
 }
@@ -74,11 +75,7 @@ impl<'a> CarryOver<'a> {
         let selector = GroupSelector::parse(FIELD, &patterns)?;
         let saved = saved(plan, store).await?;
         let is_there = |id: &str| saved.groups.iter().any(|group| group.group == id);
-        let absent: Vec<&str> = selector.literals().filter(|id| !is_there(id)).collect();
-        if !absent.is_empty() {
-            let found = format!("no group {} in it", absent.join(", "));
-            return Err(SpecError::new(FIELD, "groups of the backup", found).into());
-        }
+        refuse_absent(FIELD, &selector, "the backup", is_there)?;
         let done = match plan.dry_run {
             true => Vec::new(),
             false => done(&saved.layout, &plan.run.uid, store).await?,
@@ -89,13 +86,13 @@ impl<'a> CarryOver<'a> {
             selector.matches(&group.group) && saved.has_to_do_with(group) && !is_done(group)
         });
         let all: Vec<GroupOffsets> = meant.cloned().collect();
-        let names: Vec<String> = all.iter().map(|group| group.group.clone()).collect();
+        let names = || all.iter().map(|group| group.group.as_str());
         let step = "list the consumer groups of the target cluster";
         let listed = client
             .list_groups()
             .await
             .map_err(OffsetsError::kafka(step))?;
-        let meant = exactly(&names, &listed)?;
+        let meant = exactly(names(), &listed)?;
         refuse_live(&meant)?;
         let mut snapshot = None;
         if let Some(id) = groups.snapshot_id.as_ref().filter(|_| !plan.dry_run) {
@@ -109,7 +106,7 @@ impl<'a> CarryOver<'a> {
             let has = read(&client, &meant, None).await?;
             let is_own = |run: &RunRef| run.uid == plan.run.uid;
             let taken = take(&client, &keeper, scope, has, is_own).await?;
-            refuse_unkept(&names, &taken)?;
+            refuse_unkept(names(), &taken)?;
             snapshot = Some(taken);
         }
         Ok(Self {
@@ -132,22 +129,16 @@ impl<'a> CarryOver<'a> {
 
     /// Commits, when the restore is complete.
     pub(crate) async fn finish(self, context: &Context) -> Result<OffsetsReport, Unfinished> {
-        let found = decided(self.plan, self.store).await;
-        let (layout, decision) = found.map_err(OffsetsError::from)?;
+        let decided = decided(&self.layout, &self.plan.run.uid, self.store).await;
+        let decision = decided.map_err(OffsetsError::from)?;
         let has = read(&self.client, &self.meant, None).await?;
-        let (plans, logs) = self.planned(&layout, &decision, &has, context).await?;
+        let (plans, logs) = self.planned(&decision, &has, context).await?;
         let (mut report, error) = apply(&self.client, &plans, &logs, PARALLELISM, context).await;
         report.snapshot = self.snapshot.as_ref().map(summary);
         self.note(&report).await?;
         report.groups_done += self.done.len() as u64;
         report.groups.extend(self.done);
-        match error {
-            None => Ok(report),
-            Some(error) => Err(Unfinished {
-                error,
-                report: Some(report),
-            }),
-        }
+        ended(report, error)
     }
 
     /// Keeps which groups are done.
@@ -174,7 +165,6 @@ impl<'a> CarryOver<'a> {
 
     async fn planned(
         &self,
-        layout: &Layout,
         decision: &RestoreDecision,
         has: &[GroupOffsets],
         context: &Context,
@@ -185,7 +175,7 @@ impl<'a> CarryOver<'a> {
         match &self.groups.to {
             CarryOverTarget::FromBackup => {
                 let is_meant = |name: &str| saved.iter().any(|group| group.group == name);
-                let found = translate(self.store, layout, decision, None).await?;
+                let found = translate(self.store, &self.layout, decision, None).await?;
                 let mut groups = found.groups()?.collect::<Result<Vec<_>, _>>()?;
                 groups.retain(|group| is_meant(&group.group));
                 for group in &mut groups {
@@ -243,13 +233,11 @@ async fn done(layout: &Layout, uid: &str, store: &Store) -> Result<Vec<GroupResu
 
 /// Refuses groups that the snapshot of an earlier attempt does not have, as the newest backup had not then: nothing would bring
 /// them back.
-fn refuse_unkept(names: &[String], had: &Snapshot) -> Result<(), SpecError> {
-    let is_kept = |name: &String| had.groups.iter().any(|group| group.group == *name);
-    let unkept: Vec<&str> = names
-        .iter()
-        .filter(|name| !is_kept(name))
-        .map(String::as_str)
-        .collect();
+fn refuse_unkept<'b>(
+    names: impl Iterator<Item = &'b str>,
+    had: &Snapshot,
+) -> Result<(), SpecError> {
+    let unkept: Vec<&str> = names.filter(|name| !had.has(name)).collect();
     if unkept.is_empty() {
         return Ok(());
     }

@@ -6,6 +6,7 @@ use kafka_backup_shared::report::Fault;
 use kafka_backup_shared::spec::OffsetStrategy;
 
 use super::keeper::KeeperError;
+use crate::human::some;
 use crate::kafka::KafkaError;
 use crate::restore::RestoreError;
 use crate::store::StoreError;
@@ -50,7 +51,7 @@ pub enum OffsetsError {
     /// Groups with members: they would go on from what they have in memory, and commit that.
     #[error(
         "nothing was changed: consumer groups with live members cannot be reset, stop their consumers first: {}",
-        some(groups)
+        some(groups, NAMED)
     )]
     Live {
         /// `<group> (<state>)`.
@@ -108,7 +109,7 @@ pub enum OffsetsError {
     /// They do not have what the snapshot has.
     #[error(
         "committed offsets differ from snapshot {id} in {count} places: {}",
-        some(differences)
+        some(differences, NAMED)
     )]
     Mismatch {
         /// The snapshot.
@@ -131,16 +132,8 @@ fn failed_line(failed: &[String], done: u64) -> String {
     format!(
         "{} consumer {verb} failed, {done} did not: {}",
         failed.len(),
-        some(failed)
+        some(failed, NAMED)
     )
-}
-
-fn some(names: &[String]) -> String {
-    let mut text = names[..names.len().min(NAMED)].join("; ");
-    if names.len() > NAMED {
-        text.push_str(&format!("; and {} more", names.len() - NAMED));
-    }
-    text
 }
 
 impl From<StoreError> for OffsetsError {

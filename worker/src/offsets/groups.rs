@@ -8,13 +8,15 @@
 //! # Assumptions
 //! - Consumers that assign partitions themselves and only commit are no members: nobody can see that they live.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
 use kafka_backup_shared::archive::groups::{GroupKind, GroupOffsets};
 use kafka_backup_shared::plan::SpecError;
-use kafka_backup_shared::selector::{GroupSelector, is_meant_by};
+use kafka_backup_shared::selector::{GroupSelector, is_meant};
 
+use super::GROUPS;
 use super::error::OffsetsError;
 use crate::groups::{by_topic, committed, kind};
 use crate::kafka::{Client, ListedGroup};
@@ -28,58 +30,50 @@ pub(crate) struct Meant {
     pub(crate) live: Option<String>,
 }
 
-/// The groups of the cluster that `patterns` of `field` mean. A literal one that is not there is among them as an empty classic
-/// group where `absent_is_empty`, which is what the coordinator makes of it, else an error.
+impl Meant {
+    fn new(group: &str, kind: GroupKind, listed: Option<&ListedGroup>) -> Self {
+        let live = listed.filter(|listed| listed.is_live());
+        Self {
+            live: live.map(|listed| format!("{group} ({})", listed.state)),
+            group: Arc::from(group),
+            kind,
+        }
+    }
+
+    fn listed(listed: &ListedGroup) -> Result<Self, SpecError> {
+        match kind(&listed.group_type) {
+            Some(kind) => Ok(Self::new(&listed.group, kind, Some(listed))),
+            None => {
+                let found = format!("{}, which is of a kind without them", listed.group);
+                Err(SpecError::new(GROUPS, "groups that commit offsets", found))
+            }
+        }
+    }
+}
+
+/// The groups of the cluster that `patterns` mean.
 pub(crate) fn choose(
-    field: &str,
     patterns: &[String],
     listed: &[ListedGroup],
-    absent_is_empty: bool,
 ) -> Result<Vec<Meant>, OffsetsError> {
-    let selector = GroupSelector::parse(field, patterns)?;
-    let mut meant = Vec::new();
-    let mut unfit = None;
-    for listed in listed
+    let selector = GroupSelector::parse(GROUPS, patterns)?;
+    let is_literal = |group: &str| selector.literals().any(|literal| literal == group);
+    let is_there = |id: &str| listed.iter().any(|listed| *listed.group == *id);
+    // A glob takes those that commit offsets.
+    let chosen = listed
         .iter()
-        .filter(|listed| selector.matches(&listed.group))
-    {
-        let Some(kind) = kind(&listed.group_type) else {
-            // A glob takes those that commit offsets.
-            if selector.literals().any(|literal| *literal == *listed.group) {
-                unfit.get_or_insert(listed);
-            }
-            continue;
-        };
-        meant.push(Meant {
-            group: listed.group.clone(),
-            kind,
-            live: listed
-                .is_live()
-                .then(|| format!("{} ({})", listed.group, listed.state)),
-        });
-    }
-    if let Some(listed) = unfit {
-        let found = format!("{}, which is of a kind without them", listed.group);
-        return Err(SpecError::new(field, "groups that commit offsets", found).into());
-    }
-    let is_there = |literal: &str| listed.iter().any(|listed| *listed.group == *literal);
+        .filter(|listed| selector.matches(&listed.group));
+    let chosen = chosen.filter(|one| kind(&one.group_type).is_some() || is_literal(&one.group));
+    let mut meant = chosen.map(Meant::listed).collect::<Result<Vec<_>, _>>()?;
     let absent: Vec<&str> = selector.literals().filter(|id| !is_there(id)).collect();
-    match &absent[..] {
-        [] => {}
-        absent if absent_is_empty => meant.extend(absent.iter().map(|group| Meant {
-            group: Arc::from(*group),
-            kind: GroupKind::Classic,
-            live: None,
-        })),
-        absent => {
-            let found = format!("no group {}", absent.join(", "));
-            let expected = "groups that the cluster has, or that this user may describe";
-            return Err(SpecError::new(field, expected, found).into());
-        }
+    if !absent.is_empty() {
+        let found = format!("no group {}", absent.join(", "));
+        let expected = "groups that the cluster has, or that this user may describe";
+        return Err(SpecError::new(GROUPS, expected, found).into());
     }
     if meant.is_empty() {
         return Err(SpecError::new(
-            field,
+            GROUPS,
             "at least one consumer group",
             format!(
                 "none that matches [{}] among {} that this user may describe",
@@ -91,6 +85,60 @@ pub(crate) fn choose(
     }
     meant.sort_by(|a, b| a.group.cmp(&b.group));
     Ok(meant)
+}
+
+/// The groups that `patterns` mean of those that `names` has, which `what` is.
+pub(crate) fn among<'a>(
+    patterns: &[String],
+    names: impl Iterator<Item = &'a str>,
+    listed: &[ListedGroup],
+    what: &str,
+) -> Result<Vec<Meant>, OffsetsError> {
+    let selector = GroupSelector::parse(GROUPS, patterns)?;
+    let names: Vec<&str> = names.filter(|name| selector.matches(name)).collect();
+    refuse_absent(GROUPS, &selector, what, |id| names.contains(&id))?;
+    if names.is_empty() {
+        let found = format!("none that matches [{}]", patterns.join(", "));
+        return Err(SpecError::new(GROUPS, format!("at least one group of {what}"), found).into());
+    }
+    exactly(names, listed)
+}
+
+/// Refuses ids in `field` that are not in `what`.
+pub(crate) fn refuse_absent(
+    field: &str,
+    selector: &GroupSelector,
+    what: &str,
+    is_there: impl Fn(&str) -> bool,
+) -> Result<(), SpecError> {
+    let absent: Vec<&str> = selector.literals().filter(|id| !is_there(id)).collect();
+    if absent.is_empty() {
+        return Ok(());
+    }
+    let found = format!("no group {} in it", absent.join(", "));
+    Err(SpecError::new(field, format!("groups of {what}"), found))
+}
+
+/// Groups by their ids; one that is not there is an empty classic group, which is what a coordinator makes of it.
+pub(crate) fn exactly<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+    listed: &[ListedGroup],
+) -> Result<Vec<Meant>, OffsetsError> {
+    let by_id: BTreeMap<&str, &ListedGroup> = listed.iter().map(|one| (&*one.group, one)).collect();
+    let meant = names.into_iter().map(|name| match by_id.get(name) {
+        None => Ok(Meant::new(name, GroupKind::Classic, None)),
+        Some(listed) => Ok(Meant::listed(listed)?),
+    });
+    meant.collect()
+}
+
+/// The groups of a snapshot, as they are now.
+pub(crate) fn now(had: &[&GroupOffsets], listed: &[ListedGroup]) -> Vec<Meant> {
+    let groups = had.iter().map(|had| {
+        let listed = listed.iter().find(|one| *one.group == *had.group);
+        Meant::new(&had.group, had.kind, listed)
+    });
+    groups.collect()
 }
 
 /// Refuses groups with live members.
@@ -108,7 +156,7 @@ pub(crate) async fn read(
     meant: &[Meant],
     topics: Option<&[String]>,
 ) -> Result<Vec<GroupOffsets>, OffsetsError> {
-    let wants = |topic: &str| topics.is_none_or(|patterns| is_meant_by(patterns, topic));
+    let wants = |topic: &str| is_meant(topics, topic);
     let groups = meant
         .iter()
         .map(|one| (one.group.clone(), one.kind))
@@ -148,9 +196,9 @@ mod tests {
         ]
     }
 
-    fn chosen(patterns: &[&str], absent_is_empty: bool) -> Result<Vec<Meant>, OffsetsError> {
+    fn chosen(patterns: &[&str]) -> Result<Vec<Meant>, OffsetsError> {
         let patterns: Vec<String> = patterns.iter().map(|one| (*one).to_owned()).collect();
-        choose("spec.consumerGroups", &patterns, &there(), absent_is_empty)
+        choose(&patterns, &there())
     }
 
     #[test]
@@ -158,14 +206,17 @@ mod tests {
         let names = |meant: &[Meant]| -> Vec<String> {
             meant.iter().map(|one| one.group.to_string()).collect()
         };
-        assert_eq!(names(&chosen(&["*"], false).unwrap()), ["a", "b"]);
-        assert_eq!(names(&chosen(&["new", "a"], true).unwrap()), ["a", "new"]);
+        assert_eq!(names(&chosen(&["*"]).unwrap()), ["a", "b"]);
+        assert_eq!(
+            names(&exactly(["a", "new"], &there()).unwrap()),
+            ["a", "new"]
+        );
         for (patterns, named) in [
             (&["a", "new"][..], "no group new"),
             (&["s"], "s, which is of a kind without them"),
             (&["x*"], "none that matches [x*] among 3"),
         ] {
-            let error = chosen(patterns, false).unwrap_err();
+            let error = chosen(patterns).unwrap_err();
             assert_eq!(error.fault(), kafka_backup_shared::report::Fault::Spec);
             assert!(error.to_string().contains(named), "{error}");
         }
@@ -173,8 +224,8 @@ mod tests {
 
     #[test]
     fn live_groups_are_refused_with_their_state() {
-        refuse_live(&chosen(&["a"], false).unwrap()).unwrap();
-        let error = refuse_live(&chosen(&["*"], false).unwrap()).unwrap_err();
+        refuse_live(&chosen(&["a"]).unwrap()).unwrap();
+        let error = refuse_live(&chosen(&["*"]).unwrap()).unwrap_err();
         assert!(error.to_string().ends_with("first: b (Stable)"), "{error}");
     }
 }

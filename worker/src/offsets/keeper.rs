@@ -228,3 +228,75 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+    use kafka_backup_shared::archive::FORMAT_VERSION;
+    use kafka_backup_shared::archive::groups::{GroupKind, GroupOffsets};
+    use kafka_backup_shared::archive::snapshot::SnapshotHeader;
+
+    use super::*;
+
+    /// So many groups whose ids do not compress to less than half.
+    fn snapshot(groups: u64) -> Snapshot {
+        let id = |number: u64| {
+            // The finaliser of splitmix64.
+            let mut mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            format!("{:016x}", mixed ^ (mixed >> 31))
+        };
+        let group = |number: u64| GroupOffsets {
+            group: id(number),
+            kind: GroupKind::Classic,
+            topics: BTreeMap::new(),
+        };
+        Snapshot {
+            header: SnapshotHeader {
+                format_version: FORMAT_VERSION,
+                snapshot_id: "before".into(),
+                run: RunRef::example(),
+                time: Timestamp::UNIX_EPOCH,
+                cluster_id: "c".into(),
+                groups: vec!["*".into()],
+                topics: None,
+                topic_ids: BTreeMap::new(),
+                group_count: groups,
+                offset_count: 0,
+            },
+            groups: (0..groups).map(group).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_config_map_cannot_hold_is_refused_before_anybody_is_asked() {
+        let keeper = Keeper {
+            id: "before".into(),
+            object: "before".into(),
+            place: Place::ConfigMap {
+                folder: PathBuf::new(),
+                push: None,
+            },
+        };
+        let large = keeper.keep(&snapshot(200_000), |_| true).await;
+        let error = large.unwrap_err();
+        assert_eq!(error.fault(), Fault::Spec);
+        let said = error.to_string();
+        for word in [
+            &*CONFIG_MAP_MAX.to_string(),
+            "nothing was changed",
+            "spec.storage",
+        ] {
+            assert!(said.contains(word), "{said}");
+        }
+        // A small one is refused for another reason: nobody is there to keep it.
+        let small = keeper.keep(&snapshot(2), |_| true).await.unwrap_err();
+        assert!(matches!(
+            small,
+            OffsetsError::Keeper(KeeperError::NoController { .. })
+        ));
+    }
+}

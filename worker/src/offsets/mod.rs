@@ -35,18 +35,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kafka_backup_shared::archive::groups::{GroupKind, GroupOffsets};
+use kafka_backup_shared::archive::groups::GroupOffsets;
 use kafka_backup_shared::archive::layout::TopicId;
 use kafka_backup_shared::archive::restore::RestoreDecision;
 use kafka_backup_shared::archive::snapshot::Snapshot;
 use kafka_backup_shared::plan::{
     Mapping, OffsetTarget, OffsetsPlan, OffsetsTask, ResetTask, RunRef, SnapshotRef, SpecError,
 };
-use kafka_backup_shared::report::{OffsetsDeed, OffsetsReport, Verification};
+use kafka_backup_shared::report::{Fault, OffsetsDeed, OffsetsReport, Verification};
 use kafka_backup_shared::selector::GroupSelector;
 
 use crate::context::{Completed, Context};
-use crate::groups::kind;
 use crate::kafka::{Client, ClientConfig, ListedGroup};
 use crate::push::SnapshotPush;
 use crate::restore::groups::{TranslatedGroup, translate};
@@ -54,7 +53,7 @@ use crate::store::{Places, Store};
 use crate::verify::against::find;
 use apply::{apply, planned};
 use change::GroupPlan;
-use groups::{Meant, choose, read, refuse_live};
+use groups::{Meant, among, choose, now, read, refuse_live};
 use headers::Placement;
 use keeper::Keeper;
 use logs::Logs;
@@ -253,7 +252,7 @@ impl Work<'_> {
     async fn meant(&self, task: &ResetTask, source: &Source) -> Result<Vec<Meant>, OffsetsError> {
         let listed = self.listed().await?;
         match source {
-            Source::Cluster => choose(GROUPS, &task.groups, &listed, false),
+            Source::Cluster => choose(&task.groups, &listed),
             Source::Mapping(mapping) => {
                 let names = mapping.groups.keys().map(String::as_str);
                 among(&task.groups, names, &listed, "the mapping")
@@ -307,7 +306,7 @@ impl Work<'_> {
         patterns: &[String],
         snapshot: &SnapshotRef,
     ) -> Result<OffsetsReport, Unfinished> {
-        let meant = choose(GROUPS, patterns, &self.listed().await?, false)?;
+        let meant = choose(patterns, &self.listed().await?)?;
         let groups = read(&self.client, &meant, None).await?;
         let mut report = OffsetsReport {
             deed: OffsetsDeed::Kept,
@@ -340,12 +339,7 @@ impl Work<'_> {
         let snapshot = self.keeper(snapshot)?.read().await?;
         let had = meant(&snapshot, patterns)?;
         let listed = self.listed().await?;
-        let ids = had
-            .iter()
-            .map(|group| (Arc::from(group.group.as_str()), group.kind));
-        let now: Vec<Meant> = ids
-            .map(|(group, kind)| as_it_is(group, kind, &listed))
-            .collect();
+        let now = now(&had, &listed);
         refuse_live(&now)?;
         let (has, logs) = self.compared(&snapshot, &had, &now).await?;
         let logbook = Logbook::new(&snapshot.header, self.client.cluster_id(), &logs);
@@ -360,19 +354,14 @@ impl Work<'_> {
         if self.plan.dry_run {
             return self.told(planned(&plans, &logs), &plans, Some(&snapshot));
         }
-        let mut report = self
+        let report = self
             .apply(&plans, &logs, PARALLELISM, Some(&snapshot))
             .await?;
         // What was right already is looked at too, and what somebody has changed meanwhile.
-        let (has, _) = self.compared(&snapshot, &had, &now).await?;
+        let has = read(&self.client, &now, snapshot.header.topics.as_deref()).await?;
         let differs = had.iter().zip(&has);
         let differs = differs.flat_map(|(had, has)| logbook.plan(had, has).differences(has));
-        let verification = verification(differs.collect());
-        report.verification = Some(verification.clone());
-        match verification.matched {
-            true => Ok(report),
-            false => Err(mismatch(&snapshot, verification, report)),
-        }
+        compared_with(&snapshot, differs.collect(), report)
     }
 
     async fn verify(
@@ -383,30 +372,20 @@ impl Work<'_> {
     ) -> Result<OffsetsReport, Unfinished> {
         let snapshot = self.keeper(snapshot)?.read().await?;
         let had = meant(&snapshot, patterns)?;
-        let ids = had
-            .iter()
-            .map(|group| (Arc::from(group.group.as_str()), group.kind));
-        let now: Vec<Meant> = ids
-            .map(|(group, kind)| as_it_is(group, kind, &[]))
-            .collect();
+        let now = now(&had, &[]);
         let (has, logs) = self.compared(&snapshot, &had, &now).await?;
         let logbook = Logbook::new(&snapshot.header, self.client.cluster_id(), &logs);
         let differs = had.iter().zip(&has).flat_map(|(had, has)| {
             let plan = logbook.plan(had, has);
             differences(&plan, had, has, strict)
         });
-        let verification = verification(differs.collect());
         let report = OffsetsReport {
             deed: OffsetsDeed::Compared,
             groups_done: had.len() as u64,
             snapshot: Some(summary(&snapshot)),
-            verification: Some(verification.clone()),
             ..OffsetsReport::default()
         };
-        match verification.matched {
-            true => Ok(report),
-            false => Err(mismatch(&snapshot, verification, report)),
-        }
+        compared_with(&snapshot, differs.collect(), report)
     }
 
     async fn delete(&self, snapshot: &SnapshotRef) -> Result<OffsetsReport, Unfinished> {
@@ -455,13 +434,7 @@ impl Work<'_> {
     ) -> Result<OffsetsReport, Unfinished> {
         let (mut report, error) = apply(&self.client, plans, logs, parallelism, self.context).await;
         report.snapshot = snapshot.map(summary);
-        match error {
-            None => Ok(report),
-            Some(error) => Err(Unfinished {
-                error,
-                report: Some(report),
-            }),
-        }
+        ended(report, error)
     }
 
     /// The report of a dry run, which fails where the real one would.
@@ -477,86 +450,21 @@ impl Work<'_> {
             Some(format!("{}: {reason}", plan.group))
         });
         let failed: Vec<String> = refused.collect();
-        match failed.is_empty() {
-            true => Ok(report),
-            false => Err(Unfinished {
-                error: OffsetsError::Groups {
-                    failed,
-                    fault: kafka_backup_shared::report::Fault::Spec,
-                    done: report.groups_done,
-                },
-                report: Some(report),
-            }),
-        }
+        let error = (!failed.is_empty()).then(|| OffsetsError::Groups {
+            failed,
+            fault: Fault::Spec,
+            done: report.groups_done,
+        });
+        ended(report, error)
     }
 }
 
-/// By source name to target id, the topics of a restore.
+/// Ids of the topics that a restore has written, by their names.
 fn target_ids(decision: &RestoreDecision) -> BTreeMap<String, TopicId> {
     let topics = decision.topics.values();
     topics
         .map(|topic| (topic.target.clone(), topic.target_topic_id))
         .collect()
-}
-
-/// The groups that `patterns` mean of those that `names` has, which `what` is.
-fn among<'a>(
-    patterns: &[String],
-    names: impl Iterator<Item = &'a str>,
-    listed: &[ListedGroup],
-    what: &str,
-) -> Result<Vec<Meant>, OffsetsError> {
-    let selector = GroupSelector::parse(GROUPS, patterns)?;
-    let names: Vec<&str> = names.filter(|name| selector.matches(name)).collect();
-    let absent: Vec<&str> = selector
-        .literals()
-        .filter(|id| !names.contains(id))
-        .collect();
-    if !absent.is_empty() {
-        let found = format!("no group {} in it", absent.join(", "));
-        return Err(SpecError::new(GROUPS, format!("groups of {what}"), found).into());
-    }
-    if names.is_empty() {
-        let found = format!("none that matches [{}]", patterns.join(", "));
-        return Err(SpecError::new(GROUPS, format!("at least one group of {what}"), found).into());
-    }
-    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
-    exactly(&names, listed)
-}
-
-/// Groups by their ids, whether they are there or not.
-pub(crate) fn exactly(
-    names: &[String],
-    listed: &[ListedGroup],
-) -> Result<Vec<Meant>, OffsetsError> {
-    let by_id: BTreeMap<&str, &ListedGroup> = listed.iter().map(|one| (&*one.group, one)).collect();
-    let meant = names.iter().map(|name| match by_id.get(name.as_str()) {
-        None => Ok(as_it_is(Arc::from(name.as_str()), GroupKind::Classic, &[])),
-        Some(one) => match kind(&one.group_type) {
-            Some(kind) => Ok(as_it_is(
-                one.group.clone(),
-                kind,
-                std::slice::from_ref(*one),
-            )),
-            None => {
-                let found = format!("{name}, which is of a kind without them");
-                Err(SpecError::new(GROUPS, "groups that commit offsets", found).into())
-            }
-        },
-    });
-    meant.collect()
-}
-
-/// A group with the state that the cluster lists it with.
-fn as_it_is(group: Arc<str>, kind: GroupKind, listed: &[ListedGroup]) -> Meant {
-    let live = listed
-        .iter()
-        .find(|one| one.group == group && one.is_live());
-    Meant {
-        live: live.map(|one| format!("{group} ({})", one.state)),
-        group,
-        kind,
-    }
 }
 
 /// Takes the groups out of `has` that have no offsets: what was named by its id is refused, what a glob took is left out.
@@ -585,32 +493,46 @@ fn without_offsets(
 /// Leaves groups alone that came after the snapshot of an earlier attempt: nothing would bring them back.
 fn refuse_unkept(plans: &mut [GroupPlan], had: &Snapshot) {
     for plan in plans {
-        let is_kept = had.groups.iter().any(|group| *group.group == *plan.group);
-        if !is_kept {
+        if !had.has(&plan.group) {
             let reason = "it is not in the snapshot that the first attempt of this run has taken";
             *plan = GroupPlan::refused(&plan.group, reason.into());
         }
     }
 }
 
-fn verification(mut differences: Vec<String>) -> Verification {
+/// The end of a comparison with `snapshot`: a difference is a failure.
+fn compared_with(
+    snapshot: &Snapshot,
+    mut differences: Vec<String>,
+    report: OffsetsReport,
+) -> Result<OffsetsReport, Unfinished> {
     let count = differences.len() as u64;
     differences.truncate(DIFFERENCES);
-    Verification {
+    let mismatch = (count > 0).then(|| OffsetsError::Mismatch {
+        id: snapshot.header.snapshot_id.clone(),
+        count,
+        differences: differences.clone(),
+    });
+    let verification = Verification {
         matched: count == 0,
         difference_count: count,
         differences,
-    }
+    };
+    let report = OffsetsReport {
+        verification: Some(verification),
+        ..report
+    };
+    ended(report, mismatch)
 }
 
-fn mismatch(snapshot: &Snapshot, found: Verification, report: OffsetsReport) -> Unfinished {
-    Unfinished {
-        error: OffsetsError::Mismatch {
-            id: snapshot.header.snapshot_id.clone(),
-            count: found.difference_count,
-            differences: found.differences,
-        },
-        report: Some(report),
+/// The end of a run that has come as far as `report`.
+fn ended(report: OffsetsReport, error: Option<OffsetsError>) -> Result<OffsetsReport, Unfinished> {
+    match error {
+        None => Ok(report),
+        Some(error) => Err(Unfinished {
+            error,
+            report: Some(report),
+        }),
     }
 }
 

@@ -15,8 +15,10 @@ use kafka_backup_shared::plan::{RunRef, SpecError};
 use kafka_backup_shared::report::SnapshotSummary;
 use kafka_backup_shared::selector::GroupSelector;
 
+use super::GROUPS;
 use super::change::{GroupPlan, Wanted, by_place, difference};
 use super::error::OffsetsError;
+use super::groups::refuse_absent;
 use super::keeper::Keeper;
 use super::logs::{Logs, Place};
 use super::target::topics_of;
@@ -88,18 +90,12 @@ pub(crate) fn meant<'a>(
     snapshot: &'a Snapshot,
     patterns: Option<&[String]>,
 ) -> Result<Vec<&'a GroupOffsets>, OffsetsError> {
-    const FIELD: &str = "spec.consumerGroups";
     let Some(patterns) = patterns else {
         return Ok(snapshot.groups.iter().collect());
     };
-    let selector = GroupSelector::parse(FIELD, patterns)?;
-    let is_there = |literal: &str| snapshot.groups.iter().any(|group| group.group == literal);
-    let absent: Vec<&str> = selector.literals().filter(|id| !is_there(id)).collect();
-    let id = &snapshot.header.snapshot_id;
-    if !absent.is_empty() {
-        let found = format!("no group {}", absent.join(", "));
-        return Err(SpecError::new(FIELD, format!("groups of snapshot {id}"), found).into());
-    }
+    let selector = GroupSelector::parse(GROUPS, patterns)?;
+    let what = format!("snapshot {}", snapshot.header.snapshot_id);
+    refuse_absent(GROUPS, &selector, &what, |id| snapshot.has(id))?;
     let groups = snapshot
         .groups
         .iter()
@@ -107,8 +103,8 @@ pub(crate) fn meant<'a>(
     let groups: Vec<&GroupOffsets> = groups.collect();
     match groups.is_empty() {
         true => Err(SpecError::new(
-            FIELD,
-            format!("at least one group of snapshot {id}"),
+            GROUPS,
+            format!("at least one group of {what}"),
             format!("none that matches [{}]", patterns.join(", ")),
         )
         .into()),

@@ -17,13 +17,14 @@ use std::sync::Arc;
 use kafka_backup_shared::archive::groups::{GroupOffset, GroupOffsets};
 use kafka_backup_shared::archive::layout::TopicId;
 use kafka_backup_shared::plan::{Mapping, OffsetTarget};
-use kafka_backup_shared::selector::is_meant_by;
+use kafka_backup_shared::selector::is_meant;
 
 use super::change::{GroupPlan, Wanted, by_place};
 use super::error::OffsetsError;
 use super::headers::{self, Answer, Placement, Question};
 use super::logs::{Logs, Place};
 use crate::context::Context;
+use crate::human::some;
 use crate::kafka::Client;
 use crate::restore::groups::TranslatedGroup;
 
@@ -64,22 +65,15 @@ impl Wish {
 
     fn plan(self, has: &GroupOffsets) -> GroupPlan {
         if self.wanted.is_empty() && !self.left.is_empty() {
-            return GroupPlan::refused(&has.group, some(&self.left));
+            return GroupPlan::refused(&has.group, some(&self.left, NAMED));
         }
         let mut plan = GroupPlan::new(has, self.wanted);
         if !self.left.is_empty() {
-            plan.notes.push(format!("left alone: {}", some(&self.left)));
+            plan.notes
+                .push(format!("left alone: {}", some(&self.left, NAMED)));
         }
         plan
     }
-}
-
-fn some(named: &[String]) -> String {
-    let mut text = named[..named.len().min(NAMED)].join("; ");
-    if named.len() > NAMED {
-        text.push_str(&format!("; and {} more", named.len() - NAMED));
-    }
-    text
 }
 
 /// The topics that groups have committed offsets for.
@@ -191,7 +185,7 @@ pub(crate) async fn from_mapping(
     topics: Option<&[String]>,
     base: &[GroupOffsets],
 ) -> Result<(Vec<GroupPlan>, Logs), OffsetsError> {
-    let is_meant = |topic: &str| topics.is_none_or(|patterns| is_meant_by(patterns, topic));
+    let is_meant = |topic: &str| is_meant(topics, topic);
     let mapped = base
         .iter()
         .filter_map(|group| mapping.groups.get(&group.group));
@@ -225,7 +219,7 @@ pub(crate) async fn from_mapping(
         }
         match wrong.is_empty() {
             true => wish.plan(group),
-            false => GroupPlan::refused(&group.group, format!("the mapping cannot be obeyed: {}", some(&wrong))),
+            false => GroupPlan::refused(&group.group, format!("the mapping cannot be obeyed: {}", some(&wrong, NAMED))),
         }
     });
     Ok((plans.collect(), logs))
@@ -239,7 +233,7 @@ pub(crate) async fn translated(
     topics: Option<&[String]>,
     base: &[GroupOffsets],
 ) -> Result<(Vec<GroupPlan>, Logs), OffsetsError> {
-    let is_meant = |topic: &str| topics.is_none_or(|patterns| is_meant_by(patterns, topic));
+    let is_meant = |topic: &str| is_meant(topics, topic);
     let offsets = groups.iter().flat_map(|group| &group.offsets);
     let names = offsets
         .map(|offset| offset.target_topic.clone())
@@ -279,7 +273,7 @@ pub(crate) async fn translated(
         wrong.dedup();
         match wrong.is_empty() {
             true => wish.plan(&has),
-            false => GroupPlan::refused(&group.group, some(&wrong)),
+            false => GroupPlan::refused(&group.group, some(&wrong, NAMED)),
         }
     });
     Ok((plans.collect(), logs))

@@ -7,6 +7,7 @@ use kafka_backup_shared::plan::SpecError;
 use kafka_backup_shared::report::Fault;
 
 use super::batches::SegmentError;
+use crate::human::some;
 use crate::kafka::KafkaError;
 use crate::store::StoreError;
 
@@ -111,14 +112,9 @@ pub enum RestoreError {
 const NAMED: usize = 5;
 
 fn named(failed: &BTreeMap<String, String>) -> String {
-    let named = failed.iter().take(NAMED);
-    let mut named: Vec<String> = named
-        .map(|(topic, reason)| format!("topic {topic}: {reason}"))
-        .collect();
-    if failed.len() > NAMED {
-        named.push(format!("and {} more", failed.len() - NAMED));
-    }
-    named.join("; ")
+    let named = failed.iter();
+    let named = named.map(|(topic, reason)| format!("topic {topic}: {reason}"));
+    some(&named.collect::<Vec<_>>(), NAMED)
 }
 
 impl From<StoreError> for RestoreError {

@@ -193,21 +193,18 @@ pub(crate) async fn saved(plan: &RestorePlan, store: &Store) -> Result<SavedGrou
     })
 }
 
-/// What the restore of `plan` has decided, and its archive.
+/// What the restore with this uid has decided.
 ///
 /// # Errors
 /// It has not begun.
 pub(crate) async fn decided(
-    plan: &RestorePlan,
+    layout: &Layout,
+    uid: &str,
     store: &Store,
-) -> Result<(Layout, RestoreDecision), RestoreError> {
-    let archives = find::archives(&plan.request, store).await?;
-    let earlier = super::earlier(&archives, &plan.run.uid, store).await?;
-    let earlier = earlier.ok_or_else(|| {
-        let uid = &plan.run.uid;
-        RestoreError::Bug(format!("restore {uid} is complete and has no plan.json"))
-    })?;
-    Ok((Layout::new(&earlier.archive), earlier.decision))
+) -> Result<RestoreDecision, RestoreError> {
+    let decided = super::decision(layout, uid, store).await?;
+    decided
+        .ok_or_else(|| RestoreError::Bug(format!("restore {uid} is complete and has no plan.json")))
 }
 
 /// The object with the groups of a backup.
