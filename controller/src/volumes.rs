@@ -1,7 +1,5 @@
 //! What a worker's pod mounts, and where: plan, push token, Secrets, ConfigMaps, claim.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
     KeyToPath, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, ProjectedVolumeSource,
@@ -24,9 +22,7 @@ pub(crate) fn of(plan: &Plan) -> (Vec<Volume>, Vec<VolumeMount>) {
         writable("tmp", "/tmp"),
     ];
     let storages = plan.storages();
-    let secrets = storages.iter().flat_map(|storage| storage.secret_names());
-    let secrets: BTreeSet<&str> = secrets.collect();
-    for (index, secret) in secrets.into_iter().enumerate() {
+    for (index, secret) in plan.secret_names().into_iter().enumerate() {
         let volume = format!("secret-{index}");
         mounts.push(read_only(
             &volume,

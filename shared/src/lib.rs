@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`crd`] | the custom resources and their status |
 //! | [`spec`] | the parts that several kinds share: cluster, storage, topics, Job settings |
+//! | [`cluster`] | where a Kafka cluster is and how it is spoken to (part of [`spec`]) |
 //! | [`restore_spec`] | how records are brought back (part of [`spec`]) |
 //! | [`offset_spec`] | what becomes of committed offsets (part of [`spec`]) |
 //! | [`pod_template`] | what a user may add to a worker's pod (part of [`spec`]) |
@@ -23,6 +24,7 @@
 #![warn(missing_docs)]
 
 pub mod archive;
+pub mod cluster;
 pub mod crd;
 pub mod metrics;
 pub mod object;

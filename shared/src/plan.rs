@@ -8,6 +8,7 @@
 mod offsets;
 mod restore;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -212,6 +213,24 @@ impl Plan {
         }
     }
 
+    /// The cluster that the run is about.
+    pub fn cluster(&self) -> &KafkaCluster {
+        match self {
+            Self::Backup(plan) => &plan.cluster,
+            Self::Restore(plan) => &plan.cluster,
+            Self::Offsets(plan) => &plan.cluster,
+        }
+    }
+
+    /// Names of the Secrets that the run needs as files `<secrets dir>/<secret name>/<key>`.
+    pub fn secret_names(&self) -> BTreeSet<&str> {
+        let storages = self.storages().into_iter();
+        storages
+            .flat_map(Storage::secret_names)
+            .chain(self.cluster().secret_names())
+            .collect()
+    }
+
     /// As it travels in a Job.
     ///
     /// # Errors
@@ -264,7 +283,7 @@ impl SpecError {
 /// [`SpecError`] names the field that cannot be obeyed.
 pub fn backup(object: &KafkaBackup, run: &str) -> Result<Plan, SpecError> {
     let spec = &object.spec;
-    check_cluster("spec.kafkaCluster", &spec.kafka_cluster)?;
+    spec.kafka_cluster.check("spec.kafkaCluster")?;
     check_topics(&spec.topics, &spec.exclude_topics)?;
     if let Some(groups) = &spec.consumer_groups {
         GroupSelector::parse("spec.consumerGroups", groups)?;
@@ -352,29 +371,6 @@ fn run_ref(kind: &str, object: &impl ResourceExt, run: &str) -> RunRef {
         uid,
         run: run.into(),
     }
-}
-
-fn check_cluster(field: &str, cluster: &KafkaCluster) -> Result<(), SpecError> {
-    if cluster.bootstrap_servers.is_empty() {
-        return Err(SpecError::new(
-            format!("{field}.bootstrapServers"),
-            "at least one host:port",
-            "an empty list",
-        ));
-    }
-    for server in &cluster.bootstrap_servers {
-        let valid = server.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0)
-        });
-        if !valid {
-            return Err(SpecError::new(
-                format!("{field}.bootstrapServers"),
-                "host:port",
-                format!("{server:?}"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn check_topics(include: &[String], exclude: &[String]) -> Result<(), SpecError> {

@@ -12,6 +12,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::codec::Codec;
+pub use crate::cluster::{
+    CaSecret, KafkaCluster, OAuth, SaslMechanism, SaslSecret, SecurityProtocol, TlsSecret,
+};
 pub use crate::offset_spec::{
     CarryOver, CarryOverStrategy, MappingConfigMap, OffsetStrategy, RestoreRef, RestoreSnapshot,
     SnapshotConfigMap, SnapshotOperation, SnapshotPlace, SnapshotStorage, SnapshotStorageType,
@@ -23,30 +26,9 @@ pub use crate::restore_spec::{
 };
 pub use crate::storage::{
     AzureCredentialsSecret, AzureSasTokenSecret, AzureServicePrincipalSecret, AzureStorage,
-    GcsCredentialsSecret, GcsStorage, PvcStorage, S3CredentialsSecret, S3Storage, Storage,
-    StorageType,
+    EncryptionType, GcsCredentialsSecret, GcsStorage, PvcStorage, S3CredentialsSecret, S3Storage,
+    ServerSideEncryption, Storage, StorageType,
 };
-
-/// Where a Kafka cluster is and how it is spoken to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct KafkaCluster {
-    /// `host:port` of one or more brokers; any one of them is enough to find the others.
-    #[schemars(length(min = 1))]
-    pub bootstrap_servers: Vec<String>,
-    /// How brokers are spoken to.
-    #[serde(default)]
-    pub security_protocol: SecurityProtocol,
-}
-
-/// Kafka's security protocols, as far as they are supported.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum SecurityProtocol {
-    /// Neither encrypted nor authenticated.
-    #[default]
-    #[serde(rename = "PLAINTEXT")]
-    Plaintext,
-}
 
 /// What happens when a topic that is named literally does not exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

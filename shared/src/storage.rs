@@ -12,6 +12,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::CaSecret;
 use crate::plan::SpecError;
 
 /// The kinds of object store.
@@ -78,9 +79,42 @@ pub struct S3Storage {
     /// Permits an endpoint without TLS.
     #[serde(default)]
     pub allow_http: bool,
+    /// The CA of the server's certificate, where it is none of the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret: Option<CaSecret>,
+    /// How the store encrypts what it keeps; left out, as the bucket says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_side_encryption: Option<ServerSideEncryption>,
     /// Keys of the store; left out, the platform's identity is used (environment, IRSA, instance role).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret: Option<S3CredentialsSecret>,
+}
+
+/// How an S3 store encrypts objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(self.type == 'aws:kms') == has(self.kmsKeyId)").message("serverSideEncryption.kmsKeyId must be given exactly when type is aws:kms")
+)]
+pub struct ServerSideEncryption {
+    /// Which keys: the store's own, or one of a key management service.
+    #[serde(rename = "type")]
+    pub kind: EncryptionType,
+    /// Id or ARN of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub kms_key_id: Option<String>,
+}
+
+/// Ways of server-side encryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EncryptionType {
+    /// Keys of the store (SSE-S3).
+    #[serde(rename = "AES256")]
+    Aes256,
+    /// A key of the key management service (SSE-KMS).
+    #[serde(rename = "aws:kms")]
+    Kms,
 }
 
 /// A Secret with S3 keys, in the namespace of the object.
@@ -269,7 +303,9 @@ impl Storage {
         let sas = self.azure.iter().flat_map(|a| &a.sas_token_secret);
         let principal = self.azure.iter().flat_map(|a| &a.service_principal_secret);
         let gcs = self.gcs.iter().flat_map(|gcs| &gcs.credentials_secret);
+        let ca = self.s3.iter().flat_map(|s3| &s3.ca_secret);
         s3.map(|secret| secret.name.as_str())
+            .chain(ca.map(|secret| secret.name.as_str()))
             .chain(key.map(|secret| secret.name.as_str()))
             .chain(sas.map(|secret| secret.name.as_str()))
             .chain(principal.map(|secret| secret.name.as_str()))
@@ -325,6 +361,16 @@ impl Storage {
 fn check_s3(s3: &S3Storage) -> Result<(), SpecError> {
     check_folder("spec.storage.s3.prefix", s3.prefix.as_deref())?;
     check_url("spec.storage.s3.endpoint", s3.endpoint.as_deref())?;
+    if let Some(encryption) = &s3.server_side_encryption {
+        let by_key = encryption.kind == EncryptionType::Kms;
+        if by_key != encryption.kms_key_id.is_some() {
+            return Err(SpecError::new(
+                "spec.storage.s3.serverSideEncryption.kmsKeyId",
+                "a key exactly when type is aws:kms",
+                if by_key { "none" } else { "one beside AES256" },
+            ));
+        }
+    }
     match s3.endpoint.as_deref() {
         Some(endpoint) if endpoint.starts_with("http://") && !s3.allow_http => Err(SpecError::new(
             "spec.storage.s3.endpoint",
@@ -424,6 +470,14 @@ mod tests {
         let secret = json!({"name": "keys"});
         let cases = [
             (json!({"storageType": "gcs"}), "spec.storage"),
+            (
+                json!({"storageType": "s3", "s3": {"bucket": "b", "serverSideEncryption": {"type": "aws:kms"}}}),
+                "spec.storage.s3.serverSideEncryption.kmsKeyId",
+            ),
+            (
+                json!({"storageType": "s3", "s3": {"bucket": "b", "serverSideEncryption": {"type": "AES256", "kmsKeyId": "k"}}}),
+                "spec.storage.s3.serverSideEncryption.kmsKeyId",
+            ),
             (
                 json!({"storageType": "gcs", "azure": {"accountName": "abc", "container": "abc"}}),
                 "spec.storage",

@@ -336,6 +336,8 @@ pub struct VerifyArgs {
     pub archive: Option<kafka_backup_shared::plan::ArchiveName>,
     #[command(flatten)]
     pub source: InspectArgs,
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 /// `prune`.
@@ -400,6 +402,47 @@ pub struct ClusterArgs {
     /// host:port of one or more brokers, separated by commas.
     #[arg(long, required = true, value_delimiter = ',', value_name = "HOST:PORT")]
     pub bootstrap_servers: Vec<String>,
+    #[command(flatten)]
+    pub security: SecurityArgs,
+}
+
+/// How brokers are spoken to, and who we are.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Security of Kafka")]
+pub struct SecurityArgs {
+    /// PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL [default: PLAINTEXT].
+    #[arg(long, value_name = "PROTOCOL")]
+    pub security_protocol: Option<String>,
+    /// Name of a Secret, a folder below --secrets-dir, with the CA of the brokers' certificates as the file ca.crt; with neither
+    /// this nor a ca.crt in --tls-secret the public CAs count.
+    #[arg(long, value_name = "NAME", requires = "security_protocol")]
+    pub ca_secret: Option<String>,
+    /// Name of a Secret with a client certificate and its key as the files tls.crt and tls.key, with ca.crt, or both.
+    #[arg(long, value_name = "NAME", requires = "security_protocol")]
+    pub tls_secret: Option<String>,
+    /// Name of a Secret with the files username and password, or what OAUTHBEARER needs.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "security_protocol",
+        requires = "sasl_mechanism"
+    )]
+    pub sasl_secret: Option<String>,
+    /// PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER.
+    #[arg(long, value_name = "MECHANISM", requires = "sasl_secret")]
+    pub sasl_mechanism: Option<String>,
+    /// OAUTHBEARER: file of the Secret that holds a token; read anew for each connection.
+    #[arg(long, value_name = "KEY", requires = "sasl_secret")]
+    pub oauth_token_key: Option<String>,
+    /// OAUTHBEARER: URL that gives tokens for the client credentials in the Secret's files clientId and clientSecret.
+    #[arg(long, value_name = "URL", requires = "sasl_secret")]
+    pub oauth_token_endpoint: Option<String>,
+    /// OAUTHBEARER: the scope that is asked for at the endpoint.
+    #[arg(long, value_name = "SCOPE", requires = "oauth_token_endpoint")]
+    pub oauth_scope: Option<String>,
+    /// OAUTHBEARER: permit an endpoint without TLS.
+    #[arg(long, requires = "oauth_token_endpoint")]
+    pub oauth_allow_http: bool,
 }
 
 /// Which topics, besides their names.

@@ -1,5 +1,6 @@
 //! What a run works with, whichever verb it is, and what it hands back.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Context {
     pub memory_budget: usize,
     /// After so long without a sign of life another worker may take over a restore.
     pub lease: Duration,
+    /// Secrets, as `<secrets_dir>/<secret name>/<key>`.
+    pub secrets_dir: PathBuf,
 }
 
 /// What of a run is durable so far, over all its attempts.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::{
     BackupArgs, ChoiceArgs, ClusterArgs, NameArgs, ObjectArgs, OffsetsCommand, RateArgs, ResetArgs,
-    RestoreArgs, RetentionArgs, SelectionArgs, SnapshotArgs, StorageArgs,
+    RestoreArgs, RetentionArgs, SecurityArgs, SelectionArgs, SnapshotArgs, StorageArgs, VerifyArgs,
 };
 
 /// The KafkaBackup of `backup`.
@@ -216,14 +216,7 @@ pub fn store(args: &StorageArgs) -> Value {
     );
     spec.insert("topics".into(), json!(["*"]));
     set(&mut spec, "storage", storage(args));
-    object(
-        "KafkaBackup",
-        &ObjectArgs {
-            name: "none".into(),
-            namespace: "default".into(),
-        },
-        spec,
-    )
+    object("KafkaBackup", &nobody(), spec)
 }
 
 /// The `storage` block; `None` where no store was named.
@@ -243,6 +236,12 @@ fn storage(args: &StorageArgs) -> Option<Value> {
         block.insert("allowHttp".into(), json!(args.s3_allow_http));
         let keys = secret(&args.s3_credentials_secret);
         set(&mut block, "credentialsSecret", keys);
+        set(&mut block, "caSecret", secret(&args.s3_ca_secret));
+        if let Some(kind) = &args.s3_sse {
+            let mut encryption = Map::from_iter([("type".to_owned(), json!(kind))]);
+            set(&mut encryption, "kmsKeyId", args.s3_kms_key_id.as_ref());
+            block.insert("serverSideEncryption".into(), Value::Object(encryption));
+        }
         "s3"
     } else if let Some(container) = &args.azure_container {
         block.insert("container".into(), json!(container));
@@ -283,7 +282,63 @@ fn object(kind: &str, args: &ObjectArgs, spec: Map<String, Value>) -> Value {
 }
 
 fn cluster(args: &ClusterArgs) -> Value {
-    json!({"bootstrapServers": args.bootstrap_servers})
+    let mut block = Map::new();
+    block.insert("bootstrapServers".into(), json!(args.bootstrap_servers));
+    block.extend(security(&args.security));
+    Value::Object(block)
+}
+
+/// Everything of a cluster but its servers.
+fn security(args: &SecurityArgs) -> Map<String, Value> {
+    let mut block = Map::new();
+    let protocol = args.security_protocol.as_ref();
+    set(&mut block, "securityProtocol", protocol);
+    for (field, name) in [
+        ("caSecret", &args.ca_secret),
+        ("tlsSecret", &args.tls_secret),
+    ] {
+        set(
+            &mut block,
+            field,
+            name.as_ref().map(|name| json!({"name": name})),
+        );
+    }
+    if let Some(name) = &args.sasl_secret {
+        let mut oauth = Map::new();
+        set(&mut oauth, "tokenKey", args.oauth_token_key.as_ref());
+        let endpoint = args.oauth_token_endpoint.as_ref();
+        set(&mut oauth, "tokenEndpoint", endpoint);
+        set(&mut oauth, "scope", args.oauth_scope.as_ref());
+        if args.oauth_allow_http {
+            oauth.insert("allowHttp".into(), json!(true));
+        }
+        let mut sasl = Map::new();
+        sasl.insert("name".into(), json!(name));
+        set(&mut sasl, "mechanism", args.sasl_mechanism.as_ref());
+        set(&mut sasl, "oauth", (!oauth.is_empty()).then_some(oauth));
+        block.insert("saslSecret".into(), Value::Object(sasl));
+    }
+    block
+}
+
+/// An object that is only good for its cluster: what `verify --against` compares.
+pub fn against(args: &VerifyArgs) -> Value {
+    let mut cluster = security(&args.security);
+    cluster.insert("bootstrapServers".into(), json!(args.against));
+    let mut spec = Map::new();
+    spec.insert("kafkaCluster".into(), Value::Object(cluster));
+    spec.insert("topics".into(), json!(["*"]));
+    let storage = json!({"storageType": "pvc", "pvc": {"claimName": "none"}});
+    spec.insert("storage".into(), storage);
+    object("KafkaBackup", &nobody(), spec)
+}
+
+/// The name of an object that is only good for a part of it.
+fn nobody() -> ObjectArgs {
+    ObjectArgs {
+        name: "none".into(),
+        namespace: "default".into(),
+    }
 }
 
 fn selection(spec: &mut Map<String, Value>, args: &SelectionArgs) {

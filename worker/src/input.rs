@@ -73,7 +73,7 @@ pub enum InputError {
     },
     /// Nobody mounts a Secret at a terminal.
     #[error(
-        "spec.storage names the Secret {secret:?}: give --secrets-dir DIR, with the Secret's keys as files DIR/{secret}/<key>"
+        "the Secret {secret:?} is needed: give --secrets-dir DIR, with the Secret's keys as files DIR/{secret}/<key>"
     )]
     SecretsDir {
         /// Name of the Secret.
@@ -248,19 +248,26 @@ pub fn plan(object: &Object, run: &str, origin: &str) -> Result<Plan, InputError
     })
 }
 
-/// Whether there are places for what the storage only names.
+/// Whether there is a place for the Secrets that the object names.
+///
+/// # Errors
+/// [`InputError`] names the flag that is missing.
+pub fn check_secrets(plan: &Plan, places: &Places) -> Result<(), InputError> {
+    match plan.secret_names().first() {
+        Some(secret) if places.secrets_dir.as_os_str().is_empty() => Err(InputError::SecretsDir {
+            secret: (*secret).to_owned(),
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether there are places for what the object only names.
 ///
 /// # Errors
 /// [`InputError`] names the flag that is missing.
 pub fn check_places(plan: &Plan, places: &Places) -> Result<(), InputError> {
+    check_secrets(plan, places)?;
     for storage in plan.storages() {
-        if let Some(secret) = storage.secret_names().first()
-            && places.secrets_dir.as_os_str().is_empty()
-        {
-            return Err(InputError::SecretsDir {
-                secret: (*secret).to_owned(),
-            });
-        }
         if let Some(pvc) = &storage.pvc
             && places.volume_dir.is_none()
         {

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_backup_shared::report::Fault;
-use kafka_backup_shared::spec::SecurityProtocol;
 use rdkafka::Message;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::KafkaError as RdKafkaError;
@@ -26,7 +25,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 
-use crate::kafka::{ClientConfig, IsolationLevel};
+use crate::kafka::{ClientConfig, IsolationLevel, RdKafkaContext, SecurityError};
 
 /// Kilobytes that librdkafka reads ahead.
 const AHEAD_KB: &str = "4096";
@@ -45,6 +44,9 @@ pub enum ReaderError {
         #[source]
         source: RdKafkaError,
     },
+    /// There are no credentials.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// No record came for long.
     #[error("nothing came from topic {topic} partition {partition} for {seconds} s: {reason}")]
     Stalled {
@@ -64,6 +66,7 @@ impl ReaderError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Failed { source, .. } => fault(source),
+            Self::Security(source) => source.fault(),
             Self::Stalled { .. } => Fault::Unavailable,
         }
     }
@@ -76,7 +79,7 @@ pub(crate) type Header<'a> = (&'a [u8], Option<&'a [u8]>);
 ///
 /// One topic, since the end of a partition is told without the topic's name.
 pub(crate) struct Reader {
-    consumer: StreamConsumer,
+    consumer: StreamConsumer<RdKafkaContext>,
     topic: Arc<str>,
     partition: i32,
     isolation: IsolationLevel,
@@ -106,23 +109,20 @@ pub(crate) struct Read<'a>(BorrowedMessage<'a>);
 
 impl Reader {
     /// A reader for a topic of the cluster of `config`, which gives up when nothing comes for `patience`.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         config: &ClientConfig,
         topic: &Arc<str>,
         isolation: IsolationLevel,
         patience: Duration,
     ) -> Result<Self, ReaderError> {
-        let protocol = match config.security_protocol {
-            SecurityProtocol::Plaintext => "plaintext",
-        };
         let isolation_level = match isolation {
             IsolationLevel::ReadUncommitted => "read_uncommitted",
             IsolationLevel::ReadCommitted => "read_committed",
         };
-        let consumer = rdkafka::ClientConfig::new()
+        let mut settings = rdkafka::ClientConfig::new();
+        settings
             .set("bootstrap.servers", config.bootstrap_servers.join(","))
             .set("client.id", &config.client_id)
-            .set("security.protocol", protocol)
             // Needed to be assigned anything; it is never joined.
             .set("group.id", &config.client_id)
             .set("allow.auto.create.topics", "false")
@@ -134,8 +134,10 @@ impl Reader {
             .set("fetch.queue.backoff.ms", "2")
             .set("isolation.level", isolation_level)
             .set("queued.max.messages.kbytes", AHEAD_KB)
-            .set("receive.message.max.bytes", ANSWER_MAX)
-            .create()
+            .set("receive.message.max.bytes", ANSWER_MAX);
+        let context = config.security.configure(&mut settings).await?;
+        let consumer = settings
+            .create_with_context(context)
             .map_err(failed("make a consumer"))?;
         Ok(Self {
             consumer,

@@ -104,6 +104,7 @@ pub async fn run(plan: &Plan, settings: Settings) -> Report {
         cancel: CancellationToken::new(),
         memory_budget: settings.memory_budget,
         lease: settings.lease,
+        secrets_dir: settings.places.secrets_dir.clone(),
     };
     let attempt = Attempt {
         run: plan.run().clone(),
@@ -284,7 +285,8 @@ async fn attempt(
             let store = open(&plan.storage)?;
             let carried = match &plan.groups {
                 Some(groups) => {
-                    let prepared = CarryOver::prepare(plan, groups, &store).await;
+                    let prepared =
+                        CarryOver::prepare(plan, groups, &store, &context.secrets_dir).await;
                     Some(prepared.map_err(|e| Failure::new(e.fault(), &e))?)
                 }
                 None => None,

@@ -12,7 +12,6 @@ use kafka_backup_shared::archive::retention::Policy;
 use kafka_backup_shared::object::Object;
 use kafka_backup_shared::plan::{self, Plan, ReferencedRestore, Retention};
 use kafka_backup_shared::report::{Fault, Outcome};
-use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +22,7 @@ use crate::args::{
 use crate::context::Progress;
 use crate::input::{self, InputError};
 use crate::inspect::{self, State, show};
+use crate::kafka::ClientConfig;
 use crate::log::{self, Format};
 use crate::outcome::{self, Failure};
 use crate::retention::{self, Scope};
@@ -357,16 +357,27 @@ async fn verify(args: &VerifyArgs, speaker: &Speaker) -> Result<u8, Failure> {
     })
 }
 
+/// How the cluster of `verify --against` is reached.
+fn target(args: &VerifyArgs) -> Result<ClientConfig, InputError> {
+    let object = input::check(&flags::against(args), COMMAND_LINE)?;
+    let plan = input::plan(&object, "none", COMMAND_LINE)?;
+    let places = args.source.secrets.places(None, At::Terminal);
+    input::check_secrets(&plan, &places)?;
+    let secrets_dir = &places.secrets_dir;
+    Ok(ClientConfig::new(
+        plan.cluster(),
+        secrets_dir,
+        against::CLIENT_ID,
+    ))
+}
+
 /// `verify --against`.
 async fn compare(args: &VerifyArgs, restore: &str, speaker: &Speaker) -> Result<u8, Failure> {
     let store = open(&args.source)?;
-    let cluster = KafkaCluster {
-        bootstrap_servers: args.against.clone(),
-        security_protocol: SecurityProtocol::Plaintext,
-    };
+    let config = target(args).map_err(|error| Failure::new(error.fault(), &error))?;
     let progress = Arc::new(Progress::default());
     let archive = args.archive.as_ref();
-    let reading = against::against(&store, archive, restore, &cluster, &progress);
+    let reading = against::against(&store, archive, restore, config, &progress);
     let found = showing(&progress, speaker, reading)
         .await
         .map_err(|error| Failure::new(error.fault(), &error))?;

@@ -4,6 +4,7 @@
 mod backup_support;
 mod faulty_store;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,9 +27,13 @@ use rdkafka::producer::Producer as _;
 
 /// Everything that a broker has of a partition, in its own bytes.
 async fn broker_bytes(topic: &str, partition: i32, end: i64) -> Vec<u8> {
-    let client = Client::connect(ClientConfig::new(&cluster(&bootstrap()), "backup-test"))
-        .await
-        .unwrap();
+    let client = Client::connect(ClientConfig::new(
+        &cluster(&bootstrap()),
+        Path::new(""),
+        "backup-test",
+    ))
+    .await
+    .unwrap();
     let topics = client
         .topics_with_leaders(&[Arc::from(topic)])
         .await
@@ -343,6 +348,7 @@ async fn a_batch_above_fetch_size_and_budget_is_captured() {
     let context = kafka_backup_worker::context::Context {
         memory_budget: 1 << 20,
         lease: kafka_backup_worker::context::DEFAULT_LEASE,
+        secrets_dir: Default::default(),
         ..context()
     };
     let completed = backup::run(
@@ -526,9 +532,13 @@ async fn an_archive_keeps_to_its_cluster() {
         .await
         .unwrap_err();
     assert_eq!(error.fault(), report::Fault::Spec);
-    let client = Client::connect(ClientConfig::new(&cluster(&bootstrap()), "backup-test"))
-        .await
-        .unwrap();
+    let client = Client::connect(ClientConfig::new(
+        &cluster(&bootstrap()),
+        Path::new(""),
+        "backup-test",
+    ))
+    .await
+    .unwrap();
     let message = error_chain(&error);
     assert!(
         message.contains("another-cluster") && message.contains(client.cluster_id()),

@@ -5,6 +5,7 @@
 mod backup_support;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use backup_support::*;
@@ -365,7 +366,7 @@ async fn the_name_of_the_source_is_recorded_when_the_archive_is_made() {
 }
 
 async fn client() -> Client {
-    let config = ClientConfig::new(&cluster(&bootstrap()), "capture-test");
+    let config = ClientConfig::new(&cluster(&bootstrap()), Path::new(""), "capture-test");
     Client::connect(config).await.unwrap()
 }
 

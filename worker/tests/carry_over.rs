@@ -8,7 +8,7 @@ mod restore_support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -77,9 +77,13 @@ impl Side {
     }
 
     async fn client(self) -> Client {
-        Client::connect(ClientConfig::new(&self.cluster(), "carry-over-test"))
-            .await
-            .unwrap()
+        Client::connect(ClientConfig::new(
+            &self.cluster(),
+            Path::new(""),
+            "carry-over-test",
+        ))
+        .await
+        .unwrap()
     }
 }
 

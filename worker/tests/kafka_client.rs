@@ -1,5 +1,6 @@
 //! The Kafka client against a real broker. Needs `KAFKA_BACKUP_LAB_SOURCE` (bootstrap address), which `cargo lab test` sets.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use kafka_backup_shared::archive::batch::{self, Batch, Batches};
 use kafka_backup_shared::archive::record;
 use kafka_backup_shared::report::Fault;
-use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol};
+use kafka_backup_shared::spec::KafkaCluster;
 use kafka_backup_worker::kafka::*;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -22,11 +23,8 @@ fn bootstrap() -> String {
 }
 
 fn config_for(servers: &[&str]) -> ClientConfig {
-    let cluster = KafkaCluster {
-        bootstrap_servers: servers.iter().map(|s| s.to_string()).collect(),
-        security_protocol: SecurityProtocol::Plaintext,
-    };
-    ClientConfig::new(&cluster, "kafka-client-test")
+    let cluster = KafkaCluster::plaintext(servers.iter().map(|s| s.to_string()).collect());
+    ClientConfig::new(&cluster, Path::new(""), "kafka-client-test")
 }
 
 fn config() -> ClientConfig {
@@ -47,7 +45,7 @@ impl Fixture {
         let keep = [("retention.ms", "-1")];
         let configs = if configs.is_empty() { &keep } else { configs };
         let new = new_topic(&name, partitions, configs);
-        let admin = Admin::new(client.config()).unwrap();
+        let admin = Admin::new(client.config()).await.unwrap();
         for result in admin.create_topics(&[new]).await.unwrap() {
             result.unwrap();
         }
@@ -216,7 +214,7 @@ async fn config_change_leaves_other_configs_alone_and_a_bad_value_comes_with_the
 #[tokio::test]
 async fn topic_that_cannot_be_created_says_why() {
     let fixture = Fixture::new(1, &[]).await;
-    let admin = Admin::new(fixture.client.config()).unwrap();
+    let admin = Admin::new(fixture.client.config()).await.unwrap();
     let fresh: Arc<str> = Arc::from(format!("kafka-client-{}", Uuid::new_v4()));
     let too_many = NewTopic {
         replication_factor: 99,

@@ -307,7 +307,7 @@ async fn an_empty_topic_that_fits_is_used_and_keeps_its_configs() {
                 ("segment.ms".into(), "55555".into()),
             ],
         };
-        let admin = Admin::new(client.config()).unwrap();
+        let admin = Admin::new(client.config()).await.unwrap();
         admin
             .create_topics(&[new])
             .await

@@ -29,7 +29,7 @@ async fn create(client: &Client, name: &str, partitions: i32, configs: &[(&str, 
         replication_factor: 1,
         configs: configs.iter().map(own).collect(),
     };
-    let admin = Admin::new(client.config()).unwrap();
+    let admin = Admin::new(client.config()).await.unwrap();
     admin
         .create_topics(&[new])
         .await

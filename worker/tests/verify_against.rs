@@ -4,7 +4,7 @@
 
 mod restore_support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use kafka_backup_shared::plan::{PartitionMove, RestorePlan};
 use kafka_backup_shared::report::{Fault, error_chain};
 use kafka_backup_shared::spec::{IfTopicNotEmpty, Repartition, TimeRange};
 use kafka_backup_worker::context::Progress;
-use kafka_backup_worker::kafka::{Admin, NewTopic};
+use kafka_backup_worker::kafka::{Admin, ClientConfig, NewTopic};
 use kafka_backup_worker::verify::against::{
     AgainstError, ComparedTopic, Comparisons, Difference, Field, against,
 };
@@ -37,9 +37,13 @@ fn dense(segments: i64, count: i64, codec: Codec) -> Partition {
     }
 }
 
+fn config() -> ClientConfig {
+    ClientConfig::new(&cluster(), Path::new(""), "verify-test")
+}
+
 async fn compare(archive: &Archive, plan: &RestorePlan) -> Result<Comparisons, AgainstError> {
     let progress = Arc::new(Progress::default());
-    let compared = against(&archive.store, None, &plan.run.uid, &cluster(), &progress).await;
+    let compared = against(&archive.store, None, &plan.run.uid, config(), &progress).await;
     if let Ok(compared) = &compared
         && compared.problems.is_empty()
     {
@@ -87,7 +91,7 @@ async fn create(name: &str, partitions: i32, configs: &[(&str, &str)]) {
             .collect(),
     };
     let name = new.name.clone();
-    let admin = Admin::new(client.config()).unwrap();
+    let admin = Admin::new(client.config()).await.unwrap();
     let created = admin.create_topics(&[new]).await.unwrap().remove(0);
     created.unwrap();
     client.topics_with_leaders(&[name]).await.unwrap();
@@ -342,7 +346,7 @@ async fn whatever_was_changed_is_told_at_its_place() {
         .partition(0);
     producer.send(extra, Duration::from_secs(30)).await.unwrap();
     let client = client().await;
-    let admin = Admin::new(client.config()).unwrap();
+    let admin = Admin::new(client.config()).await.unwrap();
     let before = (Arc::from(target("cut")), 0, 4);
     admin.delete_records(&[before]).await.unwrap();
     flip_last_byte(&segments(&archive, "damaged").await[1]);
@@ -471,12 +475,12 @@ async fn behind_a_lost_segment_of_unknown_length_the_rest_is_compared() {
             assert_eq!(compared.topics[0].records, expected as u64);
         }
     }
-    let (cluster, progress) = (cluster(), Arc::new(Progress::default()));
+    let progress = Arc::new(Progress::default());
     let unknown = against(
         &archive.store,
         Some(&archive.name),
         "nothing",
-        &cluster,
+        config(),
         &progress,
     );
     let error = unknown.await.unwrap_err();

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
 use super::restore::{Source, bound, source};
-use super::{ArchiveName, Plan, RunRef, SpecError, check_cluster, run_ref};
+use super::{ArchiveName, Plan, RunRef, SpecError, run_ref};
 use crate::crd::{KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore};
 use crate::selector::{GroupSelector, Selector};
 use crate::spec::{
@@ -268,7 +268,7 @@ pub fn offset_reset(
     run: &str,
 ) -> Result<Plan, SpecError> {
     let spec = &object.spec;
-    check_cluster("spec.kafkaCluster", &spec.kafka_cluster)?;
+    spec.kafka_cluster.check("spec.kafkaCluster")?;
     check_groups(&spec.consumer_groups)?;
     if let Some(topics) = &spec.topics {
         Selector::parse("spec.topics", topics)?;
@@ -342,7 +342,7 @@ pub fn rollback_snapshot(object: &KafkaOffsetRollback) -> Result<SnapshotRef, Sp
 /// [`SpecError`] names the field that cannot be obeyed.
 pub fn offset_rollback(object: &KafkaOffsetRollback, run: &str) -> Result<Plan, SpecError> {
     let spec = &object.spec;
-    check_cluster("spec.kafkaCluster", &spec.kafka_cluster)?;
+    spec.kafka_cluster.check("spec.kafkaCluster")?;
     if let Some(groups) = &spec.consumer_groups {
         check_groups(groups)?;
     }

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::offsets::{OffsetTarget, check_snapshot_id, default_snapshot_id, first_ms};
 use super::{
-    ArchiveName, Plan, RunRef, SpecError, Topics, check_cluster, check_rate_limit, check_topics,
-    is_topic_name, run_ref,
+    ArchiveName, Plan, RunRef, SpecError, Topics, check_rate_limit, check_topics, is_topic_name,
+    run_ref,
 };
 use crate::crd::{KafkaBackup, KafkaRestore};
 use crate::selector::{GroupSelector, is_internal};
@@ -201,7 +201,7 @@ pub fn restore(
 ) -> Result<Plan, SpecError> {
     let spec = &object.spec;
     let source = source(object, referenced)?;
-    check_cluster("spec.targetCluster", &spec.target_cluster)?;
+    spec.target_cluster.check("spec.targetCluster")?;
     check_topics(&spec.topics, &spec.exclude_topics)?;
     source.storage.check()?;
     check_mapping(&spec.topic_mapping)?;

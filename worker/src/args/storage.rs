@@ -18,6 +18,9 @@ const DETAILS: [(&str, &[&str]); 3] = [
             "s3_path_style",
             "s3_allow_http",
             "s3_credentials_secret",
+            "s3_ca_secret",
+            "s3_sse",
+            "s3_kms_key_id",
         ],
     ),
     (
@@ -74,6 +77,15 @@ pub struct StorageArgs {
     /// (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY ...) or the machine's identity is used.
     #[arg(long, value_name = "NAME", requires = "s3_bucket")]
     pub s3_credentials_secret: Option<String>,
+    /// Name of a Secret with the CA of the server's certificate as the file ca.crt.
+    #[arg(long, value_name = "NAME", requires = "s3_bucket")]
+    pub s3_ca_secret: Option<String>,
+    /// How the store encrypts what it keeps: AES256 or aws:kms.
+    #[arg(long, value_name = "TYPE", requires = "s3_bucket")]
+    pub s3_sse: Option<String>,
+    /// Id or ARN of the key of aws:kms.
+    #[arg(long, value_name = "KEY", requires = "s3_sse")]
+    pub s3_kms_key_id: Option<String>,
     /// A container of an Azure storage account, which must exist.
     #[arg(long, value_name = "CONTAINER", requires = "azure_account_name", conflicts_with_all = details_of_other_stores("azure_container"))]
     pub azure_container: Option<String>,

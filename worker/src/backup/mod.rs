@@ -73,7 +73,7 @@ pub async fn run(
         tracing::info!(run, "the run is complete already");
         return report(context, &archive, &manifest).await;
     }
-    let client = interruptible(context, connect(plan)).await?;
+    let client = interruptible(context, connect(plan, context)).await?;
     let name = plan.source_cluster_id.as_deref();
     interruptible(context, archive.claim(client.cluster_id(), name)).await?;
     let (begin, base) = interruptible(context, begin(plan, &archive, &client)).await?;
@@ -159,8 +159,8 @@ async fn observe_lag(context: &Context, begin: &Begin, client: &Client) -> Optio
     told.ok().flatten()
 }
 
-async fn connect(plan: &BackupPlan) -> Result<Client, BackupError> {
-    let config = ClientConfig::new(&plan.cluster, CLIENT_ID);
+async fn connect(plan: &BackupPlan, context: &Context) -> Result<Client, BackupError> {
+    let config = ClientConfig::new(&plan.cluster, &context.secrets_dir, CLIENT_ID);
     Client::connect(config)
         .await
         .map_err(kafka("reach the source cluster"))

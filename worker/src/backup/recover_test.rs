@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut};
 use kafka_backup_shared::archive::batch;
 use kafka_backup_shared::archive::layout::{ChainKey, TopicId};
-use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol};
+use kafka_backup_shared::spec::KafkaCluster;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -134,11 +134,8 @@ async fn rig(
     following: Following,
     isolation: IsolationLevel,
 ) -> (Lane, mpsc::UnboundedReceiver<Event>, PartitionWork) {
-    let cluster = KafkaCluster {
-        bootstrap_servers: vec![leader(following).await],
-        security_protocol: SecurityProtocol::Plaintext,
-    };
-    let client = Client::connect(ClientConfig::new(&cluster, "test"))
+    let cluster = KafkaCluster::plaintext(vec![leader(following).await]);
+    let client = Client::connect(ClientConfig::new(&cluster, Path::new(""), "test"))
         .await
         .unwrap();
     let (sender, events) = mpsc::unbounded_channel();

@@ -1,19 +1,21 @@
 //! Topics made by rdkafka's admin client: the control plane that needs no bytes.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka_backup_shared::spec::SecurityProtocol;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as RdNewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::client::ClientConfig;
 use super::error::{KafkaError, Subject};
+use super::security::RdKafkaContext;
+
+const DELETE: &str = "delete records";
 
 /// How long the brokers may take until a topic is there on all of them.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,7 +35,7 @@ pub struct NewTopic {
 
 /// rdkafka's admin client for the cluster of a [`ClientConfig`].
 pub struct Admin {
-    client: AdminClient<DefaultClientContext>,
+    client: AdminClient<RdKafkaContext>,
 }
 
 impl fmt::Debug for Admin {
@@ -46,22 +48,36 @@ impl Admin {
     /// Makes a client; nothing is sent yet.
     ///
     /// # Errors
-    /// rdkafka refuses the configuration.
-    pub fn new(config: &ClientConfig) -> Result<Self, KafkaError> {
-        let protocol = match config.security_protocol {
-            SecurityProtocol::Plaintext => "plaintext",
-        };
-        let client = rdkafka::ClientConfig::new()
+    /// rdkafka refuses the configuration, or there are no credentials.
+    pub async fn new(config: &ClientConfig) -> Result<Self, KafkaError> {
+        let mut settings = rdkafka::ClientConfig::new();
+        settings
             .set("bootstrap.servers", config.bootstrap_servers.join(","))
             .set("client.id", &config.client_id)
-            .set("security.protocol", protocol)
-            .set("allow.auto.create.topics", "false")
-            .create()
+            .set("allow.auto.create.topics", "false");
+        let context = config.security.configure(&mut settings).await?;
+        let client = settings
+            .create_with_context(context)
             .map_err(|source| KafkaError::Admin {
                 operation: "make an admin client",
                 source,
             })?;
         Ok(Self { client })
+    }
+
+    /// An answer, or the refusal of a broker to speak to us.
+    async fn unless_refused<T>(
+        &self,
+        operation: &'static str,
+        asking: impl Future<Output = Result<T, rdkafka::error::KafkaError>>,
+    ) -> Result<T, KafkaError> {
+        tokio::select! {
+            biased;
+            answer = asking => answer.map_err(|source| KafkaError::Admin { operation, source }),
+            reason = self.client.inner().context().refused() => {
+                Err(KafkaError::AdminDenied { operation, reason })
+            }
+        }
     }
 
     /// Creates topics; results in the order given, each topic has its own.
@@ -76,11 +92,8 @@ impl Admin {
         let options = AdminOptions::new()
             .request_timeout(Some(OPERATION_TIMEOUT * 2))
             .operation_timeout(Some(OPERATION_TIMEOUT));
-        let results = self.client.create_topics(&new_topics, &options).await;
-        let results = results.map_err(|source| KafkaError::Admin {
-            operation: "create topics",
-            source,
-        })?;
+        let creating = self.client.create_topics(&new_topics, &options);
+        let results = self.unless_refused("create topics", creating).await?;
         let failures: std::collections::HashMap<String, RDKafkaErrorCode> =
             results.into_iter().filter_map(Result::err).collect();
         let result = |topic: &NewTopic| match failures.get(&*topic.name) {
@@ -96,7 +109,7 @@ impl Admin {
     /// The first partition's that was refused.
     pub async fn delete_records(&self, before: &[(Arc<str>, i32, i64)]) -> Result<(), KafkaError> {
         let failed = |source| KafkaError::Admin {
-            operation: "delete records",
+            operation: DELETE,
             source,
         };
         let mut offsets = TopicPartitionList::new();
@@ -108,8 +121,9 @@ impl Admin {
         let options = AdminOptions::new()
             .request_timeout(Some(OPERATION_TIMEOUT * 2))
             .operation_timeout(Some(OPERATION_TIMEOUT));
-        let deleted = self.client.delete_records(&offsets, &options).await;
-        for element in deleted.map_err(failed)?.elements() {
+        let deleting = self.client.delete_records(&offsets, &options);
+        let deleted = self.unless_refused(DELETE, deleting).await?;
+        for element in deleted.elements() {
             if let Err(error) = element.error() {
                 let code = error.rdkafka_error_code();
                 return Err(KafkaError::Answered {

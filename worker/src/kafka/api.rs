@@ -8,7 +8,8 @@ use kafka_protocol::messages::{
     ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
     OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
     OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochRequest,
-    OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse,
+    OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse, SaslAuthenticateRequest,
+    SaslAuthenticateResponse, SaslHandshakeRequest, SaslHandshakeResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, VersionRange};
 
@@ -66,6 +67,27 @@ apis! {
     OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse, OffsetForLeaderEpoch, 3..=4, since "2.3";
     // The flexible layout; from 13 by topic id.
     ProduceRequest => ProduceResponse, Produce, 9..=13, since "2.5";
+}
+
+/// The exchange that says who we are has no throttle times: (KIP-219) is for those who are in.
+macro_rules! sasl_apis {
+    ($($request:ty => $response:ty, $key:ident, $min:literal ..= $max:literal;)*) => {$(
+        impl Api for $request {
+            type Response = $response;
+            const KEY: ApiKey = ApiKey::$key;
+            const VERSIONS: VersionRange = VersionRange { min: $min, max: $max };
+            const SINCE: &'static str = "2.2";
+            fn throttle_time_ms(_: &Self::Response) -> i32 {
+                0
+            }
+        }
+    )*};
+}
+
+sasl_apis! {
+    SaslHandshakeRequest => SaslHandshakeResponse, SaslHandshake, 1..=1;
+    // With the session's lifetime (KIP-368).
+    SaslAuthenticateRequest => SaslAuthenticateResponse, SaslAuthenticate, 1..=2;
 }
 
 /// The version to speak: the newest that both sides know.

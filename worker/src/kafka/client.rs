@@ -7,10 +7,11 @@
 //!   another is never made.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol};
+use kafka_backup_shared::spec::KafkaCluster;
 use kafka_protocol::messages::{ApiKey, MetadataResponse};
 
 use super::api::Api;
@@ -18,6 +19,7 @@ use super::error::{KafkaError, chain};
 use super::metadata::{self, Broker, TopicFilter, TopicMetadata};
 use super::produce::ProducerId;
 use super::retry::Retry;
+use super::security::Security;
 use super::wire::{Connection, InFlight};
 use crate::buffers::Buffers;
 
@@ -26,8 +28,8 @@ use crate::buffers::Buffers;
 pub struct ClientConfig {
     /// `host:port` of one or more brokers.
     pub bootstrap_servers: Vec<String>,
-    /// How brokers are spoken to.
-    pub security_protocol: SecurityProtocol,
+    /// How brokers are spoken to, and who we are.
+    pub security: Security,
     /// What brokers log and throttle us by.
     pub client_id: String,
     /// For one stream to one broker, and again for the exchange that opens it.
@@ -43,11 +45,11 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// The cluster of a spec, with default times and limits.
-    pub fn new(cluster: &KafkaCluster, client_id: &str) -> Self {
+    /// The cluster of a spec, with default times and limits. Secrets that it names are folders of `secrets_dir`.
+    pub fn new(cluster: &KafkaCluster, secrets_dir: &Path, client_id: &str) -> Self {
         Self {
             bootstrap_servers: cluster.bootstrap_servers.clone(),
-            security_protocol: cluster.security_protocol,
+            security: Security::new(cluster, secrets_dir),
             client_id: client_id.to_owned(),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),

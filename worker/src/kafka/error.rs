@@ -11,6 +11,7 @@ use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::VersionRange;
 
 use super::code;
+use super::security::SecurityError;
 
 /// Why a connection ended. Everything that was in flight on it shares the cause.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -45,6 +46,9 @@ pub enum Lost {
     /// The client was dropped, or the runtime ends.
     #[error("the connection was given up")]
     Abandoned,
+    /// The broker wanted to hear anew who we are (KIP-368), and that failed.
+    #[error("the session could not be proven anew")]
+    NotProven(#[source] Arc<KafkaError>),
 }
 
 /// What an error code was said about.
@@ -119,6 +123,42 @@ pub enum KafkaError {
         /// The system's answer.
         #[source]
         source: Arc<io::Error>,
+    },
+    /// The stream was made, and there is no agreement on TLS.
+    #[error("failed to agree on TLS with {address}, trusting {trusted}{}", tls_hint(.source))]
+    Tls {
+        /// `host:port`.
+        address: String,
+        /// What the broker's certificate was checked against.
+        trusted: String,
+        /// Why.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// What the spec says about security cannot be obeyed, or gives no credentials.
+    #[error("failed to prepare the connection to Kafka")]
+    Security {
+        /// Why.
+        #[source]
+        source: Arc<SecurityError>,
+    },
+    /// The broker does not take us for who we say we are.
+    #[error("failed to authenticate with {mechanism} at {broker}: {reason}")]
+    Authentication {
+        /// `host:port`.
+        broker: Arc<str>,
+        /// The mechanism of SASL.
+        mechanism: &'static str,
+        /// What it means for the run.
+        fault: Fault,
+        /// The broker's words.
+        reason: String,
+    },
+    /// Refused, after a broker has taken us before: credentials that are being exchanged have not arrived everywhere.
+    #[error(transparent)]
+    DeniedNow {
+        /// The refusal.
+        source: Arc<KafkaError>,
     },
     /// The stream was made, the exchange that precedes all requests failed.
     #[error("failed to agree on protocol versions with {address}")]
@@ -209,6 +249,14 @@ pub enum KafkaError {
         /// The id.
         id: i32,
     },
+    /// A broker does not take rdkafka for who we say we are.
+    #[error("failed to {operation} by rdkafka: {reason}")]
+    AdminDenied {
+        /// What was asked.
+        operation: &'static str,
+        /// rdkafka's words.
+        reason: String,
+    },
     /// rdkafka's admin client failed before any topic had an answer.
     #[error("failed to {operation} by rdkafka")]
     Admin {
@@ -245,12 +293,16 @@ impl KafkaError {
             Self::Connect { .. } | Self::NoLeader { .. } | Self::UnknownBroker { .. } => {
                 Fault::Unavailable
             }
+            Self::Tls { source, .. } => io_fault(source),
+            Self::Security { source } => source.fault(),
+            Self::Authentication { fault, .. } => *fault,
+            Self::DeniedNow { .. } | Self::AdminDenied { .. } => Fault::Denied,
             Self::Handshake { cause, .. }
             | Self::NotSent { cause, .. }
             | Self::Lost { cause, .. } => match cause {
-                Lost::Closed | Lost::Io(_) | Lost::TimedOut(_) | Lost::Abandoned => {
-                    Fault::Unavailable
-                }
+                Lost::Closed | Lost::TimedOut(_) | Lost::Abandoned => Fault::Unavailable,
+                Lost::Io(source) => io_fault(source),
+                Lost::NotProven(source) => source.fault(),
                 Lost::TooLarge { .. } => Fault::Spec,
                 Lost::OutOfOrder { .. } => Fault::Bug,
             },
@@ -268,6 +320,10 @@ impl KafkaError {
             | Self::Bootstrap { .. }
             | Self::ClusterChanged { .. }
             | Self::Connect { .. }
+            | Self::Tls { .. }
+            | Self::Security { .. }
+            | Self::Authentication { .. }
+            | Self::DeniedNow { .. }
             | Self::Handshake { .. }
             | Self::NotSent { .. }
             | Self::Lost { .. }
@@ -276,6 +332,7 @@ impl KafkaError {
             | Self::Request { .. }
             | Self::NoLeader { .. }
             | Self::UnknownBroker { .. }
+            | Self::AdminDenied { .. }
             | Self::Admin { .. } => None,
         }
     }
@@ -285,15 +342,38 @@ impl KafkaError {
         self.code().is_some_and(code::is_group_in_use)
     }
 
+    /// Whether it was refused after a broker had taken us before.
+    pub(crate) fn is_denied_now(&self) -> bool {
+        match self {
+            Self::DeniedNow { .. } => true,
+            Self::Bootstrap { attempts } => attempts.iter().any(|(_, error)| error.is_denied_now()),
+            Self::NotSent { cause, .. } | Self::Lost { cause, .. } => match cause {
+                Lost::NotProven(source) => source.is_denied_now(),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// Whether the same request may succeed a moment later.
     pub fn is_retriable(&self) -> bool {
         match self {
             Self::Answered { code, .. } => code.is_retriable() || code::is_stale_metadata(*code),
-            Self::Bootstrap { .. }
-            | Self::Connect { .. }
-            | Self::Handshake { .. }
-            | Self::NotSent { .. }
-            | Self::Lost { .. }
+            Self::DeniedNow { .. } => true,
+            Self::Bootstrap { attempts } => {
+                let passes = |(_, error): &(String, Self)| error.is_retriable();
+                !attempts.is_empty() && attempts.iter().all(passes)
+            }
+            Self::Handshake { cause, .. }
+            | Self::NotSent { cause, .. }
+            | Self::Lost { cause, .. } => match cause {
+                Lost::NotProven(source) => source.is_retriable(),
+                _ => self.fault() == Fault::Unavailable,
+            },
+            Self::Connect { .. }
+            | Self::Tls { .. }
+            | Self::Security { .. }
+            | Self::Authentication { .. }
             | Self::NoLeader { .. }
             | Self::UnknownBroker { .. }
             | Self::Admin { .. } => self.fault() == Fault::Unavailable,
@@ -301,6 +381,7 @@ impl KafkaError {
             | Self::ClusterChanged { .. }
             | Self::Unsupported { .. }
             | Self::Malformed { .. }
+            | Self::AdminDenied { .. }
             | Self::Request { .. } => false,
         }
     }
@@ -310,19 +391,76 @@ impl KafkaError {
         match self {
             Self::Answered { code, .. } => code::is_stale_metadata(*code),
             Self::Connect { .. }
+            | Self::Tls { .. }
+            | Self::DeniedNow { .. }
             | Self::Handshake { .. }
             | Self::NotSent { .. }
             | Self::Lost { .. }
             | Self::NoLeader { .. }
             | Self::UnknownBroker { .. } => true,
             Self::Address { .. }
+            | Self::Security { .. }
+            | Self::Authentication { .. }
             | Self::Bootstrap { .. }
             | Self::ClusterChanged { .. }
             | Self::Unsupported { .. }
             | Self::Malformed { .. }
             | Self::Request { .. }
+            | Self::AdminDenied { .. }
             | Self::Admin { .. } => false,
         }
+    }
+}
+
+impl From<SecurityError> for KafkaError {
+    fn from(source: SecurityError) -> Self {
+        Self::Security {
+            source: Arc::new(source),
+        }
+    }
+}
+
+/// What TLS says, in a stream's error.
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// What a broken stream means: TLS tells who refused whom.
+fn io_fault(error: &io::Error) -> Fault {
+    use rustls::AlertDescription as Alert;
+    match tls_error(error) {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            Fault::Denied
+        }
+        Some(rustls::Error::AlertReceived(alert)) => match alert {
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired
+            | Alert::HandshakeFailure => Fault::Denied,
+            Alert::ProtocolVersion | Alert::InsufficientSecurity => Fault::Spec,
+            _ => Fault::Unavailable,
+        },
+        // What came was not TLS, or none that both speak.
+        Some(rustls::Error::InvalidMessage(_) | rustls::Error::PeerIncompatible(_)) => Fault::Spec,
+        Some(_) | None => Fault::Unavailable,
+    }
+}
+
+/// Words for what is behind a failure that TLS cannot name.
+fn tls_hint(error: &io::Error) -> &'static str {
+    let foreign = match tls_error(error) {
+        Some(rustls::Error::InvalidMessage(_)) => true,
+        Some(_) => false,
+        None => error.kind() == io::ErrorKind::UnexpectedEof,
+    };
+    match foreign {
+        true => "; is this a listener with TLS?",
+        false => "",
     }
 }
 

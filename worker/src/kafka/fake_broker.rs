@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol};
+use kafka_backup_shared::spec::KafkaCluster;
 use kafka_protocol::error::ResponseError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -129,13 +130,10 @@ where
 }
 
 fn config(request_timeout: Duration) -> ClientConfig {
-    let cluster = KafkaCluster {
-        bootstrap_servers: vec![],
-        security_protocol: SecurityProtocol::Plaintext,
-    };
+    let cluster = KafkaCluster::plaintext(vec![]);
     ClientConfig {
         request_timeout,
-        ..ClientConfig::new(&cluster, "test")
+        ..ClientConfig::new(&cluster, Path::new(""), "test")
     }
 }
 

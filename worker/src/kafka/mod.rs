@@ -4,7 +4,7 @@
 //! leaders), a [`Connection`] is one TCP connection to one broker, and an [`InFlight`] is a request that was sent.
 //!
 //! ```text
-//! let client = Client::connect(ClientConfig::new(&spec.kafka_cluster, "kafka-backup-worker")).await?;
+//! let client = Client::connect(ClientConfig::new(&spec.kafka_cluster, secrets_dir, "kafka-backup-worker")).await?;
 //! let topics = client.topics(&TopicFilter::All).await?;                       // names, ids, partitions, leaders, epochs
 //! let ends   = client.list_offsets(&partitions, OffsetSpec::Latest(IsolationLevel::ReadCommitted)).await; // Vec<Result<..>>
 //!
@@ -36,7 +36,7 @@
 //!   batch, as Kafka returns a first batch that is larger), from the answer's arrival until its last `records` is dropped.
 //! - Functions that name a leader do one attempt and return typed errors; on [`KafkaError::is_stale_metadata`] the caller
 //!   asks [`Client::topics`] again and retries. The bulk functions of [`Client`] do that by themselves.
-//! - Security is plaintext; [`transport`] is the one place where a stream is made.
+//! - [`transport`] is the one place where a stream is made, [`security`] the one that says how and by whom.
 
 mod admin;
 mod api;
@@ -55,6 +55,10 @@ mod metadata;
 mod offsets;
 mod produce;
 mod retry;
+mod sasl;
+mod scram;
+mod security;
+mod token;
 mod transport;
 mod wire;
 
@@ -78,4 +82,7 @@ pub use metadata::{
 };
 pub use offsets::{IsolationLevel, ListedOffset, OffsetSpec, PartitionEpoch};
 pub use produce::{ProduceAnswer, ProduceBatch, ProducedPartition, ProducerId};
+pub(crate) use security::RdKafkaContext;
+pub use security::{Security, SecurityError};
+pub use token::TokenError;
 pub use wire::{Connection, InFlight};

@@ -9,6 +9,7 @@ use crate::measure::{self, Peer};
 
 /// Growing pauses up to a deadline.
 pub(crate) struct Retry {
+    begun: Instant,
     deadline: Instant,
     pause: Duration,
     attempts: u32,
@@ -19,10 +20,14 @@ impl Retry {
     const FIRST_PAUSE: Duration = Duration::from_millis(100);
     const LONGEST_PAUSE: Duration = Duration::from_secs(2);
     const FEWEST_ATTEMPTS: u32 = 3;
+    /// Credentials that are exchanged in a cluster reach a pod's files a minute and a half later (a kubelet's period and its cache).
+    const ROTATION: Duration = Duration::from_secs(180);
 
     pub(crate) fn new(timeout: Duration) -> Self {
+        let begun = Instant::now();
         Self {
-            deadline: Instant::now() + timeout,
+            begun,
+            deadline: begun + timeout,
             pause: Self::FIRST_PAUSE,
             attempts: 0,
             told: false,
@@ -34,6 +39,9 @@ impl Retry {
     pub(crate) async fn pause_or_fail(&mut self, error: KafkaError) -> Result<(), KafkaError> {
         let next = Instant::now() + self.pause;
         self.attempts += 1;
+        if error.is_denied_now() {
+            self.deadline = self.deadline.max(self.begun + Self::ROTATION);
+        }
         let over = next > self.deadline && self.attempts >= Self::FEWEST_ATTEMPTS;
         if !error.is_retriable() || over {
             return Err(error);

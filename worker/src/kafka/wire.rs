@@ -9,6 +9,8 @@
 //! - After a broker asked to be left alone (KIP-219) nothing is written until that time is over.
 //! - A connection with a condition ([`Connection::write_only_while`]) looks at it right before each write to the socket: a process that
 //!   was frozen with a frame in its hands, or in the middle of one, does not go on writing it.
+//! - Where the broker lets a session live for a while only (KIP-368), it is proven anew in time: requests that are sent meanwhile wait,
+//!   and go in their order when the broker is content. Requests that were in flight are answered.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -16,11 +18,12 @@ use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use kafka_backup_shared::report::Fault;
 use kafka_protocol::protocol::{HeaderVersion, StrBytes, VersionRange};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
@@ -30,15 +33,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{Api, negotiate};
 use super::client::ClientConfig;
-use super::error::{KafkaError, Lost};
+use super::error::{KafkaError, Lost, chain};
 use super::frame::{self, Frame};
 use super::handshake::shake_hands;
-use super::transport;
+use super::sasl;
+use super::security::{Credentials, Security};
+use super::transport::{self, Gate, OpenError};
 use crate::buffers::Buffers;
 use crate::measure;
 
 /// Pieces of a frame that are written at once.
 const PIECES: usize = 64;
+
+/// The part of a session's life after which it is proven anew. Kafka's own clients take 85 to 95 percent.
+const RENEWAL: f64 = 0.85;
 
 /// A connection to one broker; clones share it.
 #[derive(Clone)]
@@ -93,6 +101,7 @@ struct Wire {
     request_timeout: Duration,
     correlation_ids: AtomicI32,
     frames: mpsc::UnboundedSender<Frame>,
+    gate: Gate,
     state: Arc<State>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -116,15 +125,13 @@ struct State {
     /// Milliseconds from `started` to when bytes last moved, or to when the broker wants to hear from us again.
     moved_ms: AtomicU64,
     quiet_until_ms: AtomicU64,
-    condition: OnceLock<Condition>,
 }
-
-/// Whether anything may be written.
-type Condition = Box<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Default)]
 struct Requests {
     pending: VecDeque<Pending>,
+    /// Requests that wait while the session is proven anew; `None` at all other times.
+    held: Option<Vec<(Pending, Frame)>>,
     dead: Option<Lost>,
 }
 
@@ -142,12 +149,7 @@ impl State {
             started: Instant::now(),
             moved_ms: AtomicU64::new(0),
             quiet_until_ms: AtomicU64::new(0),
-            condition: OnceLock::new(),
         }
-    }
-
-    fn may_write(&self) -> bool {
-        self.condition.get().is_none_or(|condition| condition())
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
@@ -194,7 +196,9 @@ impl State {
             return;
         }
         requests.dead = Some(cause.clone());
-        let pending = std::mem::take(&mut requests.pending);
+        let mut pending = std::mem::take(&mut requests.pending);
+        let held = requests.held.take().into_iter().flatten();
+        pending.extend(held.map(|(request, _)| request));
         drop(requests);
         self.ended.cancel();
         tracing::debug!(broker = %self.broker, in_flight = pending.len(), cause = %cause, "connection ended");
@@ -206,13 +210,38 @@ impl State {
 }
 
 impl Connection {
-    /// Connects to `host:port` and learns the broker's versions.
+    /// Connects to `host:port`, learns the broker's versions and proves who we are.
     pub(crate) async fn open(address: &str, config: &ClientConfig) -> Result<Self, KafkaError> {
-        let mut stream = transport::open(address, config.security_protocol, config.connect_timeout)
+        let security = &config.security;
+        let opened = Self::open_and_prove(address, config).await;
+        match &opened {
+            Ok(_) => security.prove(),
+            Err(error) if error.fault() == Fault::Denied && security.is_proven() => {
+                let source = Arc::new(error.clone());
+                return Err(KafkaError::DeniedNow { source });
+            }
+            Err(_) => {}
+        }
+        opened
+    }
+
+    async fn open_and_prove(address: &str, config: &ClientConfig) -> Result<Self, KafkaError> {
+        let security = &config.security;
+        let tls = security.tls()?;
+        let credentials = security.credentials().await?;
+        let gate = Gate::default();
+        let mut stream = transport::open(address, tls, gate.clone(), config.connect_timeout)
             .await
-            .map_err(|source| KafkaError::Connect {
-                address: address.to_owned(),
-                source: Arc::new(source),
+            .map_err(|error| match error {
+                OpenError::Tcp(source) => KafkaError::Connect {
+                    address: address.to_owned(),
+                    source: Arc::new(source),
+                },
+                OpenError::Tls(source) => KafkaError::Tls {
+                    address: address.to_owned(),
+                    trusted: security.trusted(),
+                    source: Arc::new(source),
+                },
             })?;
         let handshake =
             tokio::time::timeout(config.connect_timeout, shake_hands(&mut stream, config));
@@ -224,13 +253,38 @@ impl Connection {
                 cause,
             })?;
         tracing::debug!(broker = address, apis = versions.len(), "connected");
-        Ok(Self::start(stream, address, versions, config))
+        let connection = Self::start(stream, address, versions, gate, config);
+        let Some(credentials) = credentials else {
+            return Ok(connection);
+        };
+        let proving = sasl::authenticate(&connection, &credentials);
+        if let Some(lifetime) = proving.await? {
+            let (wire, state) = (
+                Arc::downgrade(&connection.wire),
+                connection.wire.state.clone(),
+            );
+            tokio::spawn(renew(wire, state, config.security.clone(), lifetime));
+        }
+        Ok(connection)
+    }
+
+    /// Proves the session anew while other requests wait; gives how long that counts.
+    async fn prove_anew(&self, credentials: &Credentials) -> Result<Option<Duration>, KafkaError> {
+        self.wire.state.requests().held.get_or_insert_default();
+        let lifetime = sasl::authenticate(self, credentials).await?;
+        let mut requests = self.wire.state.requests();
+        for (request, frame) in requests.held.take().into_iter().flatten() {
+            requests.pending.push_back(request);
+            drop(self.wire.frames.send(frame));
+        }
+        Ok(lifetime)
     }
 
     fn start(
         stream: Box<dyn transport::Stream>,
         address: &str,
         versions: BTreeMap<i16, VersionRange>,
+        gate: Gate,
         config: &ClientConfig,
     ) -> Self {
         let broker: Arc<str> = Arc::from(address);
@@ -254,6 +308,7 @@ impl Connection {
                 request_timeout: config.request_timeout,
                 correlation_ids: AtomicI32::new(1),
                 frames,
+                gate,
                 state,
                 tasks,
             }),
@@ -263,7 +318,7 @@ impl Connection {
     /// From now on nothing is written unless `condition` is true; the connection ends when something is to be written and it is
     /// not. The first condition stays.
     pub fn write_only_while(&self, condition: impl Fn() -> bool + Send + Sync + 'static) {
-        drop(self.wire.state.condition.set(Box::new(condition)));
+        self.wire.gate.set(condition);
     }
 
     /// `host:port` of the broker.
@@ -323,6 +378,18 @@ impl Connection {
         self.submit::<R>(version, correlation_id, [body], extra)
     }
 
+    /// Sends a request of the exchange that others wait for.
+    pub(super) fn send_past_hold<R: Api>(
+        &self,
+        request: &R,
+    ) -> Result<InFlight<R::Response>, KafkaError> {
+        let version = self.version::<R>()?;
+        let id = self.next_correlation_id();
+        let body = frame::encode(R::KEY, request, version, id, &self.wire.client_id);
+        let body = body.map_err(request_error::<R>)?;
+        self.enqueue::<R>(version, id, [body], Duration::ZERO, false)
+    }
+
     pub(crate) fn next_correlation_id(&self) -> i32 {
         self.wire.correlation_ids.fetch_add(1, Ordering::Relaxed)
     }
@@ -339,6 +406,17 @@ impl Connection {
         pieces: impl IntoIterator<Item = Bytes>,
         extra: Duration,
     ) -> Result<InFlight<R::Response>, KafkaError> {
+        self.enqueue::<R>(version, correlation_id, pieces, extra, true)
+    }
+
+    fn enqueue<R: Api>(
+        &self,
+        version: i16,
+        correlation_id: i32,
+        pieces: impl IntoIterator<Item = Bytes>,
+        extra: Duration,
+        may_wait: bool,
+    ) -> Result<InFlight<R::Response>, KafkaError> {
         let frame = Frame::new(pieces).map_err(|error| request_error::<R>(error.to_string()))?;
         let (sender, receiver) = oneshot::channel();
         {
@@ -351,13 +429,19 @@ impl Connection {
                 });
             }
             tracing::trace!(broker = %self.wire.broker, api = ?R::KEY, "request");
-            requests.pending.push_back(Pending {
+            let request = Pending {
                 correlation_id,
                 answer: sender,
-            });
-            // Under the lock, so that the order of frames is the order of `pending`. The writer is gone only when the
-            // connection has ended, and then `pending` is told.
-            drop(self.wire.frames.send(frame));
+            };
+            match &mut requests.held {
+                Some(held) if may_wait => held.push((request, frame)),
+                Some(_) | None => {
+                    requests.pending.push_back(request);
+                    // Under the lock, so that the order of frames is the order of `pending`. The writer is gone only when the
+                    // connection has ended, and then `pending` is told.
+                    drop(self.wire.frames.send(frame));
+                }
+            }
         }
         let answer = answer::<R>(
             self.wire.clone(),
@@ -418,6 +502,41 @@ async fn answer<R: Api>(
     Ok(response)
 }
 
+/// Proves the session anew before the broker would end it (KIP-368), as long as the connection lives.
+async fn renew(wire: Weak<Wire>, state: Arc<State>, security: Security, mut lifetime: Duration) {
+    loop {
+        tokio::select! {
+            biased;
+            () = state.ended.cancelled() => return,
+            () = tokio::time::sleep(lifetime.mul_f64(RENEWAL)) => {}
+        }
+        // Before anything waits: a token may take a while.
+        let credentials = security.credentials().await;
+        let Some(wire) = wire.upgrade() else { return };
+        let connection = Connection { wire };
+        let proven = match credentials {
+            Ok(Some(credentials)) => connection.prove_anew(&credentials).await,
+            Ok(None) => return,
+            Err(error) => Err(error.into()),
+        };
+        match proven {
+            Ok(Some(next)) => lifetime = next,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(broker = %state.broker, error = %chain(&error), "the session could not be proven anew");
+                let source = match error.fault() {
+                    Fault::Denied => KafkaError::DeniedNow {
+                        source: Arc::new(error),
+                    },
+                    _ => error,
+                };
+                state.end(Lost::NotProven(Arc::new(source)));
+                return;
+            }
+        }
+    }
+}
+
 async fn read_answers(
     mut stream: impl AsyncRead + Unpin + Send,
     state: Arc<State>,
@@ -467,10 +586,6 @@ async fn write_frames(
             }
             while frame.has_remaining() {
                 let written = poll_fn(|context| {
-                    // Here, after whatever was waited for: nothing but the system's call is between this look and the write.
-                    if !state.may_write() {
-                        return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
-                    }
                     let mut slices = [IoSlice::new(&[]); PIECES];
                     let count = frame.chunks_vectored(&mut slices);
                     Pin::new(&mut stream).poll_write_vectored(context, &slices[..count])

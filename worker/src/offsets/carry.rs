@@ -12,6 +12,7 @@
 //!   which groups it has done, and the next one does them all.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -66,8 +67,9 @@ impl<'a> CarryOver<'a> {
         plan: &'a RestorePlan,
         groups: &'a CarriedGroups,
         store: &'a Store,
+        secrets_dir: &Path,
     ) -> Result<Self, OffsetsError> {
-        let config = ClientConfig::new(&plan.cluster, CLIENT_ID);
+        let config = ClientConfig::new(&plan.cluster, secrets_dir, CLIENT_ID);
         let client = Client::connect(config)
             .await
             .map_err(OffsetsError::kafka("reach the target cluster"))?;

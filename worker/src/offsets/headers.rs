@@ -653,7 +653,7 @@ impl Partition for TargetPartition<'_> {
             Some(reader) => reader,
             None => {
                 let config = self.work.client.config();
-                Reader::new(config, &self.led.topic, isolation, PATIENCE)?
+                Reader::new(config, &self.led.topic, isolation, PATIENCE).await?
             }
         };
         let reader = self.reader.insert(reader);

@@ -113,7 +113,7 @@ pub async fn run(
     ports: &Ports,
     context: &Context,
 ) -> Result<Completed, Unfinished> {
-    let config = ClientConfig::new(&plan.cluster, CLIENT_ID);
+    let config = ClientConfig::new(&plan.cluster, &context.secrets_dir, CLIENT_ID);
     let client = Client::connect(config)
         .await
         .map_err(OffsetsError::kafka("reach the cluster"))?;

@@ -116,7 +116,7 @@ pub async fn run(
     let (targets, mut warnings) = find::targets(request, &found)?;
     let parts = interruptible(cancel, find::parts(&found, targets.keys(), store)).await?;
     let client = interruptible(cancel, async {
-        let config = ClientConfig::new(&plan.cluster, CLIENT_ID);
+        let config = ClientConfig::new(&plan.cluster, &context.secrets_dir, CLIENT_ID);
         Client::connect(config)
             .await
             .map_err(RestoreError::kafka("reach the target cluster"))

@@ -122,7 +122,7 @@ async fn delete(filled: &[Filled], client: &Client) -> Result<(), RestoreError> 
     if partitions.is_empty() {
         return Ok(());
     }
-    let admin = Admin::new(client.config()).map_err(&failed)?;
+    let admin = Admin::new(client.config()).await.map_err(&failed)?;
     let deadline = Instant::now() + POLICY_PATIENCE;
     loop {
         // Nothing above the high watermark can be deleted.

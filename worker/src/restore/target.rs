@@ -387,7 +387,8 @@ impl Target<'_> {
             return Ok(());
         }
         let failed = RestoreError::kafka("create the target topics");
-        let admin = Admin::new(self.client.config()).map_err(&failed)?;
+        let admin = Admin::new(self.client.config()).await;
+        let admin = admin.map_err(&failed)?;
         for new in new.chunks(TOPICS_PER_REQUEST) {
             let results = admin.create_topics(new).await.map_err(&failed)?;
             for (topic, result) in new.iter().zip(results) {

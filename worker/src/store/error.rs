@@ -8,22 +8,14 @@ use std::sync::Arc;
 
 use kafka_backup_shared::report::Fault;
 
+use crate::secrets::SecretError;
+
 /// A failure of the store, named by the step.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A Secret's file is not where the kubelet, or the user at a terminal, should have put it.
-    #[error("failed to read key {key:?} of Secret {secret:?} as the file {}", path.display())]
-    Secret {
-        /// Name of the Secret.
-        secret: String,
-        /// Key in it.
-        key: String,
-        /// Where it was looked for.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The storage block cannot be obeyed.
     #[error("{field}: {problem}")]
     Spec {
@@ -100,7 +92,7 @@ impl StoreError {
     /// What it means for the run.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Secret { .. } | Self::Spec { .. } | Self::NotConditional { .. } => Fault::Spec,
+            Self::Secret(_) | Self::Spec { .. } | Self::NotConditional { .. } => Fault::Spec,
             Self::Folder { source, .. } => io_fault(source.kind()),
             Self::Key { .. } => Fault::Bug,
             Self::Request { meaning, .. } => match meaning {

@@ -32,6 +32,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -78,6 +79,8 @@ pub struct Store {
     patience: Duration,
     /// What an attempt may take beside the time for its bytes.
     time_limit: Duration,
+    /// Where keys may be exchanged under a run: whether they were taken before.
+    rotation: Option<Arc<AtomicBool>>,
 }
 
 /// What became of a create-only write.
@@ -139,12 +142,34 @@ impl Store {
             buffers: Buffers::default(),
             patience: PATIENCE,
             time_limit: TIMEOUT,
+            rotation: None,
         })
     }
 
     fn in_folder(mut self, folder: Folder) -> Self {
         self.folder = Some(folder);
         self
+    }
+
+    /// Its keys may be exchanged while it is used: once they were taken, a refusal is repeated for [`ROTATION`], until new ones have
+    /// arrived.
+    fn rotated(mut self) -> Self {
+        self.rotation = Some(Arc::default());
+        self
+    }
+
+    /// Whether the same request may be answered otherwise a moment later.
+    fn may_pass(&self, meaning: Meaning) -> bool {
+        let taken = |rotation: &Arc<AtomicBool>| rotation.load(Ordering::Relaxed);
+        match meaning {
+            Meaning::Passing | Meaning::Exists => true,
+            Meaning::Denied => self.rotation.as_ref().is_some_and(taken),
+            Meaning::Absent
+            | Meaning::Changed
+            | Meaning::NoBucket
+            | Meaning::Full
+            | Meaning::Refused => false,
+        }
     }
 
     /// Repeats what passes for another time than [`PATIENCE`].
@@ -231,7 +256,13 @@ impl Store {
                 meaning: Meaning::NoBucket,
                 source,
             }),
-            other => other,
+            Ok(()) => {
+                if let Some(rotation) = &self.rotation {
+                    rotation.store(true, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -353,7 +384,7 @@ impl Store {
             let Err(failure) = self.attempt_create(key, &path, payload).await else {
                 return Ok(Created::New);
             };
-            if !matches!(failure.meaning(), Meaning::Exists | Meaning::Passing) {
+            if !self.may_pass(failure.meaning()) {
                 return Err(failure.into_error("create", key, self));
             }
             match self.get(key).await? {
@@ -377,7 +408,7 @@ impl Store {
             let Err(failure) = self.attempt_create(key, &path, content.clone()).await else {
                 return Ok(());
             };
-            if !matches!(failure.meaning(), Meaning::Exists | Meaning::Passing) {
+            if !self.may_pass(failure.meaning()) {
                 return Err(failure.into_error("create", key, self));
             }
             match self.head(key).await? {
@@ -436,6 +467,7 @@ impl Store {
             };
             match failure.meaning() {
                 Meaning::Changed | Meaning::Exists | Meaning::Absent | Meaning::Passing => {}
+                Meaning::Denied if self.may_pass(Meaning::Denied) => {}
                 Meaning::Denied | Meaning::NoBucket | Meaning::Full | Meaning::Refused => {
                     return Err(failure.into_error("update", key, self));
                 }
@@ -556,9 +588,14 @@ impl Store {
     /// # Errors
     /// The first failure.
     pub async fn delete(&self, keys: &[String]) -> Result<(), StoreError> {
+        // Who may write need not be allowed to delete: that refusal is final.
+        let store = &Self {
+            rotation: None,
+            ..self.clone()
+        };
         let deletions = futures::stream::iter(keys.to_vec()).map(|key| async move {
             let path = self.path(&key)?;
-            let deleted = self.retried("delete", &key, || {
+            let deleted = store.retried("delete", &key, || {
                 limited(
                     StoreRequest::Other,
                     self.time_limit,

@@ -10,6 +10,7 @@ use object_store::{ClientOptions, RetryConfig};
 
 use super::folder::Folder;
 use super::{Store, StoreError, azure, gcs, s3};
+use crate::secrets;
 
 /// Where the machine keeps what a spec only names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,15 +71,7 @@ pub(super) fn client(http: Http) -> (ClientOptions, RetryConfig) {
 impl Places {
     /// The content of one key of a Secret.
     pub(super) fn secret(&self, secret: &str, key: &str) -> Result<String, StoreError> {
-        let path = self.secrets_dir.join(secret).join(key);
-        let text = std::fs::read_to_string(&path).map_err(|source| StoreError::Secret {
-            secret: secret.into(),
-            key: key.into(),
-            path,
-            source,
-        })?;
-        // Editors and `echo` leave a line end that is no part of a key.
-        Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+        Ok(secrets::read(&self.secrets_dir, secret, key)?)
     }
 }
 

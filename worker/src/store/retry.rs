@@ -9,6 +9,9 @@ use super::Store;
 use super::error::{self, Answer, Meaning, StoreError};
 use crate::measure::{self, Peer, StoreRequest};
 
+/// Keys that are exchanged reach a pod's files a minute and a half later (a kubelet's period and its cache).
+const ROTATION: Duration = Duration::from_secs(180);
+
 /// One attempt.
 pub(super) async fn limited<T>(
     what: StoreRequest,
@@ -74,6 +77,7 @@ impl Failure {
 
 /// Growing pauses up to a deadline.
 pub(super) struct Retry {
+    begun: Instant,
     deadline: Instant,
     pause: Duration,
     told: bool,
@@ -81,8 +85,10 @@ pub(super) struct Retry {
 
 impl Retry {
     pub(super) fn new(patience: Duration) -> Self {
+        let begun = Instant::now();
         Self {
-            deadline: Instant::now() + patience,
+            begun,
+            deadline: begun + patience,
             pause: Duration::from_millis(100),
             told: false,
         }
@@ -97,7 +103,10 @@ impl Retry {
         store: &Store,
     ) -> Result<(), StoreError> {
         // A conflict without an object to conflict with: somebody's write was under way.
-        let passes = matches!(failure.meaning(), Meaning::Passing | Meaning::Exists);
+        let passes = store.may_pass(failure.meaning());
+        if failure.meaning() == Meaning::Denied {
+            self.deadline = self.deadline.max(self.begun + ROTATION);
+        }
         if !passes || Instant::now() + self.pause > self.deadline {
             return Err(failure.into_error(step, key, store));
         }

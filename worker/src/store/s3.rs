@@ -1,13 +1,22 @@
-//! Amazon S3 and servers that speak its protocol. Create-only is `If-None-Match: *`, a conditional update `If-Match`.
+//! Amazon S3 and servers that speak its protocol. Keys of a Secret are read anew for each request. Create-only is `If-None-Match: *`, a conditional update `If-Match`.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use kafka_backup_shared::report::error_chain;
-use kafka_backup_shared::spec::S3Storage;
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use kafka_backup_shared::spec::{
+    EncryptionType, S3CredentialsSecret, S3Storage, ServerSideEncryption,
+};
+use object_store::aws::{
+    AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, S3ConditionalPut,
+};
+use object_store::{Certificate, CredentialProvider};
 
 use super::open::{Http, Places, client};
 use super::{Store, StoreError};
+use crate::secrets::{self, SecretError};
 
 /// An endpoint without a region of its own is asked with this one, as every S3 server takes it.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -18,7 +27,11 @@ pub(super) fn open(s3: &S3Storage, places: &Places) -> Result<Store, StoreError>
         Some(endpoint) => format!("bucket {} at {endpoint}", s3.bucket),
         None => format!("bucket {}", s3.bucket),
     };
-    Store::new(Arc::new(store), &place, s3.prefix.as_deref())
+    let store = Store::new(Arc::new(store), &place, s3.prefix.as_deref())?;
+    Ok(match s3.credentials_secret {
+        Some(_) => store.rotated(),
+        None => store,
+    })
 }
 
 fn build(s3: &S3Storage, places: &Places) -> Result<AmazonS3, StoreError> {
@@ -27,17 +40,31 @@ fn build(s3: &S3Storage, places: &Places) -> Result<AmazonS3, StoreError> {
     } else {
         Http::Refused
     };
-    let (options, once) = client(http);
+    let (mut options, once) = client(http);
+    if let Some(secret) = &s3.ca_secret {
+        let text = places.secret(&secret.name, &secret.ca_key)?;
+        let found = Certificate::from_pem_bundle(text.as_bytes());
+        let found = found.ok().filter(|certificates| !certificates.is_empty());
+        let certificates = found.ok_or_else(|| StoreError::Spec {
+            field: "spec.storage.s3.caSecret",
+            problem: format!(
+                "key {:?} of Secret {:?} must hold one or more certificates (PEM)",
+                secret.ca_key, secret.name
+            ),
+        })?;
+        for certificate in certificates {
+            options = options.with_root_certificate(certificate);
+        }
+    }
     let mut builder = match &s3.credentials_secret {
         Some(secret) => {
-            let read = |key: &str| places.secret(&secret.name, key);
-            let mut builder = AmazonS3Builder::new()
-                .with_access_key_id(read(&secret.access_key_key)?)
-                .with_secret_access_key(read(&secret.secret_key_key)?);
-            if let Some(key) = &secret.session_token_key {
-                builder = builder.with_token(read(key)?);
-            }
-            builder
+            let keys = Keys {
+                secret: secret.clone(),
+                secrets_dir: places.secrets_dir.clone(),
+            };
+            // What is missing is told now.
+            keys.read()?;
+            AmazonS3Builder::new().with_credentials(Arc::new(keys))
         }
         // Environment, web identity (IRSA), container role (pod identity), instance role.
         None => AmazonS3Builder::from_env(),
@@ -50,6 +77,18 @@ fn build(s3: &S3Storage, places: &Places) -> Result<AmazonS3, StoreError> {
         .with_retry(once)
         // TLS proves the payload already; without it the signature does, at the price of a SHA-256.
         .with_unsigned_payload(!s3.allow_http);
+    builder = match &s3.server_side_encryption {
+        None => builder,
+        Some(ServerSideEncryption {
+            kind: EncryptionType::Kms,
+            kms_key_id: Some(key),
+        }) => builder.with_sse_kms_encryption(key),
+        Some(_) => {
+            let key = "aws_server_side_encryption".parse::<AmazonS3ConfigKey>();
+            let key = key.expect("object_store has this setting");
+            builder.with_config(key, "AES256")
+        }
+    };
     if let Some(endpoint) = &s3.endpoint {
         builder = builder.with_endpoint(endpoint_url(endpoint, s3));
     }
@@ -64,6 +103,59 @@ fn build(s3: &S3Storage, places: &Places) -> Result<AmazonS3, StoreError> {
         field: "spec.storage.s3",
         problem: error_chain(&error),
     })
+}
+
+/// Keys that are read anew for each request, so that a Secret may be rotated while a run goes on.
+struct Keys {
+    secret: S3CredentialsSecret,
+    secrets_dir: PathBuf,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys(Secret {:?})", self.secret.name)
+    }
+}
+
+impl Keys {
+    fn read_once(&self) -> Result<AwsCredential, SecretError> {
+        let read = |key: &str| secrets::read(&self.secrets_dir, &self.secret.name, key);
+        Ok(AwsCredential {
+            key_id: read(&self.secret.access_key_key)?,
+            secret_key: read(&self.secret.secret_key_key)?,
+            token: self
+                .secret
+                .session_token_key
+                .as_deref()
+                .map(read)
+                .transpose()?,
+        })
+    }
+
+    /// All of one version of the Secret.
+    fn read(&self) -> Result<AwsCredential, SecretError> {
+        let mut keys = self.read_once()?;
+        loop {
+            let again = self.read_once()?;
+            if again == keys {
+                return Ok(keys);
+            }
+            keys = again;
+        }
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for Keys {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        let keys = self.read().map_err(|source| object_store::Error::Generic {
+            store: "S3",
+            source: Box::new(source),
+        })?;
+        Ok(Arc::new(keys))
+    }
 }
 
 /// With virtual hosts the bucket is part of the endpoint's host name.

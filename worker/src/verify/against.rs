@@ -34,7 +34,6 @@ use std::sync::{Arc, Mutex};
 use kafka_backup_shared::archive::FormatError;
 use kafka_backup_shared::plan::ArchiveName;
 use kafka_backup_shared::report::Fault;
-use kafka_backup_shared::spec::KafkaCluster;
 use serde::Serialize;
 
 use crate::context::Progress;
@@ -48,7 +47,7 @@ use lanes::Work;
 use look::{Looked, look, tasks, topic_differs};
 
 /// What our clients are called in brokers' logs.
-const CLIENT_ID: &str = "kafka-backup-verify";
+pub(crate) const CLIENT_ID: &str = "kafka-backup-verify";
 
 /// Why nothing can be said.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +167,7 @@ pub struct ComparedTopic {
     pub problems: u64,
 }
 
-/// Compares the target of a restore with the archive. `name` is its uid, its name or `<namespace>.<name>`.
+/// Compares the target of a restore, which `config` reaches, with the archive. `name` is its uid, its name or `<namespace>.<name>`.
 ///
 /// # Errors
 /// [`AgainstError`]; a difference is no error, it is in the result.
@@ -176,7 +175,7 @@ pub async fn against(
     store: &Store,
     archive: Option<&ArchiveName>,
     name: &str,
-    cluster: &KafkaCluster,
+    config: ClientConfig,
     progress: &Arc<Progress>,
 ) -> Result<Comparisons, AgainstError> {
     store.check_readable().await?;
@@ -184,7 +183,7 @@ pub async fn against(
     let decision = &found.decision;
     let uid = &decision.run.uid;
     let done = store.head(&found.layout.restore_done(uid)).await?;
-    let client = Client::connect(ClientConfig::new(cluster, CLIENT_ID))
+    let client = Client::connect(config)
         .await
         .map_err(AgainstError::kafka("reach the target cluster"))?;
     if client.cluster_id() != decision.target_cluster_id {

@@ -24,9 +24,7 @@ use kafka_backup_shared::archive::record;
 use kafka_backup_shared::plan::{
     ArchiveName, BackupPlan, IsolationLevel, RunRef, SegmentLimits, Topics,
 };
-use kafka_backup_shared::spec::{
-    Compression, KafkaCluster, MissingTopics, SecurityProtocol, Storage, StorageType,
-};
+use kafka_backup_shared::spec::{Compression, KafkaCluster, MissingTopics, Storage, StorageType};
 use kafka_backup_worker::backup::{self, BackupError};
 use kafka_backup_worker::context::{Completed, Context, Progress};
 use kafka_backup_worker::kafka::{Admin, Client, ClientConfig, NewTopic};
@@ -50,10 +48,7 @@ pub fn bootstrap() -> String {
 }
 
 pub fn cluster(servers: &str) -> KafkaCluster {
-    KafkaCluster {
-        bootstrap_servers: servers.split(',').map(str::to_owned).collect(),
-        security_protocol: SecurityProtocol::Plaintext,
-    }
+    KafkaCluster::plaintext(servers.split(',').map(str::to_owned).collect())
 }
 
 /// A topic name that no other test has.
@@ -62,9 +57,13 @@ pub fn name(of: &str) -> String {
 }
 
 pub async fn create_topic(name: &str, partitions: i32, configs: &[(&str, &str)]) {
-    let client = Client::connect(ClientConfig::new(&cluster(&bootstrap()), "backup-test"))
-        .await
-        .unwrap();
+    let client = Client::connect(ClientConfig::new(
+        &cluster(&bootstrap()),
+        FilePath::new(""),
+        "backup-test",
+    ))
+    .await
+    .unwrap();
     let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
     let topic = NewTopic {
         name: Arc::from(name),
@@ -72,7 +71,7 @@ pub async fn create_topic(name: &str, partitions: i32, configs: &[(&str, &str)])
         replication_factor: 1,
         configs: configs.iter().map(own).collect(),
     };
-    let admin = Admin::new(client.config()).unwrap();
+    let admin = Admin::new(client.config()).await.unwrap();
     for created in admin.create_topics(&[topic]).await.unwrap() {
         created.unwrap();
     }
@@ -201,6 +200,7 @@ pub fn context() -> Context {
         cancel: CancellationToken::new(),
         memory_budget: 8 << 20,
         lease: kafka_backup_worker::context::DEFAULT_LEASE,
+        secrets_dir: Default::default(),
     }
 }
 

@@ -17,7 +17,7 @@ use kafka_backup_shared::plan::{
     OffsetTarget, OffsetsPlan, OffsetsTask, ResetTask, RunRef, SnapshotRef,
 };
 use kafka_backup_shared::report::OffsetsReport;
-use kafka_backup_shared::spec::{KafkaCluster, SecurityProtocol, SnapshotPlace, Storage};
+use kafka_backup_shared::spec::{KafkaCluster, SnapshotPlace, Storage};
 use kafka_backup_worker::context::{Context, DEFAULT_LEASE, Progress};
 use kafka_backup_worker::kafka::{Client, ClientConfig, CommittedOffset};
 use kafka_backup_worker::offsets::{self, Ports, Unfinished};
@@ -317,6 +317,7 @@ impl Bench {
             cancel,
             memory_budget: 8 << 20,
             lease: DEFAULT_LEASE,
+            secrets_dir: Default::default(),
         };
         let completed = offsets::run(plan, &ports, &context).await?;
         Ok(completed.offsets.unwrap())
@@ -411,7 +412,11 @@ impl Bench {
 
     /// The same with leader epochs, by our own client: rdkafka does not tell them.
     pub async fn epochs(&self, group: &str) -> BTreeMap<(String, i32), (i64, Option<i32>)> {
-        let client = Client::connect(ClientConfig::new(&cluster(&self.servers), "offsets-test"));
+        let client = Client::connect(ClientConfig::new(
+            &cluster(&self.servers),
+            Path::new(""),
+            "offsets-test",
+        ));
         let client = client.await.unwrap();
         let found = client.committed_offsets(&[group.into()], |_| true).await;
         let found = found.into_iter().next().unwrap().unwrap();
@@ -438,10 +443,7 @@ impl Bench {
 }
 
 fn cluster(servers: &str) -> KafkaCluster {
-    KafkaCluster {
-        bootstrap_servers: servers.split(',').map(str::to_owned).collect(),
-        security_protocol: SecurityProtocol::Plaintext,
-    }
+    KafkaCluster::plaintext(servers.split(',').map(str::to_owned).collect())
 }
 
 /// Without metadata.

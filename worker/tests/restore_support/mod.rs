@@ -10,6 +10,7 @@
 pub mod raw;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,14 +44,11 @@ pub fn bootstrap() -> String {
 }
 
 pub fn cluster() -> KafkaCluster {
-    KafkaCluster {
-        bootstrap_servers: bootstrap().split(',').map(str::to_owned).collect(),
-        security_protocol: SecurityProtocol::Plaintext,
-    }
+    KafkaCluster::plaintext(bootstrap().split(',').map(str::to_owned).collect())
 }
 
 pub async fn client() -> Client {
-    Client::connect(ClientConfig::new(&cluster(), "restore-test"))
+    Client::connect(ClientConfig::new(&cluster(), Path::new(""), "restore-test"))
         .await
         .unwrap()
 }
@@ -424,6 +422,7 @@ pub fn context() -> Context {
         cancel: CancellationToken::new(),
         memory_budget: 48 << 20,
         lease: kafka_backup_worker::context::DEFAULT_LEASE,
+        secrets_dir: Default::default(),
     }
 }
 

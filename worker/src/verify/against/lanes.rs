@@ -276,7 +276,10 @@ impl Work {
         };
         let reader = match kept {
             Some(reader) => reader,
-            None => Reader::new(self.client.config(), topic, ISOLATION, PATIENCE)?,
+            None => {
+                let config = self.client.config();
+                Reader::new(config, topic, ISOLATION, PATIENCE).await?
+            }
         };
         Ok(lanes.insert(reader))
     }

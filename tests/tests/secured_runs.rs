@@ -1,0 +1,406 @@
+//! Backups and restores by the worker's program through TLS and SASL: record by record, beyond the life of a session, and while a
+//! password is exchanged. What it says is searched for secrets.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce, Reading};
+use kafka_backup_tests::lab::secure::tokens;
+use kafka_backup_tests::lab::secure::{
+    Identity, Listener, Mechanism, REAUTHENTICATION, Secured, password, pki,
+};
+use kafka_backup_tests::lab::{Lab, net, wait_for};
+
+/// In each password, key and token of these tests, or the whole of it.
+fn canaries(lab: &Lab) -> Vec<String> {
+    let key = std::fs::read_to_string(Identity::Alice.key(lab)).unwrap();
+    let line = key.lines().nth(1).unwrap().to_owned();
+    // Tokens are signed JSON: all begin with {" in base64.
+    vec![
+        password("alice"),
+        password("rotating"),
+        "rotated-secret".to_owned(),
+        line,
+        "eyJ".to_owned(),
+    ]
+}
+
+fn write(folder: &Path, secret: &str, key: &str, text: &str) {
+    std::fs::create_dir_all(folder.join(secret)).unwrap();
+    let path = folder.join(secret).join(key);
+    let new = folder.join(secret).join(".new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, path).unwrap();
+}
+
+fn secrets(lab: &Lab, folder: &Path) {
+    let text = |path: &Path| std::fs::read_to_string(path).unwrap();
+    write(folder, "ca", "ca.crt", &text(&pki::ca(lab)));
+    let alice = Identity::Alice;
+    write(folder, "cert", "tls.crt", &text(&alice.certificate(lab)));
+    write(folder, "cert", "tls.key", &text(&alice.key(lab)));
+    for (key, value) in [
+        ("username", "alice"),
+        ("password", &*password("alice")),
+        ("clientId", "alice"),
+        ("clientSecret", &*password("alice")),
+    ] {
+        write(folder, "alice", key, value);
+    }
+}
+
+const MUTUAL: &[&str] = &[
+    "--security-protocol",
+    "SSL",
+    "--ca-secret",
+    "ca",
+    "--tls-secret",
+    "cert",
+];
+
+fn scram(secret: &'static str) -> Vec<&'static str> {
+    let words =
+        "--security-protocol SASL_SSL --ca-secret ca --sasl-mechanism SCRAM-SHA-512 --sasl-secret";
+    words.split(' ').chain([secret]).collect()
+}
+
+fn token() -> Vec<&'static str> {
+    let words = "--security-protocol SASL_SSL --ca-secret ca --sasl-mechanism OAUTHBEARER --sasl-secret alice --oauth-scope lifetime-8 --oauth-token-endpoint";
+    words.split(' ').chain([tokens::TLS_ENDPOINT]).collect()
+}
+
+/// A run in a folder of its own.
+struct Runs<'a> {
+    lab: &'a Lab,
+    secured: Secured<'a>,
+    folder: tempfile::TempDir,
+    canaries: Vec<String>,
+}
+
+impl<'a> Runs<'a> {
+    fn new(lab: &'a Lab, secured: Secured<'a>) -> Self {
+        tokens::up(lab).unwrap();
+        secured.up().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("store")).unwrap();
+        secrets(lab, &folder.path().join("secrets"));
+        Self {
+            lab,
+            secured,
+            folder,
+            canaries: canaries(lab),
+        }
+    }
+
+    fn secrets(&self) -> std::path::PathBuf {
+        self.folder.path().join("secrets")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let worker = self.lab.target().join("release/kafka-backup-worker");
+        let mut command = net::command(self.lab, worker).unwrap();
+        command
+            .args(args)
+            .arg("--folder")
+            .arg(self.folder.path().join("store"))
+            .arg("--secrets-dir")
+            .arg(self.secrets())
+            // Everything that it could ever log; of TLS and HTTP, too.
+            .env("RUST_LOG", "trace");
+        command
+    }
+
+    fn said(&self, output: &Output) -> String {
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        for canary in &self.canaries {
+            let at = said.find(canary.as_str());
+            let around = at.map(|at| {
+                said[at.saturating_sub(200)..]
+                    .chars()
+                    .take(300)
+                    .collect::<String>()
+            });
+            assert_eq!(around, None, "a secret is shown");
+        }
+        said
+    }
+
+    /// Runs the worker; it must succeed.
+    fn run(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().unwrap();
+        let said = self.said(&output);
+        assert!(output.status.success(), "{args:?}: {}", end_of(&said));
+        said
+    }
+
+    fn backup(
+        &self,
+        name: &str,
+        topic: &str,
+        listener: Listener,
+        security: &[&str],
+    ) -> Vec<String> {
+        let servers = self.secured.bootstrap(listener);
+        let mut args = vec![
+            "backup",
+            "--name",
+            name,
+            "--topics",
+            topic,
+            "--bootstrap-servers",
+            &servers,
+        ];
+        args.extend(security);
+        args.into_iter().map(str::to_owned).collect()
+    }
+
+    fn restore(
+        &self,
+        name: &str,
+        topic: &str,
+        listener: Listener,
+        security: &[&str],
+    ) -> Vec<String> {
+        let servers = self.secured.bootstrap(listener);
+        let mapping = format!("{topic}={topic}-{name}");
+        let mut args = vec![
+            "restore",
+            "--name",
+            name,
+            "--backup-id",
+            "latest",
+            "--archive",
+            "default/a",
+            "--topics",
+            topic,
+            "--topic-mapping",
+            &mapping,
+            "--bootstrap-servers",
+            &servers,
+        ];
+        args.extend(security);
+        args.into_iter().map(str::to_owned).collect()
+    }
+
+    fn compare(&self, topic: &str, name: &str) {
+        let servers = self.secured.tools();
+        let target = format!("{topic}-{name}");
+        let topics = [(topic, target.as_str())];
+        let compared = tools::compare(
+            self.lab,
+            &servers,
+            &servers,
+            &topics,
+            Reading {
+                committed_only: true,
+                append_time_as_create: true,
+            },
+        );
+        compared.unwrap().assert_equal();
+    }
+}
+
+fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+fn end_of(text: &str) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.contains("TRACE"))
+        .collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+fn produce(runs: &Runs, topic: &str, records: u64) {
+    let what = Produce {
+        topic,
+        partitions: 6,
+        records,
+        create: Some(&[]),
+        ..Produce::default()
+    };
+    tools::produce(runs.lab, &runs.secured.tools(), &what).unwrap();
+}
+
+#[test]
+fn records_come_back_through_certificates_passwords_and_tokens() {
+    let lab = Lab::open().unwrap();
+    let runs = Runs::new(&lab, Secured::three(&lab));
+    produce(&runs, "locked", 20_000);
+    let (scram, token) = (scram("alice"), token());
+    for (name, listener, security) in [
+        ("mtls", Listener::MutualTls, MUTUAL),
+        ("scram", Listener::SaslTls, &scram[..]),
+        ("oauth", Listener::SaslTls, &token[..]),
+    ] {
+        runs.run(&strs(&runs.backup("a", "locked", listener, security)));
+        runs.run(&strs(&runs.restore(name, "locked", listener, security)));
+        runs.compare("locked", name);
+        // By rdkafka, with the same flags.
+        let servers = runs.secured.bootstrap(listener);
+        let mut verify = vec![
+            "verify",
+            "--against",
+            &servers,
+            "--restore",
+            name,
+            "--archive",
+            "default/a",
+        ];
+        verify.extend(security);
+        let said = runs.run(&verify);
+        assert!(
+            said.contains("20,000") || said.contains("20000"),
+            "{}",
+            end_of(&said)
+        );
+    }
+    let snapshot = runs.backup("x", "x", Listener::SaslTls, &scram);
+    let security = &strs(&snapshot)[5..];
+    let mut take = vec![
+        "offsets",
+        "snapshot",
+        "--consumer-groups",
+        "*",
+        "--snapshot-id",
+        "s",
+    ];
+    take.extend(security);
+    runs.run(&take);
+}
+
+#[test]
+fn runs_outlive_their_sessions() {
+    let lab = Lab::open().unwrap();
+    let runs = Runs::new(&lab, Secured::one(&lab));
+    produce(&runs, "lasting", 60_000);
+    // Three sessions at least, of passwords as of tokens.
+    let slow = |bytes: u64| {
+        let seconds = REAUTHENTICATION.as_secs() * 3;
+        (bytes / seconds).to_string()
+    };
+    let (scram, token) = (scram("alice"), token());
+    for (name, security) in [("scram", &scram), ("token", &token)] {
+        let full = runs.run(&strs(&runs.backup(
+            "size",
+            "lasting",
+            Listener::Plaintext,
+            &[],
+        )));
+        assert!(!full.is_empty());
+        let bytes: u64 = segments(&runs.folder.path().join("store/default/size"));
+        let rate = slow(bytes);
+        let mut backup = runs.backup("a", "lasting", Listener::Reauthenticating, security);
+        backup.extend(["--bytes-per-second".to_owned(), rate.clone()]);
+        if name == "token" {
+            // Everything anew.
+            std::fs::remove_dir_all(runs.folder.path().join("store/default/a")).unwrap();
+        }
+        let started = std::time::Instant::now();
+        runs.run(&strs(&backup));
+        assert!(
+            started.elapsed() > REAUTHENTICATION * 2,
+            "{:?}",
+            started.elapsed()
+        );
+        let mut restore = runs.restore(name, "lasting", Listener::Reauthenticating, security);
+        restore.extend(["--bytes-per-second".to_owned(), rate]);
+        let started = std::time::Instant::now();
+        let said = runs.run(&strs(&restore));
+        assert!(
+            started.elapsed() > REAUTHENTICATION * 2,
+            "{:?}",
+            started.elapsed()
+        );
+        assert!(
+            !said.contains("connection ended in_flight"),
+            "sessions are renewed, not lost"
+        );
+        runs.compare("lasting", name);
+    }
+}
+
+fn segments(folder: &Path) -> u64 {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        sum += match entry.file_type().unwrap().is_dir() {
+            true => segments(&entry.path()),
+            false => entry.metadata().unwrap().len(),
+        };
+    }
+    sum
+}
+
+#[test]
+fn a_password_is_exchanged_while_a_run_goes_on() {
+    let lab = Lab::open().unwrap();
+    let runs = Runs::new(&lab, Secured::three(&lab));
+    let user = "rotating";
+    let (old, new) = (password(user), "rotated-secret".to_owned());
+    let mechanism = Mechanism::ScramSha512;
+    runs.secured.set_scram(user, mechanism, &old).unwrap();
+    let everything = ["topic:*:ALL", "group:*:ALL", "cluster:kafka-cluster:ALL"];
+    runs.secured.allow(user, &everything).unwrap();
+    write(&runs.secrets(), user, "username", user);
+    write(&runs.secrets(), user, "password", &old);
+    produce(&runs, "rotated", 60_000);
+    let mut args = runs.backup("a", "rotated", Listener::SaslTls, &scram("rotating"));
+    args.extend(["--bytes-per-second".to_owned(), "3000000".to_owned()]);
+    let log = runs.folder.path().join("log");
+    let mut command = runs.command(&strs(&args));
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let mut child = command.spawn().unwrap();
+    let store = runs.folder.path().join("store/default/a");
+    let begun = || store.exists() && segments(&store) > 0;
+    wait_for(
+        "the first bytes in the store",
+        Duration::from_secs(60),
+        begun,
+    )
+    .unwrap();
+    // The cluster has the new password, the Secret not yet; then every connection breaks.
+    runs.secured.set_scram(user, mechanism, &new).unwrap();
+    for id in 1..=3 {
+        runs.secured.cluster().kill_broker(&lab, id).unwrap();
+        runs.secured.start_broker(id).unwrap();
+    }
+    let said = || std::fs::read_to_string(&log).unwrap();
+    let refused = || said().contains("failed to authenticate");
+    wait_for("a refusal", Duration::from_secs(60), refused).unwrap();
+    assert!(child.try_wait().unwrap().is_none(), "{}", end_of(&said()));
+    write(&runs.secrets(), user, "password", &new);
+    wait_for("the worker to end", Duration::from_secs(240), || {
+        child.try_wait().is_ok_and(|ended| ended.is_some())
+    })
+    .unwrap();
+    assert!(child.wait().unwrap().success(), "{}", end_of(&said()));
+    // The next run has the new one from the start.
+    let restore = runs.restore("rotated", "rotated", Listener::SaslTls, &scram("rotating"));
+    runs.run(&strs(&restore));
+    runs.compare("rotated", "rotated");
+
+    // With the old one nothing begins, and at once.
+    write(&runs.secrets(), user, "password", &old);
+    let again = runs.backup("b", "rotated", Listener::SaslTls, &scram("rotating"));
+    let output = runs.command(&strs(&again)).output().unwrap();
+    let text = runs.said(&output);
+    assert_eq!(output.status.code(), Some(77), "{}", end_of(&text));
+    let words: BTreeMap<&str, bool> = [
+        "SCRAM-SHA-512",
+        "failed to authenticate",
+        "invalid credentials",
+    ]
+    .into_iter()
+    .map(|word| (word, text.contains(word)))
+    .collect();
+    assert!(
+        words.values().all(|there| *there),
+        "{words:?}: {}",
+        end_of(&text)
+    );
+}

@@ -1,0 +1,374 @@
+//! Every way in which brokers are locked down, by both of the worker's clients: its own (`wire`) and rdkafka. What they are told is
+//! kept in docs/security-modes.md; `GOLDEN=write` writes it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_backup_shared::report::{Fault, error_chain};
+use kafka_backup_shared::spec::KafkaCluster;
+use kafka_backup_tests::lab::cargo::workspace;
+use kafka_backup_tests::lab::secure::tokens;
+use kafka_backup_tests::lab::secure::{Identity, Listener, Secured, password, pki};
+use kafka_backup_tests::lab::{Lab, NODE_IP};
+use kafka_backup_worker::kafka::{Admin, Client, ClientConfig, KafkaError, NewTopic, TopicFilter};
+use serde_json::{Value, json};
+
+const DOCUMENT: &str = "docs/security-modes.md";
+
+/// A way to a broker.
+struct Case {
+    what: &'static str,
+    listener: Listener,
+    /// Of `kafkaCluster`, without its servers.
+    fields: Value,
+    reached: bool,
+}
+
+fn case(what: &'static str, listener: Listener, fields: Value, reached: bool) -> Case {
+    Case {
+        what,
+        listener,
+        fields,
+        reached,
+    }
+}
+
+fn sasl(mechanism: &str, secret: &str) -> Value {
+    json!({"name": secret, "mechanism": mechanism})
+}
+
+fn oauth(secret: &str, oauth: Value) -> Value {
+    json!({"name": secret, "mechanism": "OAUTHBEARER", "oauth": oauth})
+}
+
+/// The Secrets that the cases name, as files.
+fn secrets(lab: &Lab, folder: &Path) {
+    let write = |secret: &str, key: &str, text: &str| {
+        std::fs::create_dir_all(folder.join(secret)).unwrap();
+        std::fs::write(folder.join(secret).join(key), text).unwrap();
+    };
+    let copy = |secret: &str, key: &str, path: &Path| {
+        write(secret, key, &std::fs::read_to_string(path).unwrap());
+    };
+    copy("ca", "ca.crt", &pki::ca(lab));
+    copy("other-ca", "ca.crt", &pki::other_ca(lab));
+    for (secret, identity) in [
+        ("alice-cert", Identity::Alice),
+        ("expired-cert", Identity::Expired),
+        ("foreign-cert", Identity::OtherAuthority),
+    ] {
+        copy(secret, "ca.crt", &pki::ca(lab));
+        copy(secret, "tls.crt", &identity.certificate(lab));
+        copy(secret, "tls.key", &identity.key(lab));
+    }
+    for (secret, user, password) in [
+        ("alice", "alice", password("alice")),
+        ("wrong", "alice", "wrong".to_owned()),
+        ("unknown", "mallory", password("alice")),
+    ] {
+        write(secret, "username", user);
+        write(secret, "password", &password);
+        write(secret, "clientId", user);
+        write(secret, "clientSecret", &password);
+    }
+    write("broken", "clientId", "broken.alice");
+    write("broken", "clientSecret", &password("alice"));
+    let user = ("alice", &*password("alice"));
+    let token = |scope: &str| {
+        let (_, answer) = tokens::ask(lab, tokens::ENDPOINT, user, scope).unwrap();
+        answer["access_token"].as_str().unwrap().to_owned()
+    };
+    write("token", "token", &token("kafka"));
+    write("token", "forged", &token("forged"));
+    write("token", "foreign", &token("other-audience"));
+    write("token", "expired", &token("lifetime-1"));
+}
+
+fn cases() -> Vec<Case> {
+    let ca = json!({"name": "ca"});
+    let mut cases = vec![
+        case("no security", Listener::Plaintext, json!({}), true),
+        case(
+            "TLS",
+            Listener::Tls,
+            json!({"securityProtocol": "SSL", "caSecret": ca}),
+            true,
+        ),
+        case(
+            "TLS with a client certificate",
+            Listener::MutualTls,
+            json!({"securityProtocol": "SSL", "tlsSecret": {"name": "alice-cert"}}),
+            true,
+        ),
+    ];
+    for (protocol, listener, trusted) in [
+        ("SASL_PLAINTEXT", Listener::Sasl, json!({})),
+        ("SASL_SSL", Listener::SaslTls, json!({"caSecret": ca})),
+    ] {
+        let with = |sasl: Value| {
+            let mut fields = trusted.clone();
+            fields["securityProtocol"] = json!(protocol);
+            fields["saslSecret"] = sasl;
+            fields
+        };
+        let words = |plain, tls| match protocol {
+            "SASL_PLAINTEXT" => plain,
+            _ => tls,
+        };
+        for (mechanism, what) in [
+            ("PLAIN", words("PLAIN", "PLAIN over TLS")),
+            (
+                "SCRAM-SHA-256",
+                words("SCRAM-SHA-256", "SCRAM-SHA-256 over TLS"),
+            ),
+            (
+                "SCRAM-SHA-512",
+                words("SCRAM-SHA-512", "SCRAM-SHA-512 over TLS"),
+            ),
+        ] {
+            cases.push(case(what, listener, with(sasl(mechanism, "alice")), true));
+        }
+        let what = words("a token of an endpoint", "a token of an endpoint, over TLS");
+        let endpoint =
+            json!({"tokenEndpoint": tokens::ENDPOINT, "allowHttp": true, "scope": "kafka"});
+        cases.push(case(what, listener, with(oauth("alice", endpoint)), true));
+        let what = words("a token of the Secret", "a token of the Secret, over TLS");
+        let key = json!({"tokenKey": "token"});
+        cases.push(case(what, listener, with(oauth("token", key)), true));
+        for (mechanism, what) in [
+            (
+                "PLAIN",
+                words("PLAIN, wrong password", "PLAIN over TLS, wrong password"),
+            ),
+            (
+                "SCRAM-SHA-512",
+                words(
+                    "SCRAM-SHA-512, wrong password",
+                    "SCRAM-SHA-512 over TLS, wrong password",
+                ),
+            ),
+        ] {
+            cases.push(case(what, listener, with(sasl(mechanism, "wrong")), false));
+        }
+    }
+    let tls = |fields: Value| {
+        let mut fields = fields;
+        fields["securityProtocol"] = json!("SSL");
+        fields
+    };
+    let sasl_tls = |sasl: Value| json!({"securityProtocol": "SASL_SSL", "caSecret": {"name": "ca"}, "saslSecret": sasl});
+    let endpoint = |url: &str, scope: &str| {
+        let http = url.starts_with("http://");
+        json!({"tokenEndpoint": url, "allowHttp": http, "scope": scope})
+    };
+    cases.extend([
+        case(
+            "a token of an endpoint with TLS",
+            Listener::SaslTls,
+            sasl_tls(oauth("alice", endpoint(tokens::TLS_ENDPOINT, "kafka"))),
+            true,
+        ),
+        case(
+            "TLS, another CA",
+            Listener::Tls,
+            tls(json!({"caSecret": {"name": "other-ca"}})),
+            false,
+        ),
+        case("TLS, the public CAs", Listener::Tls, tls(json!({})), false),
+        case(
+            "TLS, certificate of another host",
+            Listener::WrongName,
+            tls(json!({"caSecret": ca})),
+            false,
+        ),
+        case(
+            "TLS, no client certificate",
+            Listener::MutualTls,
+            tls(json!({"caSecret": ca})),
+            false,
+        ),
+        case(
+            "TLS, expired client certificate",
+            Listener::MutualTls,
+            tls(json!({"tlsSecret": {"name": "expired-cert"}})),
+            false,
+        ),
+        case(
+            "TLS, client certificate of another CA",
+            Listener::MutualTls,
+            tls(json!({"tlsSecret": {"name": "foreign-cert"}})),
+            false,
+        ),
+        case("no TLS at a TLS listener", Listener::Tls, json!({}), false),
+        case(
+            "TLS at a listener without",
+            Listener::Plaintext,
+            tls(json!({"caSecret": ca})),
+            false,
+        ),
+        case(
+            "no SASL at a SASL listener",
+            Listener::Sasl,
+            json!({}),
+            false,
+        ),
+        case(
+            "SASL at a listener without",
+            Listener::Tls,
+            sasl_tls(sasl("PLAIN", "alice")),
+            false,
+        ),
+        case(
+            "SCRAM-SHA-256, unknown user",
+            Listener::SaslTls,
+            sasl_tls(sasl("SCRAM-SHA-256", "unknown")),
+            false,
+        ),
+        case(
+            "token endpoint, wrong client secret",
+            Listener::SaslTls,
+            sasl_tls(oauth("wrong", endpoint(tokens::ENDPOINT, "kafka"))),
+            false,
+        ),
+        case(
+            "token endpoint, server error",
+            Listener::SaslTls,
+            sasl_tls(oauth("broken", endpoint(tokens::ENDPOINT, "kafka"))),
+            false,
+        ),
+        case(
+            "a forged token",
+            Listener::SaslTls,
+            sasl_tls(oauth("token", json!({"tokenKey": "forged"}))),
+            false,
+        ),
+        case(
+            "a token for somebody else",
+            Listener::SaslTls,
+            sasl_tls(oauth("token", json!({"tokenKey": "foreign"}))),
+            false,
+        ),
+        case(
+            "an expired token",
+            Listener::SaslTls,
+            sasl_tls(oauth("token", json!({"tokenKey": "expired"}))),
+            false,
+        ),
+    ]);
+    cases
+}
+
+fn config(case: &Case, secured: &Secured, folder: &Path) -> ClientConfig {
+    let mut block = case.fields.clone();
+    block["bootstrapServers"] = json!([secured.bootstrap(case.listener)]);
+    let cluster: KafkaCluster = serde_json::from_value(block).unwrap();
+    cluster.check("spec.kafkaCluster").unwrap();
+    ClientConfig {
+        // Nobody waits for what a moment later would not be otherwise.
+        retry_timeout: Duration::from_secs(1),
+        connect_timeout: Duration::from_secs(5),
+        ..ClientConfig::new(&cluster, folder, "security-test")
+    }
+}
+
+async fn by_wire(config: ClientConfig) -> Result<(), KafkaError> {
+    let client = Client::connect(config).await?;
+    client.topics(&TopicFilter::All).await.map(drop)
+}
+
+async fn by_rdkafka(config: ClientConfig, number: usize) -> Result<(), KafkaError> {
+    let topic = NewTopic {
+        name: Arc::from(format!("security-{number}")),
+        partitions: 1,
+        replication_factor: 1,
+        configs: Vec::new(),
+    };
+    let admin = Admin::new(&config).await?;
+    let created = admin.create_topics(&[topic]).await?;
+    created.into_iter().collect()
+}
+
+/// What differs from run to run is left out.
+fn words(error: &KafkaError) -> String {
+    let text = error_chain(error);
+    let mut kept = Vec::new();
+    for word in text.split(' ') {
+        let word = match word.find(NODE_IP) {
+            Some(_) if !word.contains("http") => "BROKER".to_owned(),
+            Some(_) | None => word.to_owned(),
+        };
+        kept.push(word);
+    }
+    let text = kept.join(" ");
+    // librdkafka adds how long it took, and where in OpenSSL.
+    let text = text.split(" (after ").next().unwrap_or(&text).to_owned();
+    text.replace('|', "/")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_is_taken_and_each_wrong_one_is_refused_with_the_reason() {
+    let lab = Lab::open().unwrap();
+    tokens::up(&lab).unwrap();
+    let secured = Secured::one(&lab);
+    secured.up().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    secrets(&lab, folder.path());
+    // One of the tokens lives for a second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let cases = cases();
+    let asked = cases.iter().enumerate().map(|(number, case)| {
+        let (wire, rdkafka) = (
+            config(case, &secured, folder.path()),
+            config(case, &secured, folder.path()),
+        );
+        async move { tokio::join!(by_wire(wire), by_rdkafka(rdkafka, number)) }
+    });
+    let answers = futures::future::join_all(asked).await;
+
+    let mut text = String::from(
+        "# Security modes, and what is said about each\n\n\
+         Made by `tests/tests/security.rs` from the answers of real brokers (Kafka 4.1). The worker reads and writes records by a client of\n\
+         its own; rdkafka (librdkafka, OpenSSL) makes topics and compares. Both get the same settings and Secrets.\n\n\
+         | `securityProtocol` | with | its own client | rdkafka |\n|---|---|---|---|\n",
+    );
+    let mut wrong = Vec::new();
+    for (case, (wire, rdkafka)) in cases.iter().zip(&answers) {
+        let protocol = case.fields["securityProtocol"]
+            .as_str()
+            .unwrap_or("PLAINTEXT");
+        let told = |answer: &Result<(), KafkaError>| match answer {
+            Ok(()) => "works".to_owned(),
+            Err(error) => format!("{:?}: {}", error.fault(), words(error)),
+        };
+        let line = format!(
+            "| {protocol} | {} | {} | {} |\n",
+            case.what,
+            told(wire),
+            told(rdkafka)
+        );
+        for answer in [wire, rdkafka] {
+            let is_right = match answer {
+                Ok(()) => case.reached,
+                Err(error) => !case.reached && error.fault() != Fault::Bug,
+            };
+            if !is_right {
+                wrong.push(line.clone());
+            }
+        }
+        text.push_str(&line);
+    }
+    assert!(wrong.is_empty(), "{}\n{text}", wrong.concat());
+    for secret in ["alice-secret", "eyJ"] {
+        assert!(!text.contains(secret), "{secret} is shown:\n{text}");
+    }
+    let path = workspace().join(DOCUMENT);
+    if std::env::var_os("GOLDEN").is_some_and(|mode| mode == "write") {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == text,
+        "{DOCUMENT} differs; GOLDEN=write writes it:\n{text}"
+    );
+}
