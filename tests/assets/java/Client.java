@@ -8,6 +8,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.concurrent.ExecutionException;
+import java.util.stream.Collectors;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -46,12 +47,17 @@ public final class Client {
                 default -> throw new IllegalArgumentException("unknown verb " + args[0]);
             }
         } catch (ExecutionException failure) {
-            answer.put("error", Args.chain(failure.getCause()));
+            answer.put("error", words(failure.getCause()));
         } catch (RuntimeException failure) {
-            answer.put("error", Args.chain(failure));
+            answer.put("error", words(failure));
         }
         out.println(new ObjectMapper().writeValueAsString(answer));
         return 0;
+    }
+
+    /** A failure and its causes, without the stack traces that Kafka puts into the text of some. */
+    private static String words(Throwable failure) {
+        return Args.chain(failure).lines().filter(line -> !line.startsWith("\t")).collect(Collectors.joining(" "));
     }
 
     private static long write(Map<String, Object> config, TopicPartition place, byte[] value) throws Exception {

@@ -7,13 +7,10 @@ import java.util.Set;
 import java.util.UUID;
 import java.util.concurrent.ExecutionException;
 import org.apache.kafka.clients.admin.Admin;
-import org.apache.kafka.clients.admin.AlterConfigOp;
-import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.ScramCredentialInfo;
 import org.apache.kafka.clients.admin.ScramMechanism;
 import org.apache.kafka.clients.admin.UserScramCredentialDeletion;
 import org.apache.kafka.clients.admin.UserScramCredentialUpsertion;
-import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.SaslAuthenticationException;
 
 /**
@@ -22,7 +19,6 @@ import org.apache.kafka.common.errors.SaslAuthenticationException;
  * <pre>
  * scram --user U --mechanism M --password P --login HOST:PORT...    sets it; returns when each of these SASL_PLAINTEXT listeners takes it
  * unscram --user U --mechanism M --login HOST:PORT...               removes it; returns when each of them refuses the user
- * broker --id N --config k=v...                                     sets settings of a broker while it runs
  * </pre>
  */
 public final class Users {
@@ -33,12 +29,11 @@ public final class Users {
     }
 
     static int run(String[] args, PrintStream out) throws Exception {
-        Args options = new Args(args, 1, Set.of("bootstrap", "user", "mechanism", "password", "login", "id", "config"), Set.of());
+        Args options = new Args(args, 1, Set.of("bootstrap", "user", "mechanism", "password", "login"), Set.of());
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", options.text("bootstrap"), "default.api.timeout.ms", 30_000))) {
             switch (args[0]) {
                 case "scram" -> set(admin, options, options.text("password"));
                 case "unscram" -> remove(admin, options);
-                case "broker" -> alter(admin, options.text("id"), options.pairs("config"));
                 default -> throw new IllegalArgumentException("unknown verb " + args[0]);
             }
         }
@@ -90,11 +85,5 @@ public final class Users {
         } finally {
             admin.close(Duration.ZERO);
         }
-    }
-
-    private static void alter(Admin admin, String broker, Map<String, String> settings) throws Exception {
-        List<AlterConfigOp> changes = settings.entrySet().stream()
-            .map(it -> new AlterConfigOp(new ConfigEntry(it.getKey(), it.getValue()), AlterConfigOp.OpType.SET)).toList();
-        admin.incrementalAlterConfigs(Map.of(new ConfigResource(ConfigResource.Type.BROKER, broker), changes)).all().get();
     }
 }

@@ -18,7 +18,7 @@ pub use compare::{
 pub use groups::{Committed, GroupPlace, commit_offsets, committed_offsets, described};
 pub use leaders::{Replicas, create_with_replicas, move_replicas, replicas};
 pub use nasty::{nasty, seeded};
-pub use users::{Stayed, alter_broker, read_with, remove_scram, set_scram, stay_with, write_with};
+pub use users::{Stayed, read_with, remove_scram, set_scram, stay_with, write_with};
 
 use super::{Doing, Lab, LabError, kafka, packages, parts, process};
 use serde::Deserialize;

@@ -46,18 +46,6 @@ pub fn remove_scram(
     users(lab, "unscram", bootstrap, &options, logins)
 }
 
-/// Sets a setting of a broker while it runs.
-pub fn alter_broker(
-    lab: &Lab,
-    bootstrap: &str,
-    broker: u16,
-    (name, value): (&str, &str),
-) -> Result<(), LabError> {
-    let (broker, setting) = (broker.to_string(), format!("{name}={value}"));
-    let options = [("--id", broker.as_str()), ("--config", &setting)];
-    users(lab, "broker", bootstrap, &options, &[])
-}
-
 /// What a client got, or the words of its error with all causes.
 #[derive(Deserialize)]
 #[serde(untagged)]

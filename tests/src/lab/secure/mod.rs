@@ -38,8 +38,8 @@ pub const THREE: Cluster = Cluster {
     extra: "",
 };
 
-/// What programs need to make the certificates.
-pub const PACKAGES: &[(&str, &str)] = &[("openssl", "openssl")];
+/// What makes certificates, and asks for tokens.
+pub const PACKAGES: &[(&str, &str)] = &[("openssl", "openssl"), ("curl", "curl")];
 
 /// How often clients of [`Listener::Reauthenticating`] must prove again who they are.
 pub const REAUTHENTICATION: Duration = Duration::from_secs(5);
@@ -217,14 +217,10 @@ impl<'a> Secured<'a> {
 
     /// What a broker's properties have more than those of the other clusters.
     fn properties(&self) -> String {
+        // The last digit is the broker's: the cluster's port ends with 00, and it has less than ten brokers.
         let server = |listener: &Listener| {
-            // The port of broker @ID@, who is below 10, as digits: the cluster's port ends with 00.
             let tens = (self.cluster.port + listener.offset()) / 10;
-            let at = |digits: String| format!("{}://{NODE_IP}:{digits}", listener.name());
-            match listener {
-                Listener::Plaintext => at("@PORT@".to_owned()),
-                _ => at(format!("{tens}@INDEX@")),
-            }
+            format!("{}://{NODE_IP}:{tens}@INDEX@", listener.name())
         };
         let servers: Vec<_> = Listener::ALL.iter().map(server).collect();
         let protocols: Vec<_> = Listener::ALL
@@ -279,7 +275,7 @@ mod tests {
         };
         let three = Secured::three(&lab);
         let text = three.properties().replace("@INDEX@", "2");
-        for listener in Listener::ALL.iter().skip(1) {
+        for listener in &Listener::ALL {
             let server = format!(
                 "{}://{NODE_IP}:{}",
                 listener.name(),

@@ -280,13 +280,13 @@ impl Server {
                 error("invalid_client", "unknown client or wrong secret"),
             );
         }
-        let scope = request.form.get("scope").map_or("", String::as_str);
+        // Kafka takes no token without a scope.
+        let scope = request.form.get("scope").map_or("kafka", String::as_str);
         match self.signed(user, scope) {
             Ok((token, lifetime)) => {
-                let mut answer = json!({ "access_token": token, "token_type": "Bearer", "expires_in": lifetime });
-                if !scope.is_empty() {
-                    answer["scope"] = scope.into();
-                }
+                let answer = json!({
+                    "access_token": token, "token_type": "Bearer", "expires_in": lifetime, "scope": scope,
+                });
                 (200, answer)
             }
             Err(problem) => (500, error("server_error", &problem.to_string())),
