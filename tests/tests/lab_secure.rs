@@ -129,14 +129,13 @@ fn wrong_passwords_and_unknown_users_are_refused() {
     let at = Secured::one(&lab);
     for listener in SASL {
         for mechanism in PASSWORDS {
-            let words = match mechanism {
-                Mechanism::Plain => {
-                    "Authentication failed: Invalid username or password".to_owned()
-                }
-                _ => format!(
-                    "Authentication failed during authentication due to invalid credentials with SASL mechanism {}",
+            let words = if mechanism == Mechanism::Plain {
+                "Authentication failed: Invalid username or password".to_owned()
+            } else {
+                format!(
+                    "invalid credentials with SASL mechanism {}",
                     mechanism.name()
-                ),
+                )
             };
             for (user, wrong) in [("alice", "wrong"), ("eve", ALICE)] {
                 let credentials = Credentials::Password(mechanism, user, wrong);
