@@ -16,10 +16,11 @@ import org.apache.kafka.common.resource.ResourcePattern;
 import org.apache.kafka.common.resource.ResourceType;
 
 /**
- * What everybody may do with topics and cluster.
+ * What everybody, or one user, may do with topics and cluster.
  *
  * <pre>
- * set [--allow KIND:NAME:OPERATION]... [--deny KIND:NAME:OPERATION]...     these and no others; KIND is topic, group or cluster, OPERATION as in AclOperation
+ * set [--allow KIND:NAME:OPERATION]... [--deny KIND:NAME:OPERATION]...     these and no others; KIND is topic, group, cluster or transactional_id, OPERATION as in AclOperation
+ * change --user U [--add KIND:NAME:OPERATION]... [--remove KIND:NAME:OPERATION]...     what is allowed to a user beside what is
  * </pre>
  *
  * Returns when the broker goes by them.
@@ -30,31 +31,54 @@ public final class Acls {
     }
 
     static int run(String[] args, PrintStream out) throws Exception {
-        Args options = new Args(args, 1, Set.of("bootstrap", "allow", "deny"), Set.of());
-        if (!args[0].equals("set")) {
-            throw new IllegalArgumentException("unknown verb " + args[0]);
-        }
-        List<AclBinding> wanted = new ArrayList<>();
-        options.all("allow").forEach(text -> wanted.add(binding(text, AclPermissionType.ALLOW)));
-        options.all("deny").forEach(text -> wanted.add(binding(text, AclPermissionType.DENY)));
+        Args options = new Args(args, 1, Set.of("bootstrap", "allow", "deny", "user", "add", "remove"), Set.of());
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", options.text("bootstrap"), "default.api.timeout.ms", 30_000))) {
-            admin.deleteAcls(List.of(AclBindingFilter.ANY)).all().get();
-            admin.createAcls(wanted).all().get();
-            while (!new HashSet<>(there(admin)).equals(new HashSet<>(wanted))) {
-                Thread.sleep(20);
+            switch (args[0]) {
+                case "set" -> set(admin, options);
+                case "change" -> change(admin, options);
+                default -> throw new IllegalArgumentException("unknown verb " + args[0]);
             }
         }
         return 0;
+    }
+
+    private static void set(Admin admin, Args options) throws Exception {
+        List<AclBinding> wanted = new ArrayList<>(bindings(options, "allow", "User:*", AclPermissionType.ALLOW));
+        wanted.addAll(bindings(options, "deny", "User:*", AclPermissionType.DENY));
+        admin.deleteAcls(List.of(AclBindingFilter.ANY)).all().get();
+        admin.createAcls(wanted).all().get();
+        while (!new HashSet<>(there(admin)).equals(new HashSet<>(wanted))) {
+            Thread.sleep(20);
+        }
+    }
+
+    private static void change(Admin admin, Args options) throws Exception {
+        String principal = "User:" + options.text("user");
+        List<AclBinding> add = bindings(options, "add", principal, AclPermissionType.ALLOW);
+        List<AclBinding> remove = bindings(options, "remove", principal, AclPermissionType.ALLOW);
+        admin.deleteAcls(remove.stream().map(AclBinding::toFilter).toList()).all().get();
+        admin.createAcls(add).all().get();
+        while (true) {
+            Collection<AclBinding> there = there(admin);
+            if (there.containsAll(add) && remove.stream().noneMatch(there::contains)) {
+                return;
+            }
+            Thread.sleep(20);
+        }
     }
 
     private static Collection<AclBinding> there(Admin admin) throws Exception {
         return admin.describeAcls(AclBindingFilter.ANY).values().get();
     }
 
-    private static AclBinding binding(String text, AclPermissionType type) {
+    private static List<AclBinding> bindings(Args options, String option, String principal, AclPermissionType type) {
+        return options.all(option).stream().map(text -> binding(text, principal, type)).toList();
+    }
+
+    private static AclBinding binding(String text, String principal, AclPermissionType type) {
         String[] parts = text.split(":");
         ResourceType kind = ResourceType.fromString(parts[0].toUpperCase());
         return new AclBinding(new ResourcePattern(kind, parts[1], PatternType.LITERAL),
-            new AccessControlEntry("User:*", "*", AclOperation.valueOf(parts[2]), type));
+            new AccessControlEntry(principal, "*", AclOperation.valueOf(parts[2]), type));
     }
 }

@@ -23,7 +23,7 @@ import java.util.Map;
 public final class Server {
     private static final Map<String, Args.Program> PROGRAMS = Map.of(
         "Acls", Acls::run, "Produce", Produce::run, "Compare", Compare::run, "Topics", Topics::run, "Leaders", Leaders::run, "Groups", Groups::run,
-        "Nasty", Nasty::run, "Seeded", Seeded::run);
+        "Nasty", Nasty::run, "Seeded", Seeded::run, "Users", Users::run, "Client", Client::run);
     private static final ObjectMapper JSON = new ObjectMapper();
 
     public static void main(String[] args) throws Exception {

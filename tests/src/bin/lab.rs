@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use kafka_backup_tests::demo::{self, Demo};
 use kafka_backup_tests::lab::components::{self, Options};
 use kafka_backup_tests::lab::given::Flags;
+use kafka_backup_tests::lab::secure::tokens;
 use kafka_backup_tests::lab::{Doing, Lab, LabError, images, kafka, kubernetes, net};
 use kafka_backup_tests::{alerts, bench, restore_soak, soak, suite};
 use std::io::Write;
@@ -20,9 +21,10 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Start components and what they need; if none is named, all but versitygw and azurite
+    /// Start components and what they need; if none is named, all but those for special tests
     Up {
-        /// kafka (both clusters), kafka-target, store, versitygw, azurite, kubernetes, prometheus, net
+        /// kafka (both clusters), kafka-target, store, kubernetes, prometheus, net; for special tests versitygw, azurite, kafka-secure,
+        /// kafka-secure3, tokens
         names: Vec<String>,
         /// Brokers of each Kafka cluster
         #[arg(long, default_value_t = 1, value_parser = brokers)]
@@ -86,6 +88,9 @@ enum Verb {
     /// The first process of the Kubernetes node
     #[command(hide = true)]
     NodeInit,
+    /// The process of the token server
+    #[command(hide = true)]
+    TokenServer,
     /// Run a command inside the lab's network namespace
     Exec {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
@@ -271,6 +276,7 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             bench::exporter(&lab, &bench::Exporter { sizes, only, json })?;
         }
         Verb::NodeInit => match kubernetes::init::main(&lab)? {},
+        Verb::TokenServer => match tokens::main(&lab)? {},
         Verb::Exec { command } => {
             let mut inside = net::command(&lab, &command[0])?;
             let kubeconfig = kubernetes::kubeconfig(&lab);

@@ -2,6 +2,7 @@
 
 use super::{
     Lab, LabError, azurite, chain, kafka, kubernetes, net, packages, parts, process, prometheus,
+    secure::{self, Secured, tokens},
     step, store, versitygw,
 };
 use std::time::Instant;
@@ -121,6 +122,36 @@ pub static COMPONENTS: &[Component] = &[
         up: |lab, _| azurite::up(lab),
         down: azurite::down,
         status: |lab| vec![Row::of_process(lab, azurite::NAME, azurite::ENDPOINT)],
+    },
+    Component {
+        name: tokens::NAME,
+        about: "a token server (OAuth 2), and the certificates of the secured Kafka clusters; ports 11090 and 11091",
+        by_default: false,
+        needs: &[net::HOLDER],
+        packages: secure::PACKAGES,
+        up: |lab, _| tokens::up(lab),
+        down: tokens::down,
+        status: |lab| vec![Row::of_process(lab, tokens::NAME, tokens::ENDPOINT)],
+    },
+    Component {
+        name: "kafka-secure",
+        about: "a Kafka broker with TLS, SASL and ACLs, for tests of them; ports 11100 to 11160",
+        by_default: false,
+        needs: &[tokens::NAME],
+        packages: &[],
+        up: |lab, _| Secured::one(lab).up(),
+        down: |lab| Secured::one(lab).down(),
+        status: |lab| Secured::one(lab).status(),
+    },
+    Component {
+        name: "kafka-secure3",
+        about: "three such brokers; ports 11200 to 11262",
+        by_default: false,
+        needs: &[tokens::NAME],
+        packages: &[],
+        up: |lab, _| Secured::three(lab).up(),
+        down: |lab| Secured::three(lab).down(),
+        status: |lab| Secured::three(lab).status(),
     },
     Component {
         name: kubernetes::NAME,

@@ -8,7 +8,7 @@
 //! A JDK 17 or later, and Maven 3.8 or later the first time.
 
 use super::components::Row;
-use super::{Doing, Lab, LabError, NODE_IP, net, packages, parts, process, step};
+use super::{Doing, Lab, LabError, NODE_IP, net, packages, parts, process, secure, step};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -163,6 +163,11 @@ pub fn java(
         "-Dorg.slf4j.simpleLogger.showDateTime=true",
         "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
     ]);
+    // Since 4.0 Kafka fetches tokens and their keys from nowhere else.
+    command.arg(format!(
+        "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={}",
+        secure::tokens::ALLOWED
+    ));
     command.args(options).arg("-cp").arg(class_path).arg(class);
     Ok(command)
 }
@@ -170,20 +175,23 @@ pub fn java(
 /// The cluster and number of a broker of the lab, by the name that `status` shows.
 pub fn by_name(broker: &str) -> Option<(Cluster<'static>, u16)> {
     let (cluster, id) = broker.rsplit_once('-')?;
-    let cluster = [SOURCE, TARGET]
+    let cluster = COMPONENTS
         .into_iter()
         .find(|known| cluster == format!("kafka-{}", known.name))?;
     Some((cluster, id.parse().ok()?))
 }
 
-/// Kills the brokers of all clusters but [`SOURCE`] and [`TARGET`], and removes their data: what a test ran for itself.
+/// The clusters that are components of the lab.
+const COMPONENTS: [Cluster; 4] = [SOURCE, TARGET, secure::ONE, secure::THREE];
+
+/// Kills the brokers of all clusters but the lab's own, and removes their data: what a test ran for itself.
 pub fn down_others(lab: &Lab) -> Result<(), LabError> {
     let running = process::running(lab);
     let others = running
         .iter()
         .filter_map(|(name, _)| name.strip_prefix("kafka-")?.rsplit_once('-'))
         .map(|(cluster, _)| cluster)
-        .filter(|cluster| ![SOURCE.name, TARGET.name].contains(cluster));
+        .filter(|cluster| COMPONENTS.iter().all(|known| known.name != *cluster));
     for name in others {
         let cluster = Cluster {
             name,
@@ -279,7 +287,8 @@ impl Cluster<'_> {
         })
     }
 
-    fn properties_file(&self, lab: &Lab, id: u16) -> PathBuf {
+    /// The properties of broker `id`.
+    pub(super) fn properties_file(&self, lab: &Lab, id: u16) -> PathBuf {
         self.folder(lab)
             .join(id.to_string())
             .join("broker.properties")
@@ -342,6 +351,8 @@ impl Cluster<'_> {
         let (replicas, in_sync) = if brokers < 3 { (1, 1) } else { (3, 2) };
         let values = [
             ("@ID@", id.to_string()),
+            // The place of its ports after those of the first.
+            ("@INDEX@", (id - 1).to_string()),
             ("@VOTERS@", voters.join(",")),
             ("@NODE_IP@", NODE_IP.to_owned()),
             ("@PORT@", self.client_port(id).to_string()),

@@ -9,14 +9,16 @@ mod compare;
 mod groups;
 mod leaders;
 mod nasty;
+mod users;
 
-pub use acls::{AUTHORIZER, set_acls};
+pub use acls::{AUTHORIZER, change_acls, set_acls};
 pub use compare::{
     ComparedTopic, Comparison, Reading, View, compare, compare_view, compare_with_archive,
 };
 pub use groups::{Committed, GroupPlace, commit_offsets, committed_offsets, described};
 pub use leaders::{Replicas, create_with_replicas, move_replicas, replicas};
 pub use nasty::{nasty, seeded};
+pub use users::{Stayed, read_with, remove_scram, set_scram, stay_with, write_with};
 
 use super::{Doing, Lab, LabError, kafka, packages, parts, process};
 use serde::Deserialize;
@@ -59,6 +61,8 @@ const SOURCES: &[(&str, &str)] = &[
         include_str!("../../assets/java/Leaders.java"),
     ),
     ("Groups.java", include_str!("../../assets/java/Groups.java")),
+    ("Users.java", include_str!("../../assets/java/Users.java")),
+    ("Client.java", include_str!("../../assets/java/Client.java")),
     ("Server.java", include_str!("../../assets/java/Server.java")),
 ];
 

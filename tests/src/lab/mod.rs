@@ -10,6 +10,7 @@
 
 pub mod azurite;
 pub mod cargo;
+mod certificates;
 pub mod components;
 mod error;
 pub mod gateways;
@@ -24,6 +25,7 @@ pub mod parts;
 pub mod process;
 pub mod prometheus;
 pub mod push_clients;
+pub mod secure;
 pub mod store;
 pub mod versitygw;
 

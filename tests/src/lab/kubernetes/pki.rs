@@ -5,29 +5,11 @@
 //! node authorizer decide about it as they do there. Keys are P-256, but for service account tokens (RS256, the usual kind).
 
 use super::{API_SERVICE_IP, NODE};
-use crate::lab::process::run;
+use crate::lab::certificates::{Certificate, Usage, create_all, openssl, private_folder};
 use crate::lab::{Doing, LabError, NODE_IP};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
-
-/// A lab lives for hours; whoever forgets one for a month starts it anew.
-const DAYS: &str = "30";
-
-/// What a certificate is for.
-enum Usage<'a> {
-    Server { names: &'a str },
-    Client,
-}
-
-struct Certificate<'a> {
-    name: &'a str,
-    issuer: &'a str,
-    subject: String,
-    usage: Usage<'a>,
-}
 
 /// Kubeconfigs to write: file name and certificate are called the same.
 const CLIENTS: [&str; 6] = [
@@ -44,9 +26,7 @@ pub(super) fn create(state: &Path) -> Result<(), LabError> {
     let pki = state.join("pki");
     let kubeconfigs = state.join("kubeconfig");
     for folder in [&pki, &kubeconfigs] {
-        fs::create_dir_all(folder).doing(|| format!("create {}", folder.display()))?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-            .doing(|| format!("protect {}", folder.display()))?;
+        private_folder(folder)?;
     }
     let api_names = format!(
         "DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local,\
@@ -90,29 +70,16 @@ pub(super) fn create(state: &Path) -> Result<(), LabError> {
     ];
     thread::scope(|scope| {
         let tokens = scope.spawn(|| token_key(&pki));
-        let pki = &pki;
-        authority(pki, "ca")?;
-        authority(pki, "front-proxy-ca")?;
-        let issued: Vec<_> = certificates
-            .iter()
-            .map(|certificate| scope.spawn(move || issue(pki, certificate)))
-            .collect();
-        for thread in issued.into_iter().chain([tokens]) {
-            thread
-                .join()
-                .map_err(|_| LabError::State("a thread that makes keys panicked".to_owned()))??;
-        }
-        Ok::<_, LabError>(())
+        create_all(&pki, &["ca", "front-proxy-ca"], &certificates)?;
+        tokens
+            .join()
+            .map_err(|_| LabError::State("a thread that makes keys panicked".to_owned()))?
     })?;
     for name in CLIENTS {
         let path = kubeconfigs.join(format!("{name}.conf"));
         fs::write(&path, kubeconfig(&pki, name)).doing(|| format!("write {}", path.display()))?;
     }
     Ok(())
-}
-
-fn openssl(pki: &Path, args: &[&str]) -> Result<(), LabError> {
-    run(Command::new("openssl").current_dir(pki).args(args)).map(drop)
 }
 
 /// The key that signs service account tokens.
@@ -130,71 +97,6 @@ fn token_key(pki: &Path) -> Result<(), LabError> {
         ],
     )?;
     openssl(pki, &["pkey", "-in", "sa.key", "-pubout", "-out", "sa.pub"])
-}
-
-/// Makes a key and a certificate. The extensions come from a file of our own: those of the machine's openssl.cnf would be added to ours.
-fn request(
-    pki: &Path,
-    name: &str,
-    subject: &str,
-    extensions: &str,
-    issuer: &[&str],
-) -> Result<(), LabError> {
-    let config = format!("{name}.cnf");
-    let text =
-        format!("[req]\ndistinguished_name=subject\n[subject]\n[extensions]\n{extensions}\n");
-    fs::write(pki.join(&config), text).doing(|| format!("write {config}"))?;
-    let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
-    let fixed = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        DAYS,
-        "-extensions",
-        "extensions",
-    ];
-    let own = [
-        "-config",
-        &config,
-        "-subj",
-        subject,
-        "-keyout",
-        &key,
-        "-out",
-        &certificate,
-    ];
-    openssl(pki, &[&fixed[..], &own, issuer].concat())
-}
-
-fn authority(pki: &Path, name: &str) -> Result<(), LabError> {
-    let extensions = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,digitalSignature,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash";
-    request(pki, name, &format!("/CN=lab-{name}"), extensions, &[])
-}
-
-fn issue(pki: &Path, certificate: &Certificate) -> Result<(), LabError> {
-    let usage = match certificate.usage {
-        Usage::Client => "extendedKeyUsage=clientAuth".to_owned(),
-        Usage::Server { names } => format!("extendedKeyUsage=serverAuth\nsubjectAltName={names}"),
-    };
-    let extensions = format!(
-        "basicConstraints=CA:FALSE\nkeyUsage=critical,digitalSignature\nauthorityKeyIdentifier=keyid\n{usage}"
-    );
-    let (by, with) = (
-        format!("{}.crt", certificate.issuer),
-        format!("{}.key", certificate.issuer),
-    );
-    request(
-        pki,
-        certificate.name,
-        &certificate.subject,
-        &extensions,
-        &["-CA", &by, "-CAkey", &with],
-    )
 }
 
 /// A kubeconfig with absolute paths; JSON strings, which are YAML as well.
