@@ -69,7 +69,7 @@ apis! {
     ProduceRequest => ProduceResponse, Produce, 9..=13, since "2.5";
 }
 
-/// The exchange that says who we are has no throttle times: (KIP-219) is for those who are in.
+/// The exchange that says who we are: nobody is throttled (KIP-219) before it.
 macro_rules! sasl_apis {
     ($($request:ty => $response:ty, $key:ident, $min:literal ..= $max:literal;)*) => {$(
         impl Api for $request {

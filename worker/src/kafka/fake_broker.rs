@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
+use kafka_backup_shared::report::Fault;
 use kafka_backup_shared::spec::KafkaCluster;
 use kafka_protocol::error::ResponseError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,19 +24,23 @@ const FETCH: i16 = 1;
 const METADATA: i16 = 3;
 pub(super) const OFFSET_COMMIT: i16 = 8;
 const FIND_COORDINATOR: i16 = 10;
+const SASL_HANDSHAKE: i16 = 17;
 const API_VERSIONS: i16 = 18;
 const INIT_PRODUCER_ID: i16 = 22;
+const SASL_AUTHENTICATE: i16 = 36;
 pub(super) const OFFSET_DELETE: i16 = 47;
 
 /// What the fake says it speaks.
-const VERSIONS: [(i16, i16, i16); 8] = [
+const VERSIONS: [(i16, i16, i16); 10] = [
     (0, 3, 12),
     (FETCH, 4, 12),
     (METADATA, 0, 10),
     (OFFSET_COMMIT, 2, 7),
     (FIND_COORDINATOR, 0, 4),
+    (SASL_HANDSHAKE, 0, 1),
     (API_VERSIONS, 0, 3),
     (INIT_PRODUCER_ID, 0, 4),
+    (SASL_AUTHENTICATE, 0, 2),
     (OFFSET_DELETE, 0, 0),
 ];
 
@@ -146,6 +151,140 @@ async fn open(address: &str) -> Connection {
 async fn until_closed(mut stream: TcpStream) {
     let mut rest = Vec::new();
     drop(stream.read_to_end(&mut rest).await);
+}
+
+/// SaslHandshake's answer, version 1: PLAIN is taken.
+fn handshake_taken(correlation_id: i32) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.put_i16(0);
+    body.put_i32(1);
+    body.put_i16(5);
+    body.put_slice(b"PLAIN");
+    frame(correlation_id, &body)
+}
+
+/// SaslAuthenticate's answer, version 2: `error` 0 takes us for `lifetime_ms`.
+fn authenticated(correlation_id: i32, error: i16, lifetime_ms: i64) -> Vec<u8> {
+    let mut body = vec![0]; // header tags
+    body.put_i16(error);
+    body.put_u8(6);
+    body.put_slice(b"words");
+    body.put_u8(1);
+    body.put_i64(lifetime_ms);
+    body.put_u8(0);
+    frame(correlation_id, &body)
+}
+
+/// A connection that has proven itself to `script`'s first two answers.
+async fn proven(address: &str) -> (tempfile::TempDir, Result<Connection, KafkaError>) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("user")).unwrap();
+    for key in ["username", "password"] {
+        std::fs::write(folder.path().join("user").join(key), "x").unwrap();
+    }
+    let cluster = serde_json::json!({
+        "bootstrapServers": ["a:1"], "securityProtocol": "SASL_PLAINTEXT",
+        "saslSecret": {"name": "user", "mechanism": "PLAIN"},
+    });
+    let cluster: KafkaCluster = serde_json::from_value(cluster).unwrap();
+    let config = ClientConfig::new(&cluster, folder.path(), "test");
+    let connection = Connection::open(address, &config).await;
+    (folder, connection)
+}
+
+async fn take(stream: &mut TcpStream, api: i16) -> i32 {
+    let request = read_request(stream).await;
+    assert_eq!(request.api, api);
+    request.correlation_id
+}
+
+async fn prove(stream: &mut TcpStream, error: i16, lifetime_ms: i64) {
+    let id = take(stream, SASL_HANDSHAKE).await;
+    stream.write_all(&handshake_taken(id)).await.unwrap();
+    let id = take(stream, SASL_AUTHENTICATE).await;
+    let answer = authenticated(id, error, lifetime_ms);
+    stream.write_all(&answer).await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_wait_while_a_session_is_proven_anew_and_go_in_their_order() {
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        prove(&mut stream, 0, 1000).await;
+        // In flight when the session is proven anew, and answered in its place.
+        let first = take(&mut stream, INIT_PRODUCER_ID).await;
+        let handshake = take(&mut stream, SASL_HANDSHAKE).await;
+        // Time for others to come between, if they could.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stream.write_all(&producer_id(first, 0, 1)).await.unwrap();
+        stream.write_all(&handshake_taken(handshake)).await.unwrap();
+        let id = take(&mut stream, SASL_AUTHENTICATE).await;
+        stream.write_all(&authenticated(id, 0, 0)).await.unwrap();
+        for number in 2..4 {
+            let id = take(&mut stream, INIT_PRODUCER_ID).await;
+            stream.write_all(&producer_id(id, 0, number)).await.unwrap();
+        }
+        until_closed(stream).await;
+    })
+    .await;
+    let (_folder, connection) = proven(&address).await;
+    let connection = connection.unwrap();
+    let first = connection.init_producer_id().unwrap();
+    // 85 percent of a second, and some of the time in which the broker says nothing.
+    tokio::time::sleep(Duration::from_millis(950)).await;
+    let second = connection.init_producer_id().unwrap();
+    let third = connection.init_producer_id().unwrap();
+    let ids = [first.await, second.await, third.await].map(|id| id.unwrap().id);
+    assert_eq!(ids, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_session_that_is_refused_ends_with_the_reason_and_may_be_another_a_moment_later() {
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        prove(&mut stream, 0, 400).await;
+        prove(
+            &mut stream,
+            ResponseError::SaslAuthenticationFailed.code(),
+            0,
+        )
+        .await;
+        until_closed(stream).await;
+    })
+    .await;
+    let (_folder, connection) = proven(&address).await;
+    let connection = connection.unwrap();
+    while !connection.is_dead() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let error = connection.init_producer_id().unwrap_err();
+    assert!(chain(&error).contains("words"), "{}", chain(&error));
+    assert!(error.is_retriable(), "the password was taken before");
+    assert_eq!(error.fault(), Fault::Denied);
+}
+
+#[tokio::test]
+async fn who_is_refused_at_first_is_not_tried_again() {
+    let address = fake(|mut stream| async move {
+        shake_hands(&mut stream).await;
+        prove(
+            &mut stream,
+            ResponseError::SaslAuthenticationFailed.code(),
+            0,
+        )
+        .await;
+        until_closed(stream).await;
+    })
+    .await;
+    let (_folder, connection) = proven(&address).await;
+    let error = connection.unwrap_err();
+    assert!(
+        chain(&error).contains("PLAIN") && chain(&error).contains("words"),
+        "{}",
+        chain(&error)
+    );
+    assert!(!error.is_retriable());
+    assert_eq!(error.fault(), Fault::Denied);
 }
 
 /// How a coordinator takes a request.
