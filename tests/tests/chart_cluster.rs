@@ -41,6 +41,7 @@ impl Stage {
             pods.unwrap().is_empty()
         })
         .unwrap();
+        stage.disown_crds();
         for namespace in [HOME, SECOND] {
             // With Pod Security *restricted*.
             operator::fresh_namespace(&stage.lab, namespace).unwrap();
@@ -62,6 +63,22 @@ impl Stage {
             NAME,
             &replicas,
         ]);
+    }
+
+    /// Makes the CRDs nobody's again, as kubectl has applied them.
+    fn disown_crds(&self) {
+        let listed = self.kubectl(&["get", "crd", "--output", "name"]);
+        let ours = listed
+            .lines()
+            .filter(|name| name.ends_with(".kafka-backup.dev"));
+        for name in ours {
+            let marks = [
+                "meta.helm.sh/release-name-",
+                "meta.helm.sh/release-namespace-",
+            ];
+            self.kubectl(&[&["annotate", name], &marks[..]].concat());
+            self.kubectl(&["label", name, "app.kubernetes.io/managed-by-"]);
+        }
     }
 
     /// What Helm says; as an error what it says of its failure.
@@ -128,6 +145,7 @@ impl Drop for Stage {
             self.kubectl(&["delete", "namespace", namespace, "--timeout=90s"]);
         }
         // As they were, also after an older version of them.
+        self.disown_crds();
         operator::apply_crds(&self.lab).unwrap();
         self.scale(operator::NAMESPACE, "1");
         operator::rolled_out(&self.lab, operator::NAMESPACE).unwrap();
@@ -167,8 +185,10 @@ impl Forward {
     fn start(lab: &Lab, line: &str, port: u16) -> Self {
         let mut kubectl = lab.kubectl().unwrap();
         kubectl.args(line.split(' ')).stdout(Stdio::null());
-        let forward = Self(kubectl.spawn().unwrap());
+        let mut forward = Self(kubectl.spawn().unwrap());
         wait_for("the forwarded port", PATIENCE, || {
+            let ended = forward.0.try_wait().unwrap();
+            assert!(ended.is_none(), "kubectl {line} has ended");
             curl(lab, &format!("http://localhost:{port}/")).is_some()
         })
         .unwrap();
