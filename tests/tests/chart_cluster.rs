@@ -17,6 +17,10 @@ use serde_json::{Value, json};
 const HOME: &str = "t-chart";
 /// Another release's.
 const SECOND: &str = "t-chart-second";
+/// A field's description in an older version.
+const OLDER: &str = "As it was.";
+const CRD: &str = "kafkabackups.kafka-backup.dev";
+const TOKEN: &str = "sixteen-characters-or-more";
 const PATIENCE: Duration = Duration::from_secs(90);
 /// What Helm gives up after.
 const TIMEOUT: &str = "--timeout=90s";
@@ -117,11 +121,27 @@ impl Stage {
         operator::get(&self.lab, namespace, kind, name).unwrap()
     }
 
+    /// `helm test`, and what it says.
+    fn test(&self, namespace: &str) -> String {
+        self.helm(&["test", NAME, "--namespace", namespace, "--logs", TIMEOUT])
+    }
+
+    /// Pods with the leader's label.
+    fn leaders(&self) -> usize {
+        let label = "kafka-backup.dev/leader-of=All";
+        let pods = self.kubectl(&["-n", HOME, "get", "pods", "-l", label, "-o", "name"]);
+        pods.lines().count()
+    }
+
+    /// The address of the release's Service.
+    fn address(&self, namespace: &str) -> String {
+        let service = self.object(namespace, "service", NAME).unwrap();
+        service["spec"]["clusterIP"].as_str().unwrap().to_owned()
+    }
+
     /// The description of a field of the CRD of backups, as the cluster has it.
     fn field(&self, field: &str) -> Value {
-        let crd = self
-            .object("default", "crd", "kafkabackups.kafka-backup.dev")
-            .unwrap();
+        let crd = self.object("default", "crd", CRD).unwrap();
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         schema["properties"]["spec"]["properties"][field]["description"].clone()
     }
@@ -161,7 +181,7 @@ fn older_chart(folder: &Path) -> PathBuf {
     let mut object: Value = serde_saphyr::from_str(&text).unwrap();
     let spec =
         &mut object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    spec["properties"]["topics"]["description"] = json!("As it was.");
+    spec["properties"]["topics"]["description"] = json!(OLDER);
     fs::write(&crd, serde_saphyr::to_string(&object).unwrap()).unwrap();
     copy
 }
@@ -299,161 +319,130 @@ fn all_that_can_be_made_is_accepted() {
     kubectl(&["delete", "-f", &foreign]);
 }
 
-#[test]
-fn a_release_lives_from_its_installation_to_its_end() {
-    let _turn = turn();
-    let stage = Stage::set();
-    let folder = tempfile::tempdir().unwrap();
-    let lab = &stage.lab;
-    let old = packaged(lab, &older_chart(folder.path()), "0.0.1", folder.path());
-    let new = packaged(
-        lab,
-        &helm::chart(),
-        env!("CARGO_PKG_VERSION"),
-        folder.path(),
-    );
-
-    // What kubectl has applied is nobody's release, and is not taken silently.
-    let chart = old.display().to_string();
-    let install = ["install", NAME, &chart, "--namespace", HOME];
+/// What kubectl has applied is nobody's release, and is not taken silently; nor is anything installed where a kind is missing.
+fn install(stage: &Stage, chart: &Path, values: Value) {
+    let archive = chart.display().to_string();
+    let install = ["install", NAME, &archive, "--namespace", HOME];
     let refused = stage.try_helm(&install).unwrap_err();
     assert!(refused.contains("invalid ownership metadata"), "{refused}");
     let monitored = stage.values(json!({"metrics": {"serviceMonitor": {"enabled": true}}}));
-    let refused = stage
-        .try_helm(&[&install[..], &[&monitored]].concat())
-        .unwrap_err();
+    let refused = stage.try_helm(&[&install[..], &[&monitored]].concat());
+    let refused = refused.unwrap_err();
     assert!(
         refused.contains("no matches for kind \"ServiceMonitor\""),
         "{refused}"
     );
     assert_eq!(stage.object(HOME, "deployment", NAME), None);
-    let two = json!({"replicaCount": 2, "hold": "10s"});
-    stage.release(HOME, &old, two.clone(), &["--take-ownership"]);
-    assert_eq!(stage.field("topics"), "As it was.");
-    let notes = stage.helm(&["get", "notes", NAME, "--namespace", HOME]);
-    assert!(
-        notes.contains(&format!(
-            "port-forward -n {HOME} deployment/{NAME} 8080:8080"
-        )),
-        "{notes}"
-    );
 
-    // Both pods are ready, one of them leads, and the release's own test finds it.
-    let wait = [
-        "wait",
-        "-n",
-        HOME,
-        &format!("deployment/{NAME}"),
-        "--for=condition=Available",
-        "--timeout=90s",
-    ];
-    stage.kubectl(&wait);
-    let deployment = stage.object(HOME, "deployment", NAME).unwrap();
-    assert_eq!(
-        deployment["status"]["readyReplicas"], 2,
-        "{}",
-        deployment["status"]
-    );
-    let tested = stage.helm(&["test", NAME, "--namespace", HOME, "--logs", TIMEOUT]);
+    stage.release(HOME, chart, values, &["--take-ownership"]);
+    assert_eq!(stage.field("topics"), OLDER);
+    let notes = stage.helm(&["get", "notes", NAME, "--namespace", HOME]);
+    let forward = format!("port-forward -n {HOME} deployment/{NAME} 8080:8080");
+    assert!(notes.contains(&forward), "{notes}");
+    // Helm keeps each revision in a Secret, which may have 1 MiB.
+    let secret = format!("sh.helm.release.v1.{NAME}.v1");
+    let path = "jsonpath={.data.release}";
+    let kept = stage.kubectl(&["-n", HOME, "get", "secret", &secret, "-o", path]);
+    println!("a revision takes {} bytes", kept.len());
+    assert!(kept.len() < 400 * 1024, "{} bytes", kept.len());
+}
+
+/// Both pods are ready, one of them leads, and the release's own test finds it.
+fn look_at_two(stage: &Stage) {
+    let deployment = format!("deployment/{NAME}");
+    let available = ["--for=condition=Available", "--timeout=90s"];
+    stage.kubectl(&[&["wait", "-n", HOME, &deployment], &available[..]].concat());
+    let found = stage.object(HOME, "deployment", NAME).unwrap();
+    assert_eq!(found["status"]["readyReplicas"], 2, "{}", found["status"]);
+    let tested = stage.test(HOME);
+    let says = "has the controller's metrics";
     assert!(
-        tested.contains("Succeeded") && tested.contains("has the controller's metrics"),
+        tested.contains("Succeeded") && tested.contains(says),
         "{tested}"
     );
-    let leaders = stage.kubectl(&[
-        "-n",
-        HOME,
-        "get",
-        "pods",
-        "-l",
-        "kafka-backup.dev/leader-of=All",
-        "-o",
-        "name",
-    ]);
-    assert_eq!(leaders.lines().count(), 1, "{leaders}");
-    {
-        let line = format!("port-forward -n {HOME} deployment/kafka-backup-operator 8080:8080");
-        let _forward = Forward::start(lab, &line, 8080);
-        let page = curl(lab, "http://localhost:8080/metrics").unwrap();
-        assert!(page.contains(OWN_METRIC), "{page}");
-    }
+    assert_eq!(stage.leaders(), 1);
+    let line = format!("port-forward -n {HOME} {deployment} 8080:8080");
+    let _forward = Forward::start(&stage.lab, &line, 8080);
+    let page = curl(&stage.lab, "http://localhost:8080/metrics").unwrap();
+    assert!(page.contains(OWN_METRIC), "{page}");
+}
 
-    // Helm keeps each revision in a Secret, which may have 1 MiB.
-    let kept = stage.kubectl(&[
-        "-n",
-        HOME,
-        "get",
-        "secret",
-        &format!("sh.helm.release.v1.{NAME}.v1"),
-        "-o",
-        "jsonpath={.data.release}",
-    ]);
-    assert!(kept.len() < 400 * 1024, "{} bytes", kept.len());
-    println!("a revision takes {} bytes", kept.len());
-
-    // An object of a user.
-    operator::apply(lab, "chart-object", &suspended()).unwrap();
-
-    // A change of values alone, and then another version: CRDs and pods are those of it.
-    let mut values = two;
+/// Other values of the same version, and one more as docs/pushing.md does it.
+fn change_values(stage: &Stage, chart: &Path, mut values: Value) -> Value {
     values["logging"] = json!({"level": "debug"});
     values["metrics"] = json!({"port": 9090, "path": "/kafka/metrics"});
     values["limits"] = json!({"runs": 4, "runsPerNamespace": 2});
-    values["pushToken"] = json!({"existingSecret": "push"});
-    stage.kubectl(&[
-        "-n",
-        HOME,
-        "create",
-        "secret",
-        "generic",
-        "push",
-        "--from-literal=token=sixteen-characters-or-more",
-    ]);
-    stage.release(HOME, &old, values.clone(), &[]);
-    assert_eq!(stage.field("topics"), "As it was.");
-    stage.helm(&["test", NAME, "--namespace", HOME, TIMEOUT]);
+    stage.release(HOME, chart, values.clone(), &[]);
+    assert_eq!(stage.field("topics"), OLDER);
+    stage.test(HOME);
     let pods = "app.kubernetes.io/component=controller";
     let log = stage.kubectl(&["-n", HOME, "logs", "-l", pods, "--tail=-1"]);
     assert!(
         log.contains("\"level\":\"DEBUG\"") && log.contains(":9090"),
         "{log}"
     );
-    stage.release(HOME, &new, values.clone(), &[]);
-    assert_ne!(stage.field("topics"), "As it was.");
-    assert!(stage.field("topics").is_string());
-    let listed = stage.helm(&["list", "--namespace", HOME, "--output", "json"]);
-    assert!(
-        listed.contains(&format!("{NAME}-{}", env!("CARGO_PKG_VERSION"))),
-        "{listed}"
-    );
-    stage.helm(&["test", NAME, "--namespace", HOME, TIMEOUT]);
 
-    // One that does not elect, and serves no page.
-    let alone =
-        json!({"leaderElection": {"enabled": false}, "metrics": {"enabled": false}, "hold": "10s"});
-    stage.release(HOME, &new, alone, &[]);
-    stage.helm(&["test", NAME, "--namespace", HOME, TIMEOUT]);
-    let leaders = stage.kubectl(&[
-        "-n",
+    let token = format!("--from-literal=token={TOKEN}");
+    stage.kubectl(&["-n", HOME, "create", "secret", "generic", "push", &token]);
+    let archive = chart.display().to_string();
+    let upgrade = [
+        "upgrade",
+        NAME,
+        &archive,
+        "--namespace",
         HOME,
-        "get",
-        "pods",
-        "-l",
-        "kafka-backup.dev/leader-of=All",
-        "-o",
-        "name",
+        "--wait",
+        TIMEOUT,
+    ];
+    let set = [
+        "--reset-then-reuse-values",
+        "--set",
+        "pushToken.existingSecret=push",
+    ];
+    stage.helm(&[&upgrade[..], &set].concat());
+    stage.test(HOME);
+    let service = stage.address(HOME);
+    let mut push = net::command(&stage.lab, "curl").unwrap();
+    push.args([
+        "--silent",
+        "--show-error",
+        "--fail-with-body",
+        "--data-binary",
+        "records_checked_total 42\n",
     ]);
-    assert_eq!(leaders.lines().count(), 1, "{leaders}");
-    let service = stage.object(HOME, "service", NAME).unwrap();
-    let address = service["spec"]["clusterIP"].as_str().unwrap();
-    let page = curl(lab, &format!("http://{address}:8080/metrics")).unwrap();
-    assert!(page.contains("nothing is here"), "{page}");
+    push.args(["--header", &format!("Authorization: Bearer {TOKEN}")]);
+    push.arg(format!("http://{service}:9090/metrics/job/verify-orders"));
+    process::run(&mut push).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    wait_for("what was pushed", PATIENCE, || {
+        let page = curl(&stage.lab, &format!("http://{service}:9090/kafka/metrics"));
+        page.is_some_and(|page| page.contains("records_checked_total"))
+    })
+    .unwrap();
+    values["pushToken"] = json!({"existingSecret": "push"});
+    values
+}
 
-    // A second release leaves the first one's CRDs to it.
-    let chart = new.display().to_string();
+/// One that does not elect, and serves no page.
+fn be_alone(stage: &Stage, chart: &Path) {
+    let values =
+        json!({"leaderElection": {"enabled": false}, "metrics": {"enabled": false}, "hold": "10s"});
+    stage.release(HOME, chart, values, &[]);
+    stage.test(HOME);
+    assert_eq!(stage.leaders(), 1);
+    let page = curl(
+        &stage.lab,
+        &format!("http://{}:8080/metrics", stage.address(HOME)),
+    );
+    assert_eq!(page.as_deref(), Some("nothing is here\n"));
+}
+
+/// A second release leaves the first one's CRDs to it; when that goes, they stay with all objects, and the second can take them.
+fn outlive_the_first(stage: &Stage, chart: &Path) {
+    let archive = chart.display().to_string();
     let second = [
         "install",
         NAME,
-        &chart,
+        &archive,
         "--namespace",
         SECOND,
         "--wait",
@@ -463,23 +452,45 @@ fn a_release_lives_from_its_installation_to_its_end() {
     assert!(refused.contains("invalid ownership metadata"), "{refused}");
     let own = stage.values(json!({"crds": {"install": false}, "watchNamespace": SECOND}));
     stage.helm(&[&second[..], &[&own]].concat());
-    stage.helm(&["test", NAME, "--namespace", SECOND, TIMEOUT]);
+    stage.test(SECOND);
 
-    // When the first goes, CRDs and objects stay, and the second can take the CRDs.
+    let is_kept = || stage.object(HOME, "kafkabackup", "kept").is_some();
     stage.helm(&["uninstall", NAME, "--namespace", HOME, "--wait"]);
     assert_eq!(stage.object(HOME, "deployment", NAME), None);
-    assert!(stage.object(HOME, "kafkabackup", "kept").is_some());
+    assert!(is_kept());
     let own = json!({"watchNamespace": SECOND});
-    stage.release(SECOND, &new, own, &["--take-ownership"]);
-    let crd = stage
-        .object("default", "crd", "kafkabackups.kafka-backup.dev")
-        .unwrap();
-    assert_eq!(
-        crd["metadata"]["annotations"]["meta.helm.sh/release-namespace"],
-        SECOND
-    );
+    stage.release(SECOND, chart, own, &["--take-ownership"]);
+    let crd = stage.object("default", "crd", CRD).unwrap();
+    let owner = &crd["metadata"]["annotations"]["meta.helm.sh/release-namespace"];
+    assert_eq!(owner, SECOND);
     stage.helm(&["uninstall", NAME, "--namespace", SECOND, "--wait"]);
-    assert!(stage.object(HOME, "kafkabackup", "kept").is_some());
+    assert!(is_kept());
+}
+
+#[test]
+fn a_release_lives_from_its_installation_to_its_end() {
+    let _turn = turn();
+    let stage = Stage::set();
+    let folder = tempfile::tempdir().unwrap();
+    let (lab, folder) = (&stage.lab, folder.path());
+    let version = env!("CARGO_PKG_VERSION");
+    let old = packaged(lab, &older_chart(folder), "0.0.1", folder);
+    let new = packaged(lab, &helm::chart(), version, folder);
+
+    let values = json!({"replicaCount": 2, "hold": "10s"});
+    install(&stage, &old, values.clone());
+    look_at_two(&stage);
+    operator::apply(lab, "chart-object", &suspended()).unwrap();
+    let values = change_values(&stage, &old, values);
+    // CRDs and pods are those of the new version.
+    stage.release(HOME, &new, values, &[]);
+    let field = stage.field("topics");
+    assert!(field.is_string() && field != OLDER, "{field}");
+    let listed = stage.helm(&["list", "--namespace", HOME, "--output", "json"]);
+    assert!(listed.contains(&format!("{NAME}-{version}")), "{listed}");
+    stage.test(HOME);
+    be_alone(&stage, &new);
+    outlive_the_first(&stage, &new);
 }
 
 fn suspended() -> String {
