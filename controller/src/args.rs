@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::check::Target;
+
 /// Turns KafkaBackup, KafkaRestore, KafkaOffsetReset and KafkaOffsetRollback objects into Jobs, and serves their metrics.
 #[derive(Debug, Parser)]
 #[command(name = "kafka-backup-controller", version, about)]
@@ -21,8 +23,8 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Print the custom resource definitions.
     Crds,
-    /// Print everything that an installation needs: CRDs, permissions, Deployment, Service.
-    Install(InstallArguments),
+    /// Ask a running controller whether it serves what it should; for `helm test`.
+    Check(CheckArguments),
     /// Print the Job that the controller would create for each object in a file.
     Render(RenderArguments),
 }
@@ -47,6 +49,15 @@ pub(crate) struct RunArguments {
     /// Where /metrics is served and workers push.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     pub(crate) metrics_addr: SocketAddr,
+    /// The path of the page with the metrics.
+    #[arg(long, value_name = "PATH", default_value = "/metrics", value_parser = page_path)]
+    pub(crate) metrics_path: String,
+    /// Serve no page with metrics; pushes are taken, because statuses are made from them.
+    #[arg(long, conflicts_with = "metrics_path")]
+    pub(crate) no_metrics: bool,
+    /// Lead without a Lease: for one controller that is never beside another.
+    #[arg(long)]
+    pub(crate) no_leader_election: bool,
     /// Where /healthz and /readyz are served.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8081")]
     pub(crate) health_addr: SocketAddr,
@@ -62,12 +73,18 @@ pub(crate) struct RunArguments {
     pub(crate) log_format: LogFormat,
 }
 
-/// Flags of `install`.
+/// Flags of `check`.
 #[derive(Debug, Args)]
-pub(crate) struct InstallArguments {
-    /// Install a controller that watches this namespace only, with permissions for no other.
-    #[arg(long, value_name = "NAMESPACE")]
-    pub(crate) watch_namespace: Option<String>,
+pub(crate) struct CheckArguments {
+    /// Where /healthz is served: it must answer 200.
+    #[arg(long, value_name = "URL")]
+    pub(crate) health: Target,
+    /// Where the metrics are served: the page must be the controller's. Left out, it is not asked for.
+    #[arg(long, value_name = "URL")]
+    pub(crate) metrics: Option<Target>,
+    /// For how long to ask again while an answer is not as it should be.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub(crate) patience: Duration,
 }
 
 /// What every Job gets.
@@ -91,7 +108,7 @@ pub(crate) struct RenderArguments {
     #[arg(
         long,
         value_name = "REFERENCE",
-        default_value = "kafka-backup.local/worker:dev"
+        default_value = concat!("kafka-backup.local/worker:", env!("CARGO_PKG_VERSION"))
     )]
     pub(crate) worker_image: String,
     /// Where workers push.
@@ -120,6 +137,20 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(span).map_err(|_| "expected a duration that is not negative".into())
 }
 
+/// Reads an absolute path of plain segments that is no path of pushes.
+fn page_path(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._~-".contains(c);
+    let is_plain = |segment: &str| !segment.is_empty() && segment.chars().all(plain);
+    let segments = text.strip_prefix('/').map(|rest| rest.split('/'));
+    if !segments.is_some_and(|mut segments| segments.all(is_plain)) {
+        return Err("expected a path such as /metrics, of letters, digits and ._~-".into());
+    }
+    if text.starts_with("/metrics/") || text.starts_with("/runs/") {
+        return Err("pushes are taken below /metrics/ and /runs/".into());
+    }
+    Ok(text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -129,6 +160,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_page_is_at_a_plain_path_beside_those_of_pushes() {
+        for path in ["/metrics", "/kafka/metrics", "/m", "/a.b_c~d-e"] {
+            assert_eq!(page_path(path), Ok(path.to_owned()));
+        }
+        for path in [
+            "",
+            "/",
+            "metrics",
+            "/a/",
+            "/a//b",
+            "/{a}",
+            "/a?b",
+            "/metrics/x",
+            "/runs/x",
+        ] {
+            assert!(page_path(path).is_err(), "{path}");
+        }
     }
 
     #[test]

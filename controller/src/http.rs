@@ -89,11 +89,16 @@ impl Ports {
     }
 }
 
-/// Serves both ports until `cancel` is cancelled.
-pub(crate) async fn serve<R: Runs>(ports: Ports, push: Arc<Push<R>>, cancel: CancellationToken) {
+/// Serves both ports until `cancel` is cancelled: the page with the metrics at the path `page`, or nowhere.
+pub(crate) async fn serve<R: Runs>(
+    ports: Ports,
+    push: Arc<Push<R>>,
+    page: Option<String>,
+    cancel: CancellationToken,
+) {
     let health = health_router(push.health.clone());
     let exporter = push.exporter.clone();
-    let metrics = metrics_router(push);
+    let metrics = metrics_router(push, page.as_deref());
     tokio::join!(
         cancel.run_until_cancelled(exporter.drop_old_pages()),
         serve_port(ports.metrics, metrics, &cancel),
@@ -101,15 +106,16 @@ pub(crate) async fn serve<R: Runs>(ports: Ports, push: Arc<Push<R>>, cancel: Can
     );
 }
 
-fn metrics_router<R: Runs>(push: Arc<Push<R>>) -> Router {
+fn metrics_router<R: Runs>(push: Arc<Push<R>>, page: Option<&str>) -> Router {
     let scrape = Arc::new(Scrape {
         exporter: push.exporter.clone(),
         health: push.health.clone(),
     });
-    let router = Router::new()
-        .route("/metrics", get(metrics))
-        .with_state(scrape);
-    with_fallbacks(router.merge(push::router(push)))
+    let mut router = push::router(push);
+    if let Some(page) = page {
+        router = router.merge(Router::new().route(page, get(metrics)).with_state(scrape));
+    }
+    with_fallbacks(router)
 }
 
 fn health_router(health: Arc<Health>) -> Router {

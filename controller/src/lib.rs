@@ -5,6 +5,8 @@
 
 mod aggregate;
 mod args;
+mod check;
+mod crds;
 mod digest;
 mod events;
 mod exporter;
@@ -17,7 +19,8 @@ mod grouping;
 mod health;
 mod http;
 mod identity;
-mod install;
+#[cfg(test)]
+mod installed;
 mod job;
 mod kind;
 mod leadership;
@@ -43,6 +46,9 @@ use crate::job::WorkerSettings;
 
 pub use crate::failpoint::{Failpoint, Side, Trial, Write as RunWrite};
 
+/// The release's name where nobody chooses another one: of the metrics Service and the Lease.
+const NAME: &str = "kafka-backup-operator";
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -59,10 +65,8 @@ pub fn main(trial: Trial) -> ExitCode {
 
 fn obey(command: Command, trial: Trial) -> Result<(), Box<dyn Error>> {
     match command {
-        Command::Crds => print(&install::crds()),
-        Command::Install(arguments) => {
-            print(&install::install(arguments.watch_namespace.as_deref()))
-        }
+        Command::Crds => print(&crds::crds()),
+        Command::Check(arguments) => print(&check::check(&arguments)?),
         Command::Render(arguments) => {
             let settings = WorkerSettings {
                 image: arguments.worker_image,

@@ -9,7 +9,7 @@ use kafka_backup_shared::plan::{SpecError, run_id};
 use kafka_backup_shared::status::{ActiveRun, RunReason, time};
 use serde_json::Value;
 
-use crate::install::yaml;
+use crate::crds::yaml;
 use crate::job::{self, WorkerSettings};
 use crate::kind::{Kind, Reference, Referenced};
 

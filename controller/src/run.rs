@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::NAME;
 use crate::args::RunArguments;
 use crate::exporter::{Exporter, Snapshot};
 use crate::failpoint::Trial;
@@ -26,7 +27,6 @@ use crate::gate::Gate;
 use crate::health::Health;
 use crate::http::{self, HttpError, Ports};
 use crate::identity::{Identities, StaticToken, TokenError};
-use crate::install::NAME;
 use crate::job::WorkerSettings;
 use crate::kind::{Kind, ObjectKind};
 use crate::leadership::{self, Candidate, Labels, Leadership};
@@ -154,7 +154,8 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
     });
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(http::serve(ports, push, stop.clone()));
+    let page = (!arguments.no_metrics).then_some(arguments.metrics_path);
+    tasks.spawn(http::serve(ports, push, page, stop.clone()));
     let watched = Watch {
         client: client.clone(),
         namespace,
@@ -185,6 +186,7 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
         leadership: leadership.clone(),
         labels: Labels::new(client.clone(), &candidate),
         health: health.clone(),
+        elects: !arguments.no_leader_election,
         stop: stop.clone(),
     };
     tasks.spawn(lead.run(client, candidate));
@@ -218,6 +220,8 @@ struct Lead {
     leadership: Arc<Leadership>,
     labels: Labels,
     health: Arc<Health>,
+    /// By a Lease; else it leads at once.
+    elects: bool,
     stop: CancellationToken,
 }
 
@@ -237,7 +241,13 @@ impl Lead {
         }
         let end = CancellationToken::new();
         let (leadership, health) = (self.leadership.clone(), self.health.clone());
-        let hold = leadership::hold(client, candidate, leadership, health, end.clone());
+        let hold = async {
+            if self.elects {
+                leadership::hold(client, candidate, leadership, health, end.clone()).await;
+            } else {
+                leadership.lead_alone();
+            }
+        };
         tokio::join!(hold, async {
             while let Some(()) = self.stop.run_until_cancelled(self.leadership.won()).await {
                 self.lead().await;

@@ -14,6 +14,9 @@ use crate::lab::{
 pub const NAMESPACE: &str = "kafka-backup";
 /// The Deployment and the metrics Service.
 pub const NAME: &str = "kafka-backup-operator";
+/// The images that `manifests/install.yaml` names.
+const CONTROLLER_IMAGE: &str = concat!("kafka-backup.local/controller:", env!("CARGO_PKG_VERSION"));
+const WORKER_IMAGE: &str = concat!("kafka-backup.local/worker:", env!("CARGO_PKG_VERSION"));
 /// How long a finished run is held back from the counters in the lab: three of its scrapes. Clusters of users have 90 s.
 pub const HOLD: Duration = Duration::from_secs(15);
 
@@ -109,6 +112,21 @@ pub fn installed(lab: &Lab, images: Option<&(String, String)>) -> Result<String,
     Ok(NAMESPACE.to_owned())
 }
 
+/// The images (controller, worker) of the operator in `namespace`.
+///
+/// # Errors
+/// There is none.
+pub fn images(lab: &Lab, namespace: &str) -> Result<(String, String), LabError> {
+    let none = || LabError::State(format!("no operator is installed in namespace {namespace}"));
+    let installed = get(lab, namespace, "deployment", NAME)?.ok_or_else(none)?;
+    let container = &installed["spec"]["template"]["spec"]["containers"][0];
+    let args = container["args"].as_array().into_iter().flatten();
+    let mut args = args.filter_map(Value::as_str);
+    let worker = args.find_map(|arg| arg.strip_prefix("--worker-image="));
+    let images = container["image"].as_str().zip(worker).ok_or_else(none)?;
+    Ok((images.0.to_owned(), images.1.to_owned()))
+}
+
 /// Waits until the operator's pods are those of its Deployment, and ready.
 pub fn rolled_out(lab: &Lab, namespace: &str) -> Result<(), LabError> {
     kubectl(
@@ -130,10 +148,7 @@ pub fn rolled_out(lab: &Lab, namespace: &str) -> Result<(), LabError> {
 fn manifest(controller: &str, worker: &str, more: &[(&str, &str)]) -> Result<String, LabError> {
     let path = cargo::workspace().join("manifests/install.yaml");
     let text = fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
-    let images = [
-        ("kafka-backup.local/controller:dev", controller),
-        ("kafka-backup.local/worker:dev", worker),
-    ];
+    let images = [(CONTROLLER_IMAGE, controller), (WORKER_IMAGE, worker)];
     replaced(&text, &[&images, more].concat())
 }
 

@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::lab::components::{self, Options};
 use crate::lab::kafka::{self, SOURCE, TARGET};
 use crate::lab::{
-    Doing, Lab, LabError, azurite, cargo, gateways, kubernetes, net, push_clients, step, store,
-    versitygw,
+    Doing, Lab, LabError, azurite, cargo, gateways, helm, kubernetes, net, push_clients, step,
+    store, versitygw,
 };
 use crate::operator;
 
@@ -58,6 +58,7 @@ pub fn run(lab: &Lab, filter: Option<&str>) -> Result<bool, LabError> {
         // Tests cannot fetch anything where they run.
         push_clients::prepare(lab)?;
         gateways::prepare(lab)?;
+        helm::prepare(lab)?;
         operator::install(lab)?;
     }
     for program in &integration {

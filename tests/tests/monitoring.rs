@@ -4,13 +4,16 @@
 //! - What was promised (alerts, queries, panels, ServiceMonitor) stands here as it was promised, and is found in the files.
 //! - Every alert is seen firing and silent, and every query with an exact value, by promtool.
 
+mod golden;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use golden::{assert_golden_part, holds, read, root, yaml};
 use kafka_backup_shared::metrics::{BACKUP_DURATION, FAMILIES, Family, MetricType, PUSHED_ONLY};
 use kafka_backup_tests::lab::{Lab, prometheus};
 use serde_json::{Value, json};
@@ -28,20 +31,6 @@ const PROMISED_QUERIES: [&str; 6] = [
     "kafka_backup_operator_workqueue_depth",
 ];
 const RUNBOOKS: &str = "docs/runbooks.md";
-
-fn root() -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().unwrap().to_owned()
-}
-
-fn read(path: &str) -> String {
-    let path = root().join(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn yaml(text: &str) -> Value {
-    serde_saphyr::from_str(text).unwrap()
-}
 
 fn rules() -> Value {
     yaml(&read("manifests/monitoring/prometheusrule.yaml"))["spec"].clone()
@@ -92,35 +81,6 @@ fn unit_tests(kind: &str) -> Vec<Value> {
 /// The alert's rule as a line of text, without what is only layout.
 fn words(expr: &str) -> String {
     expr.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Whether everything that was promised stands in `found`, which may say more.
-fn holds(found: &Value, promised: &Value) -> bool {
-    match (found, promised) {
-        (Value::Object(found), Value::Object(promised)) => promised
-            .iter()
-            .all(|(name, value)| found.get(name).is_some_and(|found| holds(found, value))),
-        (Value::Array(found), Value::Array(promised)) => {
-            found.len() == promised.len()
-                && found
-                    .iter()
-                    .zip(promised)
-                    .all(|(found, promised)| holds(found, promised))
-        }
-        _ => found == promised,
-    }
-}
-
-/// Compares with a committed file; `GOLDEN=write` writes it instead.
-fn assert_golden(path: &str, text: &str) {
-    if std::env::var_os("GOLDEN").is_some_and(|mode| mode == "write") {
-        std::fs::write(root().join(path), text).expect(path);
-    }
-    let found = read(path);
-    assert!(
-        found == text,
-        "{path} differs; GOLDEN=write writes it:\n{text}"
-    );
 }
 
 fn promtool(folder: &Path, args: &[&str], input: Stdio) {
@@ -296,23 +256,8 @@ fn the_dashboard_can_be_imported() {
 #[test]
 fn the_config_map_holds_the_dashboard() {
     let json = read("manifests/monitoring/dashboard.json");
-    let mut text = "# Generated from dashboard.json; Grafana's sidecar loads it by its label.
-apiVersion: v1
-kind: ConfigMap
-metadata:
-  name: kafka-backup-dashboard
-  namespace: monitoring
-  labels:
-    grafana_dashboard: \"1\"
-data:
-  kafka-backup-dashboard.json: |
-"
-    .to_owned();
-    for line in json.lines() {
-        text.push_str(&format!("    {line}\n"));
-    }
-    assert_golden("manifests/monitoring/dashboard-configmap.yaml", &text);
-    let map = yaml(&text);
+    let map = yaml(&read("manifests/monitoring/dashboard-configmap.yaml"));
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
     assert_eq!(map["data"]["kafka-backup-dashboard.json"], json!(json));
 }
 
@@ -568,10 +513,8 @@ fn table() -> String {
 fn the_document_has_the_table_and_every_promised_query() {
     let path = "docs/metrics.md";
     let (begin, end) = ("<!-- families: generated -->\n", "<!-- families: end -->");
+    assert_golden_part(path, begin, end, &table());
     let document = read(path);
-    let (before, rest) = document.split_once(begin).unwrap();
-    let (_, after) = rest.split_once(end).unwrap();
-    assert_golden(path, &format!("{before}{begin}{}{end}{after}", table()));
     for query in PROMISED_QUERIES {
         assert!(document.contains(&format!("{query}\n```")), "{query}");
     }

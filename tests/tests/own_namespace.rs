@@ -1,15 +1,12 @@
-//! A controller that watches one namespace, with the permissions that `install --watch-namespace` prints: it can do its work there, and
-//! nothing elsewhere. Needs `cargo lab up` and the installed operator.
+//! A controller that watches one namespace, with the permissions that the chart gives it: it can do its work there, and nothing elsewhere. Needs `cargo lab up` and the installed operator.
 //!
 //! A file of its own: the installed operator, which watches everything, is away meanwhile.
 
 mod slow_backup;
 
-use std::process::Command;
-
-use kafka_backup_tests::lab::{process, wait_for};
+use kafka_backup_tests::lab::{helm, wait_for};
 use kafka_backup_tests::operator;
-use serde_json::Value;
+use serde_json::{Value, json};
 use slow_backup::{Place, RECORDS, RUN, place};
 
 /// Where the controller is.
@@ -44,50 +41,26 @@ impl Drop for Away<'_> {
     fn drop(&mut self) {
         let kubectl = |args: &[&str]| operator::kubectl(&self.0.lab, args).unwrap();
         kubectl(&["delete", "namespace", HOME, "--timeout=90s"]);
-        let granted = format!("{}-{WATCHED}", operator::NAME);
-        kubectl(&[
-            "delete",
-            "clusterrolebinding,clusterrole",
-            &granted,
-            "--ignore-not-found",
-        ]);
+        let granted = format!("{}.{HOME}", operator::NAME);
+        let (edit, view) = (format!("{granted}-edit"), format!("{granted}-view"));
+        kubectl(&["delete", "clusterrolebinding", &granted]);
+        kubectl(&["delete", "clusterrole", &granted, &edit, &view]);
         self.scale("1");
         operator::rolled_out(&self.0.lab, operator::NAMESPACE).unwrap();
     }
 }
 
-/// What `install --watch-namespace` prints, with the images of the installed operator, in another namespace than the installed one.
+/// A release of the chart that watches one namespace, with the images of the installed operator, in another namespace than that one's.
 fn installation(place: &Place) -> String {
-    let program = place.lab.target().join("release/kafka-backup-controller");
-    let mut install = Command::new(program);
-    let printed = process::run(install.args(["install", "--watch-namespace", WATCHED])).unwrap();
-    let installed = operator::get(
-        &place.lab,
-        operator::NAMESPACE,
-        "deployment",
-        operator::NAME,
-    );
-    let installed = installed.unwrap().unwrap();
-    let container = &installed["spec"]["template"]["spec"]["containers"][0];
-    let args = container["args"].as_array().unwrap().iter();
-    let mut args = args.map(|arg| arg.as_str().unwrap());
-    let worker = args
-        .find_map(|arg| arg.strip_prefix("--worker-image="))
-        .unwrap();
-    let mut text = printed;
-    for (from, to) in [
-        ("namespace: kafka-backup\n", format!("namespace: {HOME}\n")),
-        ("name: kafka-backup\n", format!("name: {HOME}\n")),
-        (
-            "kafka-backup.local/controller:dev",
-            container["image"].as_str().unwrap().to_owned(),
-        ),
-        ("kafka-backup.local/worker:dev", worker.to_owned()),
-    ] {
-        assert!(text.contains(from), "no {from:?} in\n{text}");
-        text = text.replace(from, &to);
-    }
-    text
+    let images = operator::images(&place.lab, operator::NAMESPACE).unwrap();
+    let values = json!({
+        "image": helm::images(&images), "watchNamespace": WATCHED, "crds": {"install": false},
+    });
+    let objects = helm::template(&place.lab, operator::NAME, HOME, &values).unwrap();
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {HOME}\n  \
+         labels: {{pod-security.kubernetes.io/enforce: restricted}}\n{objects}"
+    )
 }
 
 #[test]

@@ -88,6 +88,11 @@ struct Rig {
 
 impl Rig {
     async fn start(objects: usize) -> Self {
+        Self::start_at(Some("/metrics"), objects).await
+    }
+
+    async fn start_at(page: Option<&str>, objects: usize) -> Self {
+        let page = page.map(str::to_owned);
         let backups = (0..objects).map(|i| backup("ns", &format!("backup-{i}")).into());
         let mut backups: Vec<_> = backups.collect();
         let worker = RunRef::example();
@@ -121,7 +126,7 @@ impl Rig {
         Self {
             metrics: ports.metrics.local_addr().unwrap(),
             health: ports.health.local_addr().unwrap(),
-            server: tokio::spawn(serve(ports, push.clone(), cancel.clone())),
+            server: tokio::spawn(serve(ports, push.clone(), page, cancel.clone())),
             push,
             cancel,
         }
@@ -200,6 +205,20 @@ async fn ask(address: SocketAddr, request: &str, headers: &[&str], body: &[u8]) 
         status: head[9..12].parse().unwrap(),
         head: head.to_lowercase(),
         body: answer[end + 4..].to_vec(),
+    }
+}
+
+#[tokio::test]
+async fn the_page_is_where_it_is_wanted_and_pushes_are_taken_all_the_same() {
+    for page in [Some("/kafka/metrics"), None] {
+        let rig = Rig::start_at(page, 1).await;
+        rig.push.health.arrived("caches");
+        assert_eq!(rig.metrics("GET /metrics", &[], b"").await.status, 404);
+        if let Some(page) = page {
+            let answer = rig.metrics(&format!("GET {page}"), &[], b"").await;
+            assert_eq!(answer.status, 200);
+        }
+        assert_ne!(rig.push("").await.status, 404);
     }
 }
 

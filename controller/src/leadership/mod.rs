@@ -22,7 +22,9 @@ use kube::Client;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub(crate) use label::{LABEL, Labels, value};
+pub(crate) use label::Labels;
+#[cfg(test)]
+pub(crate) use label::{LABEL, value};
 pub(crate) use lease::hold;
 
 /// How long a Lease lasts from its last change.
@@ -41,6 +43,8 @@ enum Standing {
     Following { leader: Option<String> },
     /// It leads, and acts until then.
     Leading { until: Instant },
+    /// It leads without a Lease.
+    Alone,
 }
 
 /// Why something is not done.
@@ -72,6 +76,7 @@ impl Leadership {
     /// Whether this process may act now.
     pub(crate) fn check(&self) -> Result<(), NotLeading> {
         match &*self.standing.borrow() {
+            Standing::Alone => Ok(()),
             Standing::Leading { until } if Instant::now() < *until => Ok(()),
             Standing::Leading { .. } => Err(NotLeading::Over),
             Standing::Following { leader } => Err(NotLeading::Following {
@@ -106,6 +111,11 @@ impl Leadership {
         self.standing.send_replace(Standing::Leading { until });
     }
 
+    /// It leads for good, because it is never beside another one.
+    pub(crate) fn lead_alone(&self) {
+        self.standing.send_replace(Standing::Alone);
+    }
+
     fn follow(&self, leader: Option<String>) {
         self.standing.send_replace(Standing::Following { leader });
     }
@@ -113,7 +123,7 @@ impl Leadership {
 
 fn is_leading(standing: &Standing) -> bool {
     match standing {
-        Standing::Leading { .. } => true,
+        Standing::Leading { .. } | Standing::Alone => true,
         Standing::Following { .. } => false,
     }
 }
@@ -170,8 +180,8 @@ impl Candidate {
 /// The name of the Lease of those that watch `namespace`, or all.
 pub(crate) fn lease_name(namespace: Option<&str>) -> String {
     match namespace {
-        Some(namespace) => format!("{}.{namespace}", crate::install::NAME),
-        None => crate::install::NAME.to_owned(),
+        Some(namespace) => format!("{}.{namespace}", crate::NAME),
+        None => crate::NAME.to_owned(),
     }
 }
 
@@ -199,6 +209,14 @@ mod tests {
         assert!(!leadership.is_leading());
         let error = leadership.check().unwrap_err().to_string();
         assert_eq!(error, "this controller does not lead; other does");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_alone_leads_for_good() {
+        let leadership = Leadership::following();
+        leadership.lead_alone();
+        leadership.won().await;
+        assert_eq!(leadership.check(), Ok(()));
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ pub mod components;
 mod error;
 pub mod gateways;
 pub mod given;
+pub mod helm;
 pub mod images;
 pub mod kafka;
 pub mod kafka_tools;

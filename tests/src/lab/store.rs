@@ -131,6 +131,8 @@ pub fn up(lab: &Lab) -> Result<(), LabError> {
             &format!("-ip={NODE_IP}"),
             "-ip.bind=0.0.0.0",
             "-volume.max=0",
+            // 8080, its default, is what people forward to the controller's metrics.
+            "-volume.port=8480",
             "-master.volumeSizeLimitMB=1024",
             "-master.telemetry=false",
         ]);

@@ -9,7 +9,7 @@ use std::process::Command;
 
 const GO: &str = "Go 1.24 or newer (https://go.dev/dl)";
 
-const VERSION: &str = "v1.33.13";
+pub(in crate::lab) const VERSION: &str = "v1.33.13";
 /// The Go module, in the order in which it is hashed.
 const MODULE: [&str; 4] = [
     include_str!("../../../assets/kubernetes/hyperkube/main.go"),
