@@ -100,3 +100,44 @@ fn every_command_of_the_readme_exists() {
         );
     }
 }
+
+/// They are not run here: what can be held against something is.
+#[test]
+fn dockerfiles_make_what_the_labs_images_are() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name).join("Dockerfile")).unwrap();
+    let worker = read("worker");
+    let needed = |line: &&str| !line.starts_with("# ") || line.contains("docker buildx");
+    let lines = |text: &str| {
+        text.lines()
+            .filter(needed)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let controller = read("controller").replace("controller", "worker");
+    assert_eq!(
+        lines(&controller),
+        lines(&worker),
+        "they differ by the name alone"
+    );
+    let last = worker.rsplit("\nFROM ").next().unwrap();
+    assert!(last.starts_with("scratch\n"), "{last}");
+    let user = kafka_backup_tests::lab::images::USER;
+    assert!(last.contains(&format!("USER {user}:{user}\n")), "{last}");
+    assert!(
+        last.contains("ENTRYPOINT [\"/kafka-backup-worker\"]"),
+        "{last}"
+    );
+    let version = cargo(&[
+        "metadata",
+        "--no-deps",
+        "--offline",
+        "--format-version",
+        "1",
+    ]);
+    let rust = version.split("\"rust_version\":\"").nth(1).unwrap();
+    let rust = rust.split('"').next().unwrap();
+    assert!(
+        worker.contains(&format!("FROM rust:{rust}-")),
+        "Rust {rust}"
+    );
+}

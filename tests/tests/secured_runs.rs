@@ -11,7 +11,7 @@ use kafka_backup_tests::lab::secure::tokens;
 use kafka_backup_tests::lab::secure::{
     Identity, Listener, Mechanism, REAUTHENTICATION, Secured, password, pki,
 };
-use kafka_backup_tests::lab::{Lab, net, wait_for};
+use kafka_backup_tests::lab::{Lab, net, versitygw, wait_for};
 
 /// In each password, key and token of these tests, or the whole of it.
 fn canaries(lab: &Lab) -> Vec<String> {
@@ -22,6 +22,7 @@ fn canaries(lab: &Lab) -> Vec<String> {
         password("alice"),
         password("rotating"),
         "rotated-secret".to_owned(),
+        versitygw::SECRET_KEY.to_owned(),
         line,
         "eyJ".to_owned(),
     ]
@@ -94,17 +95,20 @@ impl<'a> Runs<'a> {
         }
     }
 
+    fn store(&self) -> std::path::PathBuf {
+        self.folder.path().join("store")
+    }
+
     fn secrets(&self) -> std::path::PathBuf {
         self.folder.path().join("secrets")
     }
 
+    /// The worker with the Secrets.
     fn command(&self, args: &[&str]) -> Command {
         let worker = self.lab.target().join("release/kafka-backup-worker");
         let mut command = net::command(self.lab, worker).unwrap();
         command
             .args(args)
-            .arg("--folder")
-            .arg(self.folder.path().join("store"))
             .arg("--secrets-dir")
             .arg(self.secrets())
             // Everything that it could ever log; of TLS and HTTP, too.
@@ -130,7 +134,8 @@ impl<'a> Runs<'a> {
 
     /// Runs the worker; it must succeed.
     fn run(&self, args: &[&str]) -> String {
-        let output = self.command(args).output().unwrap();
+        let mut command = self.command(args);
+        let output = command.arg("--folder").arg(self.store()).output().unwrap();
         let said = self.said(&output);
         assert!(output.status.success(), "{args:?}: {}", end_of(&said));
         said
@@ -324,6 +329,40 @@ fn runs_outlive_their_sessions() {
     }
 }
 
+#[test]
+fn an_s3_server_is_trusted_by_the_ca_of_its_secret_only() {
+    let lab = Lab::open().unwrap();
+    let runs = Runs::new(&lab, Secured::one(&lab));
+    produce(&runs, "private", 2000);
+    versitygw::down_with_tls(&lab).unwrap();
+    versitygw::up_with_tls(&lab).unwrap();
+    write(&runs.secrets(), "keys", "accessKey", versitygw::ACCESS_KEY);
+    write(&runs.secrets(), "keys", "secretKey", versitygw::SECRET_KEY);
+    let store = format!(
+        "--s3-bucket {} --s3-endpoint {} --s3-path-style --s3-credentials-secret keys",
+        versitygw::BUCKET,
+        versitygw::TLS_ENDPOINT
+    );
+    let run = |args: &[String], trusted: &[&str]| {
+        let mut command = runs.command(&[]);
+        command.args(args).args(store.split(' ')).args(trusted);
+        let output = command.output().unwrap();
+        (output.status.code(), runs.said(&output))
+    };
+    let backup = runs.backup("a", "private", Listener::SaslTls, &scram("alice"));
+    let (code, said) = run(&backup, &[]);
+    assert_eq!(code, Some(77));
+    assert!(said.contains("UnknownIssuer"), "{}", end_of(&said));
+    let ca = ["--s3-ca-secret", "ca"];
+    let (code, said) = run(&backup, &ca);
+    assert_eq!(code, Some(0), "{}", end_of(&said));
+    let restore = runs.restore("tls", "private", Listener::SaslTls, &scram("alice"));
+    let (code, said) = run(&restore, &ca);
+    assert_eq!(code, Some(0), "{}", end_of(&said));
+    runs.compare("private", "tls");
+    versitygw::down_with_tls(&lab).unwrap();
+}
+
 fn segments(folder: &Path) -> u64 {
     let mut sum = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -353,6 +392,7 @@ fn a_password_is_exchanged_while_a_run_goes_on() {
     args.extend(["--bytes-per-second".to_owned(), "3000000".to_owned()]);
     let log = runs.folder.path().join("log");
     let mut command = runs.command(&strs(&args));
+    command.arg("--folder").arg(runs.store());
     command.stderr(std::fs::File::create(&log).unwrap());
     let mut child = command.spawn().unwrap();
     let store = runs.folder.path().join("store/default/a");
@@ -387,7 +427,8 @@ fn a_password_is_exchanged_while_a_run_goes_on() {
     // With the old one nothing begins, and at once.
     write(&runs.secrets(), user, "password", &old);
     let again = runs.backup("b", "rotated", Listener::SaslTls, &scram("rotating"));
-    let output = runs.command(&strs(&again)).output().unwrap();
+    let mut command = runs.command(&strs(&again));
+    let output = command.arg("--folder").arg(runs.store()).output().unwrap();
     let text = runs.said(&output);
     assert_eq!(output.status.code(), Some(77), "{}", end_of(&text));
     let words: BTreeMap<&str, bool> = [

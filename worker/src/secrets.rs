@@ -59,9 +59,33 @@ pub fn read_optional(
     }
 }
 
+/// What `read` gives twice in a row: several keys of one version of a Secret, which a kubelet may exchange between two readings.
+///
+/// # Errors
+/// Those of `read`.
+pub fn settled<T: PartialEq, E>(read: impl Fn() -> Result<T, E>) -> Result<T, E> {
+    let mut found = read()?;
+    loop {
+        let again = read()?;
+        if again == found {
+            return Ok(found);
+        }
+        found = again;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_changes_between_two_readings_is_read_again() {
+        let left = std::cell::RefCell::new(vec![2, 2, 1]);
+        let read = || left.borrow_mut().pop().ok_or("read once too often");
+        assert_eq!(settled(read), Ok(2));
+        let fails = || Err::<(), _>("no");
+        assert_eq!(settled(fails), Err("no"));
+    }
 
     #[test]
     fn a_key_may_be_absent_a_secret_may_not() {

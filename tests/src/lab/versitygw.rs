@@ -60,6 +60,41 @@ pub fn up(lab: &Lab) -> Result<(), LabError> {
     })
 }
 
+/// The process of [`up_with_tls`].
+const TLS_NAME: &str = "versitygw-tls";
+/// Where it serves S3 over TLS.
+pub const TLS_ENDPOINT: &str = "https://198.18.0.2:7071";
+const TLS_LISTEN: &str = "198.18.0.2:7071";
+const TLS_PORT: u16 = 7071;
+
+/// Starts another server that speaks TLS by a certificate of [`secure::pki::ca`](super::secure::pki::ca); [`down_with_tls`] ends it.
+pub fn up_with_tls(lab: &Lab) -> Result<(), LabError> {
+    let (certificate, key) = super::secure::pki::server(lab);
+    let buckets = lab.state(TLS_NAME).join("buckets");
+    let bucket = buckets.join(BUCKET);
+    fs::create_dir_all(&bucket).doing(|| format!("create {}", bucket.display()))?;
+    let mut command = net::command(lab, versitygw(lab)?)?;
+    command
+        .args(["--port", TLS_LISTEN, "--cert"])
+        .arg(certificate)
+        .arg("--key")
+        .arg(key)
+        .arg("posix")
+        .arg(&buckets)
+        .env("ROOT_ACCESS_KEY", ACCESS_KEY)
+        .env("ROOT_SECRET_KEY", SECRET_KEY);
+    process::spawn(lab, TLS_NAME, &command)?;
+    process::wait_ready(lab, TLS_NAME, Duration::from_secs(60), || {
+        net::listens(lab, TLS_PORT)
+    })
+}
+
+/// Kills it and removes its data.
+pub fn down_with_tls(lab: &Lab) -> Result<(), LabError> {
+    process::kill_now(lab, TLS_NAME)?;
+    parts::remove(&lab.state(TLS_NAME))
+}
+
 /// Kills the server and removes its data.
 pub fn down(lab: &Lab) -> Result<(), LabError> {
     process::kill_now(lab, NAME)?;

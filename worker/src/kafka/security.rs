@@ -257,16 +257,8 @@ impl Security {
         Ok(Some(config))
     }
 
-    /// The files of one version of the Secrets: a kubelet may exchange them between two readings.
     fn tls_files(&self) -> Result<TlsFiles, SecurityError> {
-        let mut files = self.read_tls_files()?;
-        loop {
-            let again = self.read_tls_files()?;
-            if again == files {
-                return Ok(files);
-            }
-            files = again;
-        }
+        secrets::settled(|| self.read_tls_files())
     }
 
     fn read_tls_files(&self) -> Result<TlsFiles, SecurityError> {
@@ -356,18 +348,9 @@ impl Security {
     }
 
     fn password(&self, sasl: &SaslSecret) -> Result<(String, String), SecurityError> {
-        let read = || -> Result<_, SecurityError> {
-            let read = |key| secrets::read(&self.inner.secrets_dir, &sasl.name, key);
-            Ok((read(sasl.username_key())?, read(sasl.password_key())?))
-        };
-        let mut found = read()?;
-        loop {
-            let again = read()?;
-            if again == found {
-                return Ok(found);
-            }
-            found = again;
-        }
+        let read = |key| secrets::read(&self.inner.secrets_dir, &sasl.name, key);
+        let both = || Ok((read(sasl.username_key())?, read(sasl.password_key())?));
+        secrets::settled(both)
     }
 
     async fn token(&self, sasl: &SaslSecret) -> Result<Token, SecurityError> {

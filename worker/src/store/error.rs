@@ -215,6 +215,10 @@ pub(super) fn meaning(error: &object_store::Error) -> Meaning {
 }
 
 fn generic(error: &object_store::Error, text: &str) -> Meaning {
+    // rustls' words for a certificate that is not trusted, expired, or another host's.
+    if text.contains("invalid peer certificate") {
+        return Meaning::Denied;
+    }
     if let Some(kind) = io_kind(error) {
         if matches!(
             kind,
@@ -412,6 +416,10 @@ mod tests {
                 Meaning::Full,
             ),
             (generic("error sending request"), Meaning::Passing),
+            (
+                generic("client error (Connect): invalid peer certificate: UnknownIssuer"),
+                Meaning::Denied,
+            ),
         ];
         for (error, expected) in cases {
             assert_eq!(meaning(&error), expected, "{error}");

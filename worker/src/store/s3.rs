@@ -132,16 +132,8 @@ impl Keys {
         })
     }
 
-    /// All of one version of the Secret.
     fn read(&self) -> Result<AwsCredential, SecretError> {
-        let mut keys = self.read_once()?;
-        loop {
-            let again = self.read_once()?;
-            if again == keys {
-                return Ok(keys);
-            }
-            keys = again;
-        }
+        secrets::settled(|| self.read_once())
     }
 }
 
@@ -166,6 +158,10 @@ fn endpoint_url(endpoint: &str, s3: &S3Storage) -> String {
         Some(_) | None => endpoint.to_owned(),
     }
 }
+
+#[cfg(test)]
+#[path = "s3_test.rs"]
+mod server_tests;
 
 #[cfg(test)]
 mod tests {

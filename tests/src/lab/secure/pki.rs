@@ -93,6 +93,11 @@ pub fn other_ca(lab: &Lab) -> PathBuf {
     file(lab, OTHER_CA, "crt")
 }
 
+/// Certificate and key of a server at the lab's address that is no broker.
+pub(in crate::lab) fn server(lab: &Lab) -> (PathBuf, PathBuf) {
+    (file(lab, TOKENS, "crt"), file(lab, TOKENS, "key"))
+}
+
 pub(super) fn folder(lab: &Lab) -> PathBuf {
     lab.state("secure-pki")
 }
