@@ -96,6 +96,7 @@ fn push_to(url: &str, token_file: Option<PathBuf>, limits: Limits) -> Push {
     Push::new(
         url.into(),
         token_file,
+        None,
         Some("job-uid".into()),
         RunRef::example(),
         limits,
