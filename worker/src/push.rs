@@ -82,6 +82,9 @@ pub enum SetupError {
     /// The same, where the reader says nothing.
     #[error("the CA of the push holds no certificate in PEM")]
     NoCertificate,
+    /// Nobody shows a certificate there.
+    #[error("the push has a CA, and {0} does not begin with https://")]
+    Plain(String),
     /// The machine has no roots of trust, as a rule.
     #[error("failed to make a client for the push")]
     Client(#[source] reqwest::Error),
@@ -346,6 +349,9 @@ impl Line {
         let builder = Client::builder().no_proxy().user_agent(agent);
         let mut builder = builder.timeout(attempt);
         if url.starts_with("http://") {
+            if ca.is_some() {
+                return Err(SetupError::Plain(url));
+            }
             // Without this the client wants the machine's roots of trust, which an image may not have.
             builder = builder.tls_certs_only([]);
         } else if let Some(ca) = ca {
