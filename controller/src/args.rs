@@ -65,6 +65,21 @@ pub(crate) struct RunArguments {
     /// only workers may push.
     #[arg(long, value_name = "FILE")]
     pub(crate) push_token_file: Option<PathBuf>,
+    /// The certificate, with its chain, of a port for pushes alone that speaks TLS: PEM, read again when it changes. With it no
+    /// push is taken at the port of /metrics.
+    #[arg(long, value_name = "FILE", requires = "push_tls_key")]
+    pub(crate) push_tls_cert: Option<PathBuf>,
+    /// The key of the certificate, as PEM.
+    #[arg(long, value_name = "FILE", requires = "push_tls_cert")]
+    pub(crate) push_tls_key: Option<PathBuf>,
+    /// Where the port for pushes with TLS is.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:8443",
+        requires = "push_tls_cert"
+    )]
+    pub(crate) push_addr: SocketAddr,
     /// Series that pushes may add to /metrics.
     #[arg(long, value_name = "NUMBER", default_value = "100000")]
     pub(crate) push_max_series: usize,
@@ -93,9 +108,13 @@ pub(crate) struct WorkerArguments {
     /// Image of the worker's container.
     #[arg(long, value_name = "REFERENCE")]
     pub(crate) worker_image: String,
-    /// Where workers push; the Service kafka-backup-operator of the own namespace where it is left out.
+    /// Where workers push; the Service kafka-backup-operator of the own namespace where it is left out. https with --push-tls-cert.
     #[arg(long, value_name = "URL")]
     pub(crate) push_url: Option<String>,
+    /// A file with the certificates, as PEM, by which workers know who answers at an https push URL, as ca.crt of a
+    /// kubernetes.io/tls Secret; read again when it changes. Left out, the roots of trust of the worker's image.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) push_ca_file: Option<PathBuf>,
 }
 
 /// Flags of `render`.
@@ -118,6 +137,9 @@ pub(crate) struct RenderArguments {
         default_value = "http://kafka-backup-operator.kafka-backup.svc:8080"
     )]
     pub(crate) push_url: String,
+    /// A file with the certificates by which workers know who answers there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) push_ca_file: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -160,6 +182,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    fn refused(more: &[&str]) -> String {
+        let run = ["controller", "run", "--worker-image=w"];
+        let parsed = Arguments::try_parse_from(run.iter().chain(more));
+        parsed.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_certificate_comes_with_its_key_and_a_port_with_a_certificate() {
+        let error = refused(&["--push-tls-cert=c"]);
+        assert!(error.contains("--push-tls-key <FILE>"), "{error}");
+        for lonely in ["--push-tls-key=k", "--push-addr=127.0.0.1:1"] {
+            let error = refused(&[lonely]);
+            assert!(error.contains("--push-tls-cert <FILE>"), "{error}");
+        }
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! The two ports: `/metrics` and push on one, `/healthz` and `/readyz` on the other.
+//! The ports: `/metrics` and push on one, `/healthz` and `/readyz` on another. With a certificate pushes have a third one for
+//! themselves, with TLS, and the first one tells where it is.
 //!
 //! # Guarantees
-//! - Nobody waits for somebody else: a scrape is finished bytes; a peer that sends its headers for more than
-//!   [`HEADER_TIME`] or stops reading for [`STALL_TIME`] loses its connection; at most [`CONNECTIONS`] are open per port.
-//! - After the cancellation no connection is accepted, requests under way have [`SHUTDOWN_TIME`], and when [`serve`]
-//!   returns nothing of it runs any more.
+//! - Nobody waits for somebody else: a scrape is finished bytes; what a peer may take is limited ([`Times`]), and so is the number
+//!   of connections per port.
+//! - After the cancellation no connection is accepted, requests under way have some seconds, and when [`serve`] returns
+//!   nothing of it runs any more.
+//! - Where pushes have TLS none is taken without it.
 //! - Until the caches are synced `/metrics` is 503, not a page with half of the totals: a counter that goes back to its
 //!   value after a restart must not be seen at 0 in between.
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
@@ -21,30 +21,19 @@ use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::Sleep;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
+use self::connection::{Service, serve_port};
 use crate::aggregate::Format;
 use crate::exporter::{self, Exporter};
 use crate::health::Health;
 use crate::push::{self, Push, Runs};
+use crate::tls::PushCertificate;
 
-/// How long request headers may take, idle time of a kept connection included.
-const HEADER_TIME: Duration = Duration::from_secs(75);
-/// How long a peer may not read what is sent to it.
-const STALL_TIME: Duration = Duration::from_secs(30);
-/// How long requests may take that are under way at the shutdown.
-const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
-/// Connections per port.
-const CONNECTIONS: usize = 512;
+mod connection;
+
+pub(crate) use self::connection::Times;
 
 /// Why the ports could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -60,62 +49,128 @@ pub(crate) enum HttpError {
     Address(#[source] io::Error),
 }
 
-/// The two ports, taken.
+/// The ports, taken.
 pub(crate) struct Ports {
-    /// `/metrics` and push.
-    pub(crate) metrics: TcpListener,
+    /// `/metrics`, and push where it has no port of its own.
+    metrics: TcpListener,
     /// `/healthz` and `/readyz`.
-    pub(crate) health: TcpListener,
+    health: TcpListener,
+    push: Option<PushPort>,
+}
+
+/// A port for pushes alone, with TLS.
+struct PushPort {
+    listener: TcpListener,
+    certificate: Arc<PushCertificate>,
+    /// As pushers are told it.
+    url: String,
 }
 
 impl Ports {
     /// Takes both.
     pub(crate) async fn bind(metrics: SocketAddr, health: SocketAddr) -> Result<Self, HttpError> {
-        let bind = async |address| {
-            TcpListener::bind(address)
-                .await
-                .map_err(|source| HttpError::Listen { address, source })
-        };
         Ok(Self {
             metrics: bind(metrics).await?,
             health: bind(health).await?,
+            push: None,
+        })
+    }
+
+    /// Takes one more for pushes, which are told to come to `url`.
+    pub(crate) async fn with_push(
+        self,
+        address: SocketAddr,
+        certificate: Arc<PushCertificate>,
+        url: String,
+    ) -> Result<Self, HttpError> {
+        let push = PushPort {
+            listener: bind(address).await?,
+            certificate,
+            url,
+        };
+        Ok(Self {
+            push: Some(push),
+            ..self
         })
     }
 
     /// Where they are: a port 0 is replaced by one that was free.
-    pub(crate) fn addresses(&self) -> Result<(SocketAddr, SocketAddr), HttpError> {
+    pub(crate) fn addresses(&self) -> Result<Addresses, HttpError> {
         let address = |port: &TcpListener| port.local_addr().map_err(HttpError::Address);
-        Ok((address(&self.metrics)?, address(&self.health)?))
+        let push = self.push.as_ref().map(|port| address(&port.listener));
+        Ok(Addresses {
+            metrics: address(&self.metrics)?,
+            health: address(&self.health)?,
+            push: push.transpose()?,
+        })
     }
 }
 
-/// Serves both ports until `cancel` is cancelled: the page with the metrics at the path `page`, or nowhere.
+/// Where [`Ports`] are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) metrics: SocketAddr,
+    pub(crate) health: SocketAddr,
+    /// Where it has a port of its own.
+    pub(crate) push: Option<SocketAddr>,
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| HttpError::Listen { address, source })
+}
+
+/// Serves the ports until `cancel` is cancelled: the page with the metrics at the path `page`, or nowhere.
 pub(crate) async fn serve<R: Runs>(
     ports: Ports,
     push: Arc<Push<R>>,
     page: Option<String>,
+    times: Times,
     cancel: CancellationToken,
 ) {
-    let health = health_router(push.health.clone());
     let exporter = push.exporter.clone();
-    let metrics = metrics_router(push, page.as_deref());
+    let plain = |router| Service {
+        router,
+        certificate: None,
+        times,
+    };
+    let health = plain(health_router(push.health.clone()));
+    let metrics = metrics_router(&push, page.as_deref());
+    let (pushes, pushes_with_tls) = match ports.push {
+        None => (push::router(push), None),
+        Some(port) => {
+            let elsewhere = push::misdirected_router(exporter.clone(), port.url);
+            let service = Service {
+                router: with_fallbacks(push::router(push)),
+                certificate: Some(port.certificate),
+                times,
+            };
+            (elsewhere, Some((port.listener, service)))
+        }
+    };
+    let metrics = plain(with_fallbacks(metrics.merge(pushes)));
+    let serve_tls = async {
+        if let Some((listener, service)) = pushes_with_tls {
+            serve_port(listener, service, &cancel).await;
+        }
+    };
     tokio::join!(
         cancel.run_until_cancelled(exporter.drop_old_pages()),
         serve_port(ports.metrics, metrics, &cancel),
         serve_port(ports.health, health, &cancel),
+        serve_tls,
     );
 }
 
-fn metrics_router<R: Runs>(push: Arc<Push<R>>, page: Option<&str>) -> Router {
+fn metrics_router<R: Runs>(push: &Push<R>, page: Option<&str>) -> Router {
     let scrape = Arc::new(Scrape {
         exporter: push.exporter.clone(),
         health: push.health.clone(),
     });
-    let mut router = push::router(push);
-    if let Some(page) = page {
-        router = router.merge(Router::new().route(page, get(metrics)).with_state(scrape));
+    match page {
+        Some(page) => Router::new().route(page, get(metrics)).with_state(scrape),
+        None => Router::new(),
     }
-    with_fallbacks(router)
 }
 
 fn health_router(health: Arc<Health>) -> Router {
@@ -215,145 +270,11 @@ async fn readyz(State(health): State<Arc<Health>>) -> Response {
     }
 }
 
-async fn serve_port(listener: TcpListener, router: Router, cancel: &CancellationToken) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    while let Some(stream) = cancel
-        .run_until_cancelled(accept(&listener, &permits))
-        .await
-    {
-        let (stream, permit) = stream;
-        while connections.try_join_next().is_some() {}
-        let serve = serve_connection(stream, router.clone(), cancel.clone());
-        connections.spawn(async move {
-            serve.await;
-            drop(permit);
-        });
-    }
-    drop(listener);
-    let all_done = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(SHUTDOWN_TIME, all_done).await.is_err() {
-        warn!(connections = connections.len(), "requests cut off");
-        connections.shutdown().await;
-    }
-}
-
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
-    let permit = permits.clone().acquire_owned().await;
-    let permit = permit.expect("the semaphore is never closed");
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
-            // Out of file descriptors, or a peer that is gone already: neither ends the server.
-            Err(error) => {
-                warn!(%error, "connection not accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-async fn serve_connection(stream: TcpStream, router: Router, cancel: CancellationToken) {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME);
-    let io = TokioIo::new(Unstalled::new(stream, STALL_TIME));
-    let connection = builder.serve_connection(io, TowerToHyperService::new(router));
-    let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = cancel.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        debug!(%error, "connection ended");
-    }
-}
-
-/// A stream that fails when its peer takes nothing for some time.
-struct Unstalled<S> {
-    stream: S,
-    patience: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Unstalled<S> {
-    fn new(stream: S, patience: Duration) -> Self {
-        Self {
-            stream,
-            patience,
-            stalled: None,
-        }
-    }
-
-    /// Passes `written` on, unless it has been pending for too long.
-    fn limit<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let patience = self.patience;
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.limit(context, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.limit(context, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.limit(context, flushed)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.limit(context, shut)
-    }
-}
-
+#[cfg(test)]
+#[path = "http/limits_test.rs"]
+mod limits_test;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[path = "http/tls_test.rs"]
+mod tls_test;

@@ -47,6 +47,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) image: String,
     /// Where workers push progress and reports.
     pub(crate) push_url: String,
+    /// The certificates, as PEM, by which they know who answers there; the machine's roots of trust where it is left out.
+    pub(crate) push_ca: Option<String>,
 }
 
 const NAME_PART: usize = 24;
@@ -234,6 +236,7 @@ mod tests {
         WorkerSettings {
             image: "worker:1".into(),
             push_url: "http://controller:8080".into(),
+            push_ca: None,
         }
     }
 

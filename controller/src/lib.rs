@@ -29,6 +29,7 @@ mod push;
 mod reconcile;
 mod render;
 mod run;
+mod tls;
 mod volumes;
 mod worker_pod;
 
@@ -43,6 +44,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Arguments, Command, LogFormat, RunArguments};
 use crate::job::WorkerSettings;
+use crate::tls::PushCa;
 
 pub use crate::failpoint::{Failpoint, Side, Trial, Write as RunWrite};
 
@@ -68,9 +70,11 @@ fn obey(command: Command, trial: Trial) -> Result<(), Box<dyn Error>> {
         Command::Crds => print(&crds::crds()),
         Command::Check(arguments) => print(&check::check(&arguments)?),
         Command::Render(arguments) => {
+            let ca = arguments.push_ca_file.map(PushCa::open).transpose()?;
             let settings = WorkerSettings {
                 image: arguments.worker_image,
                 push_url: arguments.push_url,
+                push_ca: ca.map(|ca| ca.current().to_string()),
             };
             print(&render::render(
                 &arguments.file,

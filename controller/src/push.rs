@@ -14,8 +14,8 @@
 //! 200: taken, known already, or older than what is known, which the answer says then. 202: taken note of; a worker's that came
 //! too soon after the last one to be written, and the next one says it all; a `DELETE`. Else one line of text: 400 what is wrong
 //! with the content, 401 and 403 with the identity, 408 a body that does not arrive, 409 a run that is not active, 413 a body
-//! above [`BODY_MAX`], 415 a format that is not read, 422 what the API server refuses, 429 what there is no room for, 503 what to wait for: the caches, the status,
-//! or another controller that leads.
+//! above [`BODY_MAX`], 415 a format that is not read, 421 the port where pushes are taken, if it is another one, 422 what the API
+//! server refuses, 429 what there is no room for, 503 what to wait for: the caches, the status, or another controller that leads.
 //!
 //! # Guarantees
 //! - Identity comes before content: without a valid token no body is read. The labels of a worker's push and the run of a report
@@ -217,21 +217,46 @@ pub(crate) struct Push<R> {
     pub(crate) exporter: Arc<Exporter>,
     /// Before the caches are synced nothing can be taken.
     pub(crate) health: Arc<Health>,
+    /// How long a body may take to arrive.
+    pub(crate) body_time: Duration,
 }
+
+/// The endpoints: of metrics, of reports, of snapshots.
+const PATHS: [&str; 3] = [
+    "/metrics/{*grouping}",
+    "/runs/{job_uid}/report",
+    "/runs/{job_uid}/snapshot",
+];
 
 /// The endpoints.
 pub(crate) fn router<R: Runs>(push: Arc<Push<R>>) -> Router {
+    let [of_metrics, of_reports, of_snapshots] = PATHS;
     Router::new()
         .route(
-            "/metrics/{*grouping}",
+            of_metrics,
             put(metrics::<R>).post(metrics::<R>).delete(end::<R>),
         )
-        .route("/runs/{job_uid}/report", put(report::<R>))
+        .route(of_reports, put(report::<R>))
         .route(
-            "/runs/{job_uid}/snapshot",
+            of_snapshots,
             put(keep_snapshot::<R>).delete(delete_snapshot::<R>),
         )
         .with_state(push)
+}
+
+/// The same paths where nothing is taken: whoever pushes there is told that it is taken at `url`.
+pub(crate) fn misdirected_router(exporter: Arc<Exporter>, url: String) -> Router {
+    let reason = format!("pushes are taken at {url} only");
+    let refuse = async move || {
+        let own = exporter.own();
+        own.observe_push(PushResult::Misdirected);
+        Refusal::new(StatusCode::MISDIRECTED_REQUEST, reason.clone())
+    };
+    let refuse = put(refuse.clone()).post(refuse.clone()).delete(refuse);
+    let routes = PATHS.into_iter();
+    routes.fold(Router::new(), |router, path| {
+        router.route(path, refuse.clone())
+    })
 }
 
 async fn metrics<R: Runs>(State(push): State<Arc<Push<R>>>, request: Request) -> Response {
@@ -282,7 +307,7 @@ impl<R: Runs> Push<R> {
         let source = source(&pusher, grouping)?;
         let form = Form::of(request.headers())?;
         let is_own_version = is_own_version(request.headers());
-        let body = form.unzip(read(request.into_body()).await?)?;
+        let body = form.unzip(self.read(request).await?)?;
         let mut families = form.parse(&body)?;
         let Pusher::Worker(worker) = pusher else {
             check_names(&families)?;
@@ -346,7 +371,7 @@ impl<R: Runs> Push<R> {
 
     async fn take_report(&self, job_uid: &str, request: Request) -> Result<Answer, Refusal> {
         let worker = self.worker_of(job_uid, request.headers()).await?;
-        let body = read(request.into_body()).await?;
+        let body = self.read(request).await?;
         let report: Report = serde_json::from_slice(&body)
             .map_err(|error| Refusal::invalid(format!("the body is not a report: {error}")))?;
         if report.run != worker.run {
@@ -367,7 +392,7 @@ impl<R: Runs> Push<R> {
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
         }
         self.check_standing(&worker)?;
-        let body = read(request.into_body()).await?;
+        let body = self.read(request).await?;
         let (bytes, header) = snapshot::header("the body".into(), body).await;
         let header = header.map_err(|error| Refusal::invalid(error_chain(&error)))?;
         if header.run != worker.run {
@@ -409,6 +434,10 @@ impl<R: Runs> Push<R> {
             Standing::NotYet => Err(Refusal::unavailable("the status does not name the Job yet")),
             Standing::NotActive => Err(Refusal::not_active(worker)),
         }
+    }
+
+    async fn read(&self, request: Request) -> Result<Vec<u8>, Refusal> {
+        read(request.into_body(), self.body_time).await
     }
 
     async fn recognise(&self, headers: &HeaderMap) -> Result<Pusher, Refusal> {

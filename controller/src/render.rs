@@ -161,6 +161,7 @@ mod tests {
         let settings = WorkerSettings {
             image: "worker:1".into(),
             push_url: "http://controller:8080".into(),
+            push_ca: None,
         };
         render(file.path(), &settings, at("2026-01-02T03:04:05Z"))
     }
@@ -185,6 +186,7 @@ mod tests {
         let settings = WorkerSettings {
             image: "worker:1".into(),
             push_url: "http://controller:8080".into(),
+            push_ca: None,
         };
         let mut count = 0;
         for file in std::fs::read_dir(folder).unwrap() {

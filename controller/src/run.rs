@@ -25,17 +25,18 @@ use crate::exporter::{Exporter, Snapshot};
 use crate::failpoint::Trial;
 use crate::gate::Gate;
 use crate::health::Health;
-use crate::http::{self, HttpError, Ports};
+use crate::http::{self, Addresses, HttpError, Ports, Times};
 use crate::identity::{Identities, StaticToken, TokenError};
 use crate::job::WorkerSettings;
 use crate::kind::{Kind, ObjectKind};
 use crate::leadership::{self, Candidate, Labels, Leadership};
 use crate::objects::{Caches, Objects};
-use crate::push::{ClusterRuns, Push};
+use crate::push::{BODY_TIME, ClusterRuns, Push};
 use crate::reconcile::line::Limits;
 use crate::reconcile::tidy::LOST_AFTER;
 use crate::reconcile::watch::{self, Watch};
 use crate::reconcile::{self, Context, Patience};
+use crate::tls::{PushCa, PushCertificate, TlsError};
 
 /// Readiness waits for them.
 const CACHES: &str = "the watch caches";
@@ -61,6 +62,15 @@ pub(crate) enum RunError {
     /// The file of the static token.
     #[error("failed to use --push-token-file")]
     Token(#[source] TokenError),
+    /// The files of --push-tls-cert and --push-tls-key.
+    #[error("failed to use --push-tls-cert and --push-tls-key")]
+    PushCertificate(#[source] TlsError),
+    /// The file of the CA.
+    #[error("failed to use --push-ca-file")]
+    PushCa(#[source] TlsError),
+    /// Workers would speak TLS to a plain port, or the other way round.
+    #[error("--push-url {url} does not begin with https://, which {flag} requires")]
+    PlainUrl { url: String, flag: &'static str },
     /// The ports.
     #[error("failed to open the ports")]
     Http(#[source] HttpError),
@@ -71,22 +81,41 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let ports = Ports::bind(arguments.metrics_addr, arguments.health_addr)
-        .await
-        .map_err(RunError::Http)?;
     let holder = arguments.push_token_file.map(StaticToken::open);
     let holder = holder.transpose().map_err(RunError::Token)?;
-    let (metrics_addr, health_addr) = ports.addresses().map_err(RunError::Http)?;
+    let files = arguments.push_tls_cert.zip(arguments.push_tls_key);
+    let certificate = files.map(|(certificate, key)| PushCertificate::open(certificate, key));
+    let certificate = certificate
+        .transpose()
+        .map_err(RunError::PushCertificate)?
+        .map(Arc::new);
+    let push_ca = arguments.worker.push_ca_file.map(PushCa::open);
+    let push_ca = push_ca.transpose().map_err(RunError::PushCa)?.map(Arc::new);
+    let ports = Ports::bind(arguments.metrics_addr, arguments.health_addr);
+    let mut ports = ports.await.map_err(RunError::Http)?;
     let client = client().await?;
     let namespace = arguments.watch_namespace;
     let own_namespace = client.default_namespace().to_owned();
-    let push_url = arguments
-        .worker
-        .push_url
-        .unwrap_or_else(|| format!("http://{NAME}.{own_namespace}.svc:8080"));
+    let default_url = match &certificate {
+        Some(_) => format!("https://{NAME}.{own_namespace}.svc:8443"),
+        None => format!("http://{NAME}.{own_namespace}.svc:8080"),
+    };
+    let push_url = arguments.worker.push_url.unwrap_or(default_url);
+    check_url(&push_url, certificate.is_some(), push_ca.is_some())?;
+    if let Some(certificate) = certificate.clone() {
+        let address = arguments.push_addr;
+        let with_push = ports.with_push(address, certificate, push_url.clone());
+        ports = with_push.await.map_err(RunError::Http)?;
+    }
+    let Addresses {
+        metrics: metrics_addr,
+        health: health_addr,
+        push: push_addr,
+    } = ports.addresses().map_err(RunError::Http)?;
     let worker = WorkerSettings {
         image: arguments.worker.worker_image,
         push_url,
+        push_ca: None, // read anew for each Job
     };
     let candidate = Candidate::new(&client, namespace.clone(), |name| std::env::var(name).ok());
     let leadership = Arc::new(Leadership::following());
@@ -98,6 +127,7 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
         identity = candidate.identity,
         %metrics_addr,
         %health_addr,
+        push_addr = push_addr.map(tracing::field::display),
         "controller started"
     );
 
@@ -133,6 +163,7 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
         gate.clone(),
         exporter.clone(),
         worker,
+        push_ca.clone(),
         Patience {
             hold: arguments.hold,
             lost_after: trial.lost_after.unwrap_or(LOST_AFTER),
@@ -149,13 +180,26 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
             gate,
             objects: objects.clone(),
         },
-        exporter,
+        exporter: exporter.clone(),
         health: health.clone(),
+        body_time: BODY_TIME,
     });
 
     let mut tasks = JoinSet::new();
     let page = (!arguments.no_metrics).then_some(arguments.metrics_path);
-    tasks.spawn(http::serve(ports, push, page, stop.clone()));
+    tasks.spawn(http::serve(
+        ports,
+        push,
+        page,
+        Times::default(),
+        stop.clone(),
+    ));
+    if let Some(certificate) = certificate {
+        tasks.spawn(certificate.follow(exporter.clone(), stop.clone()));
+    }
+    if let Some(ca) = push_ca {
+        tasks.spawn(ca.follow(exporter, stop.clone()));
+    }
     let watched = Watch {
         client: client.clone(),
         namespace,
@@ -206,6 +250,20 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
         ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     }
     Ok(())
+}
+
+/// Workers must speak what the port speaks.
+fn check_url(url: &str, has_tls: bool, has_ca: bool) -> Result<(), RunError> {
+    let flag = match (has_tls, has_ca) {
+        (true, _) => "--push-tls-cert",
+        (false, true) => "--push-ca-file",
+        (false, false) => return Ok(()),
+    };
+    if url.starts_with("https://") {
+        return Ok(());
+    }
+    let url = url.to_owned();
+    Err(RunError::PlainUrl { url, flag })
 }
 
 async fn client() -> Result<Client, RunError> {
@@ -307,5 +365,30 @@ impl Lead {
         self.context.objects.add_all::<KafkaRestore>();
         self.context.objects.add_all::<KafkaOffsetReset>();
         self.context.objects.add_all::<KafkaOffsetRollback>();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_not_sent_without_tls_to_a_port_that_has_it() {
+        let (plain, tls) = ("http://c:8080", "https://c:8443");
+        for (url, has_tls, has_ca, refused) in [
+            (plain, false, false, None),
+            (tls, false, false, None),
+            (tls, false, true, None),
+            (tls, true, false, None),
+            (plain, true, true, Some("--push-tls-cert")),
+            (plain, false, true, Some("--push-ca-file")),
+        ] {
+            let error = check_url(url, has_tls, has_ca).err();
+            let found = error.map(|error| error.to_string());
+            let expected = refused.map(|flag| {
+                format!("--push-url {url} does not begin with https://, which {flag} requires")
+            });
+            assert_eq!(found, expected);
+        }
     }
 }

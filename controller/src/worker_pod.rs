@@ -33,6 +33,7 @@ pub(crate) fn spec(
     volumes.extend(additions.volumes.iter().map(volume));
     mounts.extend(additions.volume_mounts.iter().cloned());
     let mut env = vec![job_uid()];
+    env.extend(settings.push_ca.as_deref().map(push_ca));
     env.extend(additions.env.iter().cloned());
     PodSpec {
         node_selector: some(additions.node_selector.clone()),
@@ -128,6 +129,15 @@ fn job_uid() -> EnvVar {
             }),
             ..EnvVarSource::default()
         }),
+        ..EnvVar::default()
+    }
+}
+
+/// As text: a ConfigMap of the controller's cannot be mounted in the namespaces of others, and certificates are no secret.
+fn push_ca(pem: &str) -> EnvVar {
+    EnvVar {
+        name: pod::PUSH_CA_ENV.into(),
+        value: Some(pem.into()),
         ..EnvVar::default()
     }
 }

@@ -121,6 +121,8 @@ families! {
         "Series that are held because they were pushed, those that are told by statuses not among them.";
     PUSH_SOURCES = "kafka_backup_operator_push_sources", Gauge, [],
         "Pods and other processes whose pushes those series add up.";
+    PUSH_TLS = "kafka_backup_operator_push_tls_current", Gauge, ["files"],
+        "1 when the certificate or the CA of pushes with TLS is what its files say, 0 when those cannot be used and what was read before is; absent without TLS.";
     LEADER = "kafka_backup_operator_leader", Gauge, [],
         "1 when this controller leads and acts, 0 when it follows another one.";
     WORKER_REQUEST_DURATION = "kafka_backup_worker_request_duration_seconds", Histogram, ["kind", "name", "namespace", "peer", "request"],

@@ -27,6 +27,9 @@ pub const PUSH_TOKEN_DIR: &str = "/var/run/secrets/kafka-backup";
 pub const PUSH_TOKEN_FILE: &str = "/var/run/secrets/kafka-backup/token";
 /// Audience of that token.
 pub const PUSH_AUDIENCE: &str = "kafka-backup-push";
+/// Environment variable with the certificates, as PEM, by which a worker knows the push endpoint; without it, the image's roots of
+/// trust.
+pub const PUSH_CA_ENV: &str = "KAFKA_BACKUP_PUSH_CA";
 /// What a worker calls itself when it pushes, before its version.
 pub const WORKER_AGENT: &str = "kafka-backup-worker/";
 /// Environment variable with the UID of the pod's Job.

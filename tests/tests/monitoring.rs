@@ -156,7 +156,7 @@ fn every_alert_is_seen_firing_and_silent() {
     };
     let rules = each_rule(&rules());
     let alerts: Vec<&Value> = rules.iter().filter_map(|rule| rule.get("alert")).collect();
-    assert_eq!(alerts.len(), 11);
+    assert_eq!(alerts.len(), 14);
     for alert in alerts {
         assert!(seen(alert, true) && seen(alert, false), "{alert}");
     }

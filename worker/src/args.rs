@@ -642,6 +642,10 @@ pub struct EngineArgs {
     /// File with the bearer token of the push; read anew each time.
     #[arg(long, value_name = "FILE", requires = "push_url")]
     pub push_token_file: Option<PathBuf>,
+    /// File with the certificates, as PEM, by which the controller at an https URL is known; they take the place of the machine's
+    /// roots of trust [default: the variable KAFKA_BACKUP_PUSH_CA, which holds them as text].
+    #[arg(long, value_name = "FILE", requires = "push_url")]
+    pub push_ca_file: Option<PathBuf>,
     /// File to which the short report is written.
     #[arg(long, value_name = "FILE")]
     pub termination_log: Option<PathBuf>,

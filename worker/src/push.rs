@@ -4,9 +4,11 @@
 //! - What is pushed is the cumulative value of the run: a push that is lost or repeated changes nothing.
 //! - A push never fails a run, and delays its end by [`Limits::at_end`] at most. Failures are told once, not each time.
 //! - The token is read anew for each push, since the kubelet renews it.
+//! - With a [`PushCa`] nobody is told anything, nor gets the token, whose certificate is not one of that CA's.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +19,7 @@ use kafka_backup_shared::metrics::{
 use kafka_backup_shared::plan::RunRef;
 use kafka_backup_shared::pod;
 use kafka_backup_shared::report::{Fault, Report, error_chain};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
+use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, header};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -51,6 +53,57 @@ impl Default for Limits {
             attempt: Duration::from_secs(5),
             at_end: Duration::from_secs(20),
         }
+    }
+}
+
+/// The certificates, as PEM, by which the controller at an `https` URL is known.
+#[derive(Clone, Debug)]
+pub enum PushCa {
+    /// As they are.
+    Pem(String),
+    /// In a file.
+    File(PathBuf),
+}
+
+/// Why nothing can be pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The file is not there, or not ours to read.
+    #[error("failed to read the CA of the push in {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not PEM, or no certificates are in it.
+    #[error("failed to use the CA of the push")]
+    Ca(#[source] reqwest::Error),
+    /// The same, where the reader says nothing.
+    #[error("the CA of the push holds no certificate in PEM")]
+    NoCertificate,
+    /// Nobody shows a certificate there.
+    #[error("the push has a CA, and {0} does not begin with https://")]
+    Plain(String),
+    /// The machine has no roots of trust, as a rule.
+    #[error("failed to make a client for the push")]
+    Client(#[source] reqwest::Error),
+}
+
+impl PushCa {
+    fn certificates(&self) -> Result<Vec<Certificate>, SetupError> {
+        let pem = match self {
+            Self::Pem(pem) => pem.clone().into_bytes(),
+            Self::File(path) => std::fs::read(path).map_err(|source| SetupError::Read {
+                path: path.clone(),
+                source,
+            })?,
+        };
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(SetupError::Ca)?;
+        if certificates.is_empty() {
+            return Err(SetupError::NoCertificate);
+        }
+        Ok(certificates)
     }
 }
 
@@ -152,16 +205,17 @@ impl Push {
     /// Pushes of `run` to the controller at `url`.
     ///
     /// # Errors
-    /// The machine has no roots of trust, which an `https` URL needs.
+    /// The CA cannot be used; or there is none, an `https` URL needs the machine's roots of trust, and it has none.
     pub fn new(
         url: String,
         token_file: Option<PathBuf>,
+        ca: Option<&PushCa>,
         job_uid: Option<String>,
         run: RunRef,
         limits: Limits,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Self, SetupError> {
         Ok(Self {
-            line: Line::new(url, token_file, limits.attempt)?,
+            line: Line::new(url, token_file, ca, limits.attempt)?,
             job_uid,
             run,
             limits,
@@ -198,19 +252,22 @@ impl Push {
         let values = Values::at_end(report, progress);
         let body = report_body(report, REPORT_MAX);
         let limit = self.limits.at_end;
+        let trouble = Mutex::new(None);
         // Side by side: what ails the one push must not use up the time of the other.
         let pushes = async {
             tokio::join!(
-                self.repeated(|| self.metrics(values)),
-                self.repeated(|| self.report(body.clone()))
+                self.repeated(&trouble, || self.metrics(values)),
+                self.repeated(&trouble, || self.report(body.clone()))
             )
         };
         let results = match timeout(limit, pushes).await {
             Ok((metrics, report)) => metrics.and(report),
             Err(_) => {
+                let trouble = trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
                 warn!(
                     url = self.line.url,
                     seconds = limit.as_secs(),
+                    error = trouble.unwrap_or_else(|| "no answer".to_owned()),
                     "the last push did not arrive in time; the report is in the termination log"
                 );
                 return;
@@ -243,8 +300,10 @@ impl Push {
         }
     }
 
+    /// Pushes until it is taken, or never will be; `trouble` is why it was not taken last.
     async fn repeated<F: Future<Output = Result<(), PushError>>>(
         &self,
+        trouble: &Mutex<Option<String>>,
         push: impl Fn() -> F,
     ) -> Result<(), PushError> {
         let mut pause = FIRST_PAUSE;
@@ -252,7 +311,9 @@ impl Push {
             match push().await {
                 Ok(()) => return Ok(()),
                 Err(error) if !error.may_pass() => return Err(error),
-                Err(_) => {
+                Err(error) => {
+                    *trouble.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some(error_chain(&error));
                     sleep(pause).await;
                     pause = (pause * 2).min(LAST_PAUSE);
                 }
@@ -280,18 +341,24 @@ impl Line {
     fn new(
         url: String,
         token_file: Option<PathBuf>,
+        ca: Option<&PushCa>,
         attempt: Duration,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Self, SetupError> {
         // The controller is in the cluster: a proxy is for what is outside.
         let agent = format!("{}{}", pod::WORKER_AGENT, env!("CARGO_PKG_VERSION"));
         let builder = Client::builder().no_proxy().user_agent(agent);
         let mut builder = builder.timeout(attempt);
         if url.starts_with("http://") {
+            if ca.is_some() {
+                return Err(SetupError::Plain(url));
+            }
             // Without this the client wants the machine's roots of trust, which an image may not have.
             builder = builder.tls_certs_only([]);
+        } else if let Some(ca) = ca {
+            builder = builder.tls_certs_only(ca.certificates()?);
         }
         Ok(Self {
-            client: builder.build()?,
+            client: builder.build().map_err(SetupError::Client)?,
             url,
             token_file,
         })

@@ -96,6 +96,7 @@ fn push_to(url: &str, token_file: Option<PathBuf>, limits: Limits) -> Push {
     Push::new(
         url.into(),
         token_file,
+        None,
         Some("job-uid".into()),
         RunRef::example(),
         limits,
@@ -311,4 +312,51 @@ async fn failures_are_told_once() {
     }
     push.note(Ok(()));
     assert!(!push.failing);
+}
+
+#[test]
+fn a_ca_that_cannot_be_used_is_told_before_anything_is_pushed() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("none");
+    let pem = |body: &str| {
+        let section = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        PushCa::Pem(section)
+    };
+    let none = "the CA of the push holds no certificate in PEM";
+    let cases = [
+        (
+            "https://c",
+            PushCa::File(missing.clone()),
+            format!("failed to read the CA of the push in {}", missing.display()),
+        ),
+        ("https://c", PushCa::Pem("ca".into()), none.to_owned()),
+        (
+            "https://c",
+            pem("%"),
+            "failed to use the CA of the push".to_owned(),
+        ),
+        (
+            "https://c",
+            pem("AAAA"),
+            "failed to make a client".to_owned(),
+        ),
+        (
+            "http://c",
+            pem("AAAA"),
+            "the push has a CA, and http://c does not begin with https://".to_owned(),
+        ),
+    ];
+    for (url, ca, expected) in cases {
+        let opened = Push::new(
+            url.into(),
+            None,
+            Some(&ca),
+            None,
+            RunRef::example(),
+            limits(),
+        );
+        let error = error_chain(&opened.unwrap_err());
+        assert!(error.starts_with(&expected), "{error}");
+    }
 }

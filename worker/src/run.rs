@@ -24,7 +24,7 @@ use crate::context::{Completed, Context, DEFAULT_LEASE, Progress};
 use crate::log::Format;
 use crate::offsets::{CarryOver, Unfinished};
 use crate::outcome::{Attempt, Failure};
-use crate::push::{Limits, Push};
+use crate::push::{Limits, Push, PushCa};
 use crate::retention::{self, Scope};
 use crate::signal::Signals;
 use crate::store::{Places, Store};
@@ -51,6 +51,8 @@ pub struct Settings {
     pub push_url: Option<String>,
     /// Token of the push.
     pub push_token_file: Option<PathBuf>,
+    /// By what the controller is known; the machine's roots of trust where it is left out.
+    pub push_ca: Option<PushCa>,
     /// UID of the pod's Job.
     pub job_uid: Option<String>,
     /// Where the short report is left.
@@ -84,9 +86,12 @@ impl Settings {
             lease: DEFAULT_LEASE,
             push_url: args.push_url.clone(),
             push_token_file: args.push_token_file.clone().or(token),
-            job_uid: std::env::var(pod::JOB_UID_ENV)
-                .ok()
-                .filter(|uid| !uid.is_empty()),
+            push_ca: args
+                .push_ca_file
+                .clone()
+                .map(PushCa::File)
+                .or_else(|| variable(pod::PUSH_CA_ENV).map(PushCa::Pem)),
+            job_uid: variable(pod::JOB_UID_ENV),
             termination_log: args
                 .termination_log
                 .clone()
@@ -95,6 +100,12 @@ impl Settings {
             bars,
         }
     }
+}
+
+/// An environment variable that says something.
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok()?;
+    (!value.is_empty()).then_some(value)
 }
 
 /// Makes one run and tells how it ended.
@@ -179,6 +190,7 @@ fn push_of(run: &RunRef, settings: &Settings) -> Option<Push> {
     let opened = Push::new(
         url,
         settings.push_token_file.clone(),
+        settings.push_ca.as_ref(),
         settings.job_uid.clone(),
         run.clone(),
         Limits::default(),

@@ -114,6 +114,7 @@ async fn done_with(archive: &Archive, plan: Plan, context: &Context) -> Result<C
         lease: DEFAULT_LEASE,
         push_url: None,
         push_token_file: None,
+        push_ca: None,
         job_uid: None,
         termination_log: None,
         format: Format::Text,

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kafka_backup_shared::metrics::{
-    BUILD_INFO, LEADER, PUSH_SERIES, PUSH_SOURCES, PUSHES, RECONCILE_BUCKETS,
+    BUILD_INFO, LEADER, PUSH_SERIES, PUSH_SOURCES, PUSH_TLS, PUSHES, RECONCILE_BUCKETS,
     RECONCILIATION_DURATION, RECONCILIATION_ERRORS, RECONCILIATIONS, WORKQUEUE_RETRIES,
 };
 
@@ -26,16 +26,19 @@ pub(crate) enum PushResult {
     Invalid,
     /// It came when its run was not active, or after a later one of its source.
     Late,
+    /// It came to a port where none is taken.
+    Misdirected,
     /// The controller could not take it now.
     Unavailable,
 }
 
 impl PushResult {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Accepted,
         Self::Denied,
         Self::Invalid,
         Self::Late,
+        Self::Misdirected,
         Self::Unavailable,
     ];
 
@@ -45,6 +48,7 @@ impl PushResult {
             Self::Denied => "denied",
             Self::Invalid => "invalid",
             Self::Late => "late",
+            Self::Misdirected => "misdirected",
             Self::Unavailable => "unavailable",
         }
     }
@@ -80,6 +84,8 @@ struct Counted {
     pushes: BTreeMap<PushResult, u64>,
     is_leading: bool,
     held: Held,
+    /// Whether the files are in use as they are, by their name.
+    push_tls: BTreeMap<&'static str, bool>,
 }
 
 /// The controller's own families.
@@ -98,6 +104,7 @@ impl OwnMetrics {
                 samples: 0,
                 sources: 0,
             },
+            push_tls: BTreeMap::new(),
         }))
     }
 
@@ -109,6 +116,11 @@ impl OwnMetrics {
     /// Shows whether this process leads.
     pub(crate) fn show_leading(&self, is_leading: bool) {
         self.counted().is_leading = is_leading;
+    }
+
+    /// Shows whether what is used of push TLS is what the files of that name say now.
+    pub(crate) fn show_push_tls(&self, files: &'static str, is_current: bool) {
+        self.counted().push_tls.insert(files, is_current);
     }
 
     /// Shows how much is held that was pushed.
@@ -171,6 +183,11 @@ impl Counted {
         ] {
             out.head(&gauge);
             out.sample(gauge.name, &[], value);
+        }
+        out.head(&PUSH_TLS);
+        for (files, is_current) in &self.push_tls {
+            let label = (PUSH_TLS.labels[0], *files);
+            out.sample(PUSH_TLS.name, &[label], usize::from(*is_current));
         }
         out.head(&PUSHES);
         for (result, count) in &self.pushes {

@@ -1,15 +1,16 @@
 //! The body of a push: how it arrives, and in which of the formats.
 
 use std::io::Read;
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, StatusCode};
 use flate2::read::MultiGzDecoder;
 use futures::StreamExt;
 use kafka_backup_shared::report::error_chain;
 
-use super::{BODY_MAX, BODY_TIME, Refusal};
+use super::{BODY_MAX, Refusal};
 use crate::exposition::{Family, Syntax, parse, parse_protobuf};
 
 /// How a body is to be read.
@@ -96,11 +97,16 @@ impl Form {
     }
 }
 
-/// Reads a whole body.
-pub(super) async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
-    let read = tokio::time::timeout(BODY_TIME, read_all(body)).await;
+/// Reads a whole body, which has `limit` to arrive.
+pub(super) async fn read(body: Body, limit: Duration) -> Result<Vec<u8>, Refusal> {
+    // Known beforehand as a rule, and then nobody has to send it.
+    if body.size_hint().lower() > BODY_MAX as u64 {
+        return Err(too_long());
+    }
+    let read = tokio::time::timeout(limit, read_all(body)).await;
     read.unwrap_or_else(|_| {
-        let reason = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+        let seconds = limit.as_secs_f64();
+        let reason = format!("the body did not arrive within {seconds} s");
         Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, reason))
     })
 }

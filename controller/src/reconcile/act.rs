@@ -295,7 +295,7 @@ async fn create<K: Kind>(
 ) -> Result<Next, ReconcileError> {
     let uid = object.uid().unwrap_or_default();
     let referenced = referenced(context, object).await?;
-    let Ok(job) = job::build(object, run, &referenced, &context.worker) else {
+    let Ok(job) = job::build(object, run, &referenced, &context.worker()) else {
         // decide has checked the same spec; it will say what is wrong with it when it sees the newer one.
         return Ok(Next::LookAgain);
     };

@@ -47,6 +47,7 @@ use crate::health::Heartbeat;
 use crate::job::WorkerSettings;
 use crate::kind::Kind;
 use crate::objects::Objects;
+use crate::tls::PushCa;
 
 /// Objects of one kind that are worked on at a time.
 const CONCURRENT: usize = 16;
@@ -77,7 +78,9 @@ pub(crate) struct Context {
     pub(crate) objects: Arc<Objects>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) exporter: Arc<Exporter>,
-    pub(crate) worker: WorkerSettings,
+    worker: WorkerSettings,
+    /// The CA among the settings, which may change.
+    push_ca: Option<Arc<PushCa>>,
     pub(crate) patience: Patience,
     pub(crate) limits: Limits,
     refusals: Mutex<HashMap<String, Trouble>>,
@@ -92,6 +95,7 @@ impl Context {
         gate: Arc<Gate>,
         exporter: Arc<Exporter>,
         worker: WorkerSettings,
+        push_ca: Option<Arc<PushCa>>,
         patience: Patience,
         limits: Limits,
     ) -> Self {
@@ -101,11 +105,21 @@ impl Context {
             gate,
             exporter,
             worker,
+            push_ca,
             patience,
             limits,
             refusals: Mutex::default(),
             places: Mutex::default(),
         }
+    }
+
+    /// What a Job is made with that is made now.
+    fn worker(&self) -> WorkerSettings {
+        let mut worker = self.worker.clone();
+        if let Some(ca) = &self.push_ca {
+            worker.push_ca = Some(ca.current().to_string());
+        }
+        worker
     }
 
     fn store<K: Kind>(&self) -> &Store<K> {

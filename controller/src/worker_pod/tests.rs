@@ -9,12 +9,17 @@ use crate::kind::{Kind, Referenced};
 
 /// The pod template of a run of an object with these additions.
 fn template(additions: Value) -> Value {
+    template_with(additions, None)
+}
+
+fn template_with(additions: Value, push_ca: Option<&str>) -> Value {
     let mut object = fixtures::backup();
     object.spec.pod_template = serde_json::from_value(additions).unwrap();
     object.spec.pod_template.check().unwrap();
     let settings = WorkerSettings {
         image: "worker:1".into(),
         push_url: "http://controller:8080".into(),
+        push_ca: push_ca.map(str::to_owned),
     };
     let referenced = Referenced::default();
     let run = fixtures::active_run(&object);
@@ -131,6 +136,22 @@ fn each_field_changes_its_own_part_of_the_pod_and_nothing_else() {
         differences("", &plain, &template(additions.clone()), &mut found);
         assert_eq!(found, [path], "{additions}");
     }
+}
+
+#[test]
+fn the_ca_of_the_push_is_a_variable_and_nothing_else() {
+    let additions = json!({"env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}]});
+    let (plain, with_ca) = (
+        template(additions.clone()),
+        template_with(additions, Some("PEM\n")),
+    );
+    let env = |template: &Value| template["spec"]["containers"][0]["env"].clone();
+    let ca = json!({"name": "KAFKA_BACKUP_PUSH_CA", "value": "PEM\n"});
+    assert_eq!(env(&with_ca)[1], ca);
+    let mut found = Vec::new();
+    differences("", &plain, &with_ca, &mut found);
+    let of_env = |path: &String| path.starts_with("/spec/containers/0/env/");
+    assert!(found.iter().all(of_env), "{found:?}");
 }
 
 #[test]

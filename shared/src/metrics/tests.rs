@@ -88,8 +88,9 @@ const OBJECT: [&str; 7] = [
     "namespace",
 ];
 /// Labels with a closed set of values, and the size of the set.
-const CLOSED: [(&str, usize); 10] = [
+const CLOSED: [(&str, usize); 11] = [
     ("controller", 4),
+    ("files", 2),
     ("operation", 4),
     ("outcome", 2),
     ("peer", 2),
@@ -104,7 +105,8 @@ const CLOSED: [(&str, usize); 10] = [
 /// Series of a family for one object, at most; a histogram has as many times its buckets.
 const SERIES_PER_OBJECT: usize = 16;
 /// What is measured in no unit: states and counts of things.
-const UNITLESS: [&str; 9] = [
+const UNITLESS: [&str; 10] = [
+    "_current",
     "_depth",
     "_info",
     "_leader",
