@@ -45,8 +45,18 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end -}}
 {{- end -}}
 
+{{/* Where the page with the metrics is, without its path. */}}
 {{- define "kafka-backup.url" -}}
 {{- printf "http://%s.%s.svc:%v" (include "kafka-backup.fullname" .) .Release.Namespace .Values.metrics.port -}}
+{{- end -}}
+
+{{/* Where workers push. */}}
+{{- define "kafka-backup.pushUrl" -}}
+{{- if .Values.pushTls.existingSecret -}}
+{{- printf "https://%s.%s.svc:%v" (include "kafka-backup.fullname" .) .Release.Namespace .Values.pushTls.port -}}
+{{- else -}}
+{{- include "kafka-backup.url" . -}}
+{{- end -}}
 {{- end -}}
 
 {{/* What Pod Security "restricted" asks of a pod and of a container. */}}

@@ -214,6 +214,38 @@ fn controller() -> Vec<Case> {
             json!("k"),
             &[((DEPLOYMENT, key), json!("k"))],
         ),
+        case(
+            "pushTls.existingSecret",
+            &[],
+            json!("s"),
+            &[
+                (
+                    (DEPLOYMENT, "/args/--push-tls-cert"),
+                    json!("/etc/kafka-backup/push-tls/tls.crt"),
+                ),
+                (
+                    (DEPLOYMENT, "/args/--push-ca-file"),
+                    json!("/etc/kafka-backup/push-tls/ca.crt"),
+                ),
+                (
+                    (
+                        DEPLOYMENT,
+                        "/spec/template/spec/volumes/0/secret/secretName",
+                    ),
+                    json!("s"),
+                ),
+                (("Service", "/spec/ports/1/name"), json!("push")),
+            ],
+        ),
+        case(
+            "pushTls.port",
+            &[("pushTls.existingSecret", json!("s"))],
+            json!(9443),
+            &[
+                ((DEPLOYMENT, "/args/--push-addr"), json!("0.0.0.0:9443")),
+                (("Service", "/spec/ports/1/port"), json!(9443)),
+            ],
+        ),
         flag(
             "pushMaxSeries",
             json!(2_000_000),
@@ -459,6 +491,18 @@ const ALERTS: [(&str, &str); 11] = [
     (
         "prometheusRule.alerts.KafkaBackupSuspendedLong.enabled",
         "/alerts/KafkaBackupSuspendedLong",
+    ),
+    (
+        "prometheusRule.alerts.KafkaOffsetResetFailed.enabled",
+        "/alerts/KafkaOffsetResetFailed",
+    ),
+    (
+        "prometheusRule.alerts.KafkaOffsetRollbackFailed.enabled",
+        "/alerts/KafkaOffsetRollbackFailed",
+    ),
+    (
+        "prometheusRule.alerts.KafkaBackupPushTlsNotCurrent.enabled",
+        "/alerts/KafkaBackupPushTlsNotCurrent",
     ),
     (
         "prometheusRule.alerts.KafkaBackupPushFailures.enabled",
