@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the controller against the cluster of KUBECONFIG or of the pod it runs in.
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Print the custom resource definitions.
     Crds,
     /// Ask a running controller whether it serves what it should; for `helm test`.

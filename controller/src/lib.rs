@@ -82,7 +82,7 @@ fn obey(command: Command, trial: Trial) -> Result<(), Box<dyn Error>> {
                 Timestamp::now(),
             )?)
         }
-        Command::Run(arguments) => start(arguments, trial),
+        Command::Run(arguments) => start(*arguments, trial),
     }
 }
 

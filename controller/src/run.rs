@@ -35,7 +35,7 @@ use crate::push::{BODY_TIME, ClusterRuns, Push};
 use crate::reconcile::line::Limits;
 use crate::reconcile::tidy::LOST_AFTER;
 use crate::reconcile::watch::{self, Watch};
-use crate::reconcile::{self, Context, Patience};
+use crate::reconcile::{self, Context, Patience, Workers};
 use crate::tls::{PushCa, PushCertificate, TlsError};
 
 /// Readiness waits for them.
@@ -162,8 +162,10 @@ pub(crate) async fn run(arguments: RunArguments, trial: Trial) -> Result<(), Run
         objects.clone(),
         gate.clone(),
         exporter.clone(),
-        worker,
-        push_ca.clone(),
+        Workers {
+            settings: worker,
+            push_ca: push_ca.clone(),
+        },
         Patience {
             hold: arguments.hold,
             lost_after: trial.lost_after.unwrap_or(LOST_AFTER),

@@ -66,12 +66,15 @@ pub(crate) type PushCertificate = Followed<ServerConfig>;
 /// The certificates by which workers know the push port, as PEM.
 pub(crate) type PushCa = Followed<String>;
 
+/// Makes a value of the contents of the files at these paths.
+type Make<T> = fn(&[PathBuf], &[Vec<u8>]) -> Result<T, TlsError>;
+
 /// What is made of files, and made anew when they change.
 pub(crate) struct Followed<T> {
     /// As log and metric name it.
     name: &'static str,
     paths: Vec<PathBuf>,
-    make: fn(&[PathBuf], &[Vec<u8>]) -> Result<T, TlsError>,
+    make: Make<T>,
     state: Mutex<State<T>>,
 }
 
@@ -98,11 +101,7 @@ impl PushCa {
 }
 
 impl<T> Followed<T> {
-    fn of(
-        name: &'static str,
-        paths: Vec<PathBuf>,
-        make: fn(&[PathBuf], &[Vec<u8>]) -> Result<T, TlsError>,
-    ) -> Result<Self, TlsError> {
+    fn of(name: &'static str, paths: Vec<PathBuf>, make: Make<T>) -> Result<Self, TlsError> {
         let contents = read(&paths)?;
         let state = State {
             value: Arc::new(make(&paths, &contents)?),

@@ -29,10 +29,11 @@ fn url() -> String {
 /// A CA and a certificate of the port: `ca.crt`, `tls.crt`, `tls.key`.
 fn authority(folder: &Path) -> PathBuf {
     fs::create_dir_all(folder).unwrap();
+    let name = folder.file_name().unwrap().display();
     let script = format!(
         "set -e
         new='req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -batch'
-        openssl $new -x509 -days 2 -subj '/CN=ca of a test' -keyout ca.key -out ca.crt
+        openssl $new -x509 -days 2 -subj '/CN={name}' -keyout ca.key -out ca.crt
         openssl $new -subj /CN=push -keyout tls.key -out tls.csr
         printf 'subjectAltName=DNS:{PUSH}.{NAMESPACE}.svc\\nbasicConstraints=CA:FALSE\\n' > ext
         openssl x509 -req -days 2 -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile ext -out tls.crt"

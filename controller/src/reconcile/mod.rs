@@ -72,15 +72,21 @@ pub(crate) struct Patience {
     pub(crate) lost_after: SignedDuration,
 }
 
+/// What Jobs are made with.
+pub(crate) struct Workers {
+    /// All of it but the CA.
+    pub(crate) settings: WorkerSettings,
+    /// The CA, which may change.
+    pub(crate) push_ca: Option<Arc<PushCa>>,
+}
+
 /// What every look at an object needs.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) objects: Arc<Objects>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) exporter: Arc<Exporter>,
-    worker: WorkerSettings,
-    /// The CA among the settings, which may change.
-    push_ca: Option<Arc<PushCa>>,
+    worker: Workers,
     pub(crate) patience: Patience,
     pub(crate) limits: Limits,
     refusals: Mutex<HashMap<String, Trouble>>,
@@ -94,8 +100,7 @@ impl Context {
         objects: Arc<Objects>,
         gate: Arc<Gate>,
         exporter: Arc<Exporter>,
-        worker: WorkerSettings,
-        push_ca: Option<Arc<PushCa>>,
+        worker: Workers,
         patience: Patience,
         limits: Limits,
     ) -> Self {
@@ -105,7 +110,6 @@ impl Context {
             gate,
             exporter,
             worker,
-            push_ca,
             patience,
             limits,
             refusals: Mutex::default(),
@@ -115,11 +119,12 @@ impl Context {
 
     /// What a Job is made with that is made now.
     fn worker(&self) -> WorkerSettings {
-        let mut worker = self.worker.clone();
-        if let Some(ca) = &self.push_ca {
-            worker.push_ca = Some(ca.current().to_string());
+        let Workers { settings, push_ca } = &self.worker;
+        let ca = push_ca.as_ref().map(|ca| ca.current().to_string());
+        WorkerSettings {
+            push_ca: ca,
+            ..settings.clone()
         }
-        worker
     }
 
     fn store<K: Kind>(&self) -> &Store<K> {

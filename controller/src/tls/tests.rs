@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use super::*;
+use crate::aggregate::Format;
 
 /// A CA, and what it has signed, in a folder of their own.
 pub(crate) struct Authority {
@@ -154,4 +155,23 @@ fn of_the_file_of_the_ca_only_certificates_are_passed_on() {
     let other_thing = refused(&other_thing);
     assert!(other_thing.contains("as that of a CA"), "{other_thing}");
     assert_eq!(*ca.current(), own.text("ca.crt") + &other.text("ca.crt"));
+}
+
+#[tokio::test]
+async fn the_page_tells_whether_the_files_are_in_use() {
+    let own = Authority::new("own");
+    let certificate = Arc::new(own.certificate().unwrap());
+    for (text, value) in [(own.text("tls.key"), 1), ("nothing of the kind".into(), 0)] {
+        std::fs::write(own.path("tls.key"), text).unwrap();
+        let exporter = Exporter::new(Box::new(Default::default), 1);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        // Looks before it waits.
+        certificate.clone().follow(exporter.clone(), stop).await;
+        let page = exporter.page(Format::Text).await;
+        let line =
+            format!("kafka_backup_operator_push_tls_current{{files=\"certificate\"}} {value}\n");
+        let text = String::from_utf8_lossy(&page.text);
+        assert!(text.contains(&line), "{text}");
+    }
 }
