@@ -1,13 +1,15 @@
 //! Every way in which brokers are locked down, by both of the worker's clients: its own (`wire`) and rdkafka. What they are told is
 //! kept in docs/security-modes.md; `GOLDEN=write` writes it.
 
+mod golden;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use golden::assert_golden;
 use kafka_backup_shared::report::{Fault, error_chain};
 use kafka_backup_shared::spec::KafkaCluster;
-use kafka_backup_tests::lab::cargo::workspace;
 use kafka_backup_tests::lab::secure::tokens;
 use kafka_backup_tests::lab::secure::{Identity, Listener, Secured, password, pki};
 use kafka_backup_tests::lab::{Lab, NODE_IP};
@@ -362,13 +364,5 @@ async fn each_way_is_taken_and_each_wrong_one_is_refused_with_the_reason() {
     for secret in ["alice-secret", "eyJ"] {
         assert!(!text.contains(secret), "{secret} is shown:\n{text}");
     }
-    let path = workspace().join(DOCUMENT);
-    if std::env::var_os("GOLDEN").is_some_and(|mode| mode == "write") {
-        std::fs::write(&path, &text).unwrap();
-    }
-    let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        kept == text,
-        "{DOCUMENT} differs; GOLDEN=write writes it:\n{text}"
-    );
+    assert_golden(DOCUMENT, &text);
 }
