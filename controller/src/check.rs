@@ -49,7 +49,7 @@ impl FromStr for Target {
         let rest = text.strip_prefix("http://").ok_or_else(expected)?;
         let (authority, path) = rest.split_once('/').ok_or_else(expected)?;
         let port = authority.rsplit_once(':').map(|(_, port)| port);
-        if !port.is_some_and(|port| port.parse::<u16>().is_ok()) {
+        if port.is_none_or(|port| port.parse::<u16>().is_err()) {
             return Err(expected());
         }
         Ok(Self {
