@@ -24,7 +24,7 @@ pub mod restore;
 pub mod retention;
 pub mod run;
 mod runs;
-mod secrets;
+pub mod secrets;
 pub mod signal;
 pub mod store;
 pub mod summary;

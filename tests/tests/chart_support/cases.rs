@@ -451,7 +451,7 @@ fn metrics() -> Vec<Case> {
     ]
 }
 
-const ALERTS: [(&str, &str); 11] = [
+const ALERTS: [(&str, &str); 14] = [
     (
         "prometheusRule.alerts.KafkaBackupFailed.enabled",
         "/alerts/KafkaBackupFailed",
