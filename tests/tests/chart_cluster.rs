@@ -162,7 +162,13 @@ impl Drop for Stage {
             if let Err(error) = left {
                 eprintln!("{error}");
             }
-            self.kubectl(&["delete", "namespace", namespace, "--timeout=90s"]);
+            self.kubectl(&[
+                "delete",
+                "namespace",
+                namespace,
+                "--ignore-not-found",
+                "--timeout=90s",
+            ]);
         }
         // As they were, also after an older version of them.
         self.disown_crds();
