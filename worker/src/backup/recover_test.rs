@@ -4,6 +4,7 @@ use bytes::{Buf, BufMut};
 use kafka_backup_shared::archive::batch;
 use kafka_backup_shared::archive::layout::{ChainKey, TopicId};
 use kafka_backup_shared::spec::KafkaCluster;
+use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
