@@ -68,7 +68,7 @@ fn scram(secret: &'static str) -> Vec<&'static str> {
 }
 
 fn token() -> Vec<&'static str> {
-    let words = "--security-protocol SASL_SSL --ca-secret ca --sasl-mechanism OAUTHBEARER --sasl-secret alice --oauth-scope lifetime-8 --oauth-token-endpoint";
+    let words = "--security-protocol SASL_SSL --ca-secret ca --sasl-mechanism OAUTHBEARER --sasl-secret alice --oauth-scope lifetime-20 --oauth-token-endpoint";
     words.split(' ').chain([tokens::TLS_ENDPOINT]).collect()
 }
 
@@ -112,7 +112,7 @@ impl<'a> Runs<'a> {
             .arg("--secrets-dir")
             .arg(self.secrets())
             // Everything that it could ever log; of TLS and HTTP, too.
-            .env("RUST_LOG", "trace");
+            .args(["--log-level", "trace"]);
         command
     }
 
@@ -215,7 +215,7 @@ fn strs(args: &[String]) -> Vec<&str> {
 fn end_of(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
-        .filter(|line| !line.contains("TRACE"))
+        .filter(|line| !line.contains("TRACE") && !line.contains("DEBUG"))
         .collect();
     lines[lines.len().saturating_sub(30)..].join("\n")
 }
@@ -322,8 +322,8 @@ fn runs_outlive_their_sessions() {
             started.elapsed()
         );
         assert!(
-            !said.contains("connection ended in_flight"),
-            "sessions are renewed, not lost"
+            !said.contains("could not be proven anew"),
+            "sessions are renewed"
         );
         runs.compare("lasting", name);
     }
@@ -344,9 +344,13 @@ fn an_s3_server_is_trusted_by_the_ca_of_its_secret_only() {
         versitygw::TLS_ENDPOINT
     );
     let run = |args: &[String], trusted: &[&str]| {
-        let mut command = runs.command(&[]);
-        command.args(args).args(store.split(' ')).args(trusted);
-        let output = command.output().unwrap();
+        let args = [
+            &strs(args)[..],
+            &store.split(' ').collect::<Vec<_>>(),
+            trusted,
+        ]
+        .concat();
+        let output = runs.command(&args).output().unwrap();
         (output.status.code(), runs.said(&output))
     };
     let backup = runs.backup("a", "private", Listener::SaslTls, &scram("alice"));
@@ -389,7 +393,7 @@ fn a_password_is_exchanged_while_a_run_goes_on() {
     write(&runs.secrets(), user, "password", &old);
     produce(&runs, "rotated", 60_000);
     let mut args = runs.backup("a", "rotated", Listener::SaslTls, &scram("rotating"));
-    args.extend(["--bytes-per-second".to_owned(), "3000000".to_owned()]);
+    args.extend(["--bytes-per-second".to_owned(), "1000000".to_owned()]);
     let log = runs.folder.path().join("log");
     let mut command = runs.command(&strs(&args));
     command.arg("--folder").arg(runs.store());

@@ -47,6 +47,12 @@ pub enum ReaderError {
     /// There are no credentials.
     #[error(transparent)]
     Security(#[from] SecurityError),
+    /// A broker does not take us for who we say we are, or is not who it should be.
+    #[error("refused, as rdkafka says: {reason}")]
+    Denied {
+        /// rdkafka's words.
+        reason: String,
+    },
     /// No record came for long.
     #[error("nothing came from topic {topic} partition {partition} for {seconds} s: {reason}")]
     Stalled {
@@ -67,6 +73,7 @@ impl ReaderError {
         match self {
             Self::Failed { source, .. } => fault(source),
             Self::Security(source) => source.fault(),
+            Self::Denied { .. } => Fault::Denied,
             Self::Stalled { .. } => Fault::Unavailable,
         }
     }
@@ -78,7 +85,7 @@ pub(crate) type Header<'a> = (&'a [u8], Option<&'a [u8]>);
 /// A reader of the partitions of one topic, one after another.
 ///
 /// One topic, since the end of a partition is told without the topic's name.
-pub(crate) struct Reader {
+pub struct Reader {
     consumer: StreamConsumer<RdKafkaContext>,
     topic: Arc<str>,
     partition: i32,
@@ -93,7 +100,8 @@ impl fmt::Debug for Reader {
 }
 
 /// What comes next.
-pub(crate) enum Event<'a> {
+#[derive(Debug)]
+pub enum Event<'a> {
     /// A record.
     Record(Read<'a>),
     /// The end of the log.
@@ -105,11 +113,15 @@ pub(crate) enum Event<'a> {
 }
 
 /// A record that was read.
-pub(crate) struct Read<'a>(BorrowedMessage<'a>);
+#[derive(Debug)]
+pub struct Read<'a>(BorrowedMessage<'a>);
 
 impl Reader {
     /// A reader for a topic of the cluster of `config`, which gives up when nothing comes for `patience`.
-    pub(crate) async fn new(
+    ///
+    /// # Errors
+    /// There are no credentials, or rdkafka refuses the settings.
+    pub async fn new(
         config: &ClientConfig,
         topic: &Arc<str>,
         isolation: IsolationLevel,
@@ -159,7 +171,10 @@ impl Reader {
     }
 
     /// Reads `partition` from `offset` on.
-    pub(crate) fn assign(&mut self, partition: i32, offset: i64) -> Result<(), ReaderError> {
+    ///
+    /// # Errors
+    /// rdkafka refuses.
+    pub fn assign(&mut self, partition: i32, offset: i64) -> Result<(), ReaderError> {
         self.partition = partition;
         self.seek(offset)
     }
@@ -179,11 +194,18 @@ impl Reader {
     ///
     /// # Errors
     /// Nothing came for as long as the reader is patient, or the broker refuses to give anything.
-    pub(crate) async fn next(&self) -> Result<Event<'_>, ReaderError> {
+    pub async fn next(&self) -> Result<Event<'_>, ReaderError> {
         let deadline = Instant::now() + self.patience;
         let mut reason = "no answer".to_owned();
         loop {
-            let Ok(received) = timeout_at(deadline, self.consumer.recv()).await else {
+            let received = tokio::select! {
+                biased;
+                received = timeout_at(deadline, self.consumer.recv()) => received,
+                reason = self.consumer.context().refused() => {
+                    return Err(ReaderError::Denied { reason });
+                }
+            };
+            let Ok(received) = received else {
                 return Err(ReaderError::Stalled {
                     topic: self.topic.to_string(),
                     partition: self.partition,

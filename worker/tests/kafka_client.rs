@@ -45,8 +45,7 @@ impl Fixture {
         let keep = [("retention.ms", "-1")];
         let configs = if configs.is_empty() { &keep } else { configs };
         let new = new_topic(&name, partitions, configs);
-        let admin = Admin::new(client.config()).await.unwrap();
-        for result in admin.create_topics(&[new]).await.unwrap() {
+        for result in client.create_topics(&[new]).await.unwrap() {
             result.unwrap();
         }
         let mut topics = client.topics_with_leaders(&[name]).await.unwrap();
@@ -214,7 +213,6 @@ async fn config_change_leaves_other_configs_alone_and_a_bad_value_comes_with_the
 #[tokio::test]
 async fn topic_that_cannot_be_created_says_why() {
     let fixture = Fixture::new(1, &[]).await;
-    let admin = Admin::new(fixture.client.config()).await.unwrap();
     let fresh: Arc<str> = Arc::from(format!("kafka-client-{}", Uuid::new_v4()));
     let too_many = NewTopic {
         replication_factor: 99,
@@ -225,7 +223,7 @@ async fn topic_that_cannot_be_created_says_why() {
         too_many,
         new_topic(&Arc::from("not/a/name"), 1, &[]),
     ];
-    let results = admin.create_topics(&topics).await.unwrap();
+    let results = fixture.client.create_topics(&topics).await.unwrap();
     let errors: Vec<KafkaError> = results.into_iter().map(|r| r.unwrap_err()).collect();
     let codes: Vec<_> = errors.iter().map(|e| e.code().unwrap()).collect();
     assert_eq!(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kafka_backup_shared::archive::codec::Codec;
 use kafka_backup_shared::report::{Fault, error_chain};
-use kafka_backup_worker::kafka::{Admin, NewTopic};
+use kafka_backup_worker::kafka::NewTopic;
 use restore_support::*;
 
 fn dense(
@@ -307,8 +307,7 @@ async fn an_empty_topic_that_fits_is_used_and_keeps_its_configs() {
                 ("segment.ms".into(), "55555".into()),
             ],
         };
-        let admin = Admin::new(client.config()).await.unwrap();
-        admin
+        client
             .create_topics(&[new])
             .await
             .unwrap()

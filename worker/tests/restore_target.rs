@@ -29,8 +29,7 @@ async fn create(client: &Client, name: &str, partitions: i32, configs: &[(&str, 
         replication_factor: 1,
         configs: configs.iter().map(own).collect(),
     };
-    let admin = Admin::new(client.config()).await.unwrap();
-    admin
+    client
         .create_topics(&[new])
         .await
         .unwrap()

@@ -17,7 +17,7 @@ use kafka_backup_shared::plan::{PartitionMove, RestorePlan};
 use kafka_backup_shared::report::{Fault, error_chain};
 use kafka_backup_shared::spec::{IfTopicNotEmpty, Repartition, TimeRange};
 use kafka_backup_worker::context::Progress;
-use kafka_backup_worker::kafka::{Admin, ClientConfig, NewTopic};
+use kafka_backup_worker::kafka::{ClientConfig, NewTopic, TopicFilter};
 use kafka_backup_worker::verify::against::{
     AgainstError, ComparedTopic, Comparisons, Difference, Field, against,
 };
@@ -91,8 +91,7 @@ async fn create(name: &str, partitions: i32, configs: &[(&str, &str)]) {
             .collect(),
     };
     let name = new.name.clone();
-    let admin = Admin::new(client.config()).await.unwrap();
-    let created = admin.create_topics(&[new]).await.unwrap().remove(0);
+    let created = client.create_topics(&[new]).await.unwrap().remove(0);
     created.unwrap();
     client.topics_with_leaders(&[name]).await.unwrap();
 }
@@ -346,9 +345,12 @@ async fn whatever_was_changed_is_told_at_its_place() {
         .partition(0);
     producer.send(extra, Duration::from_secs(30)).await.unwrap();
     let client = client().await;
-    let admin = Admin::new(client.config()).await.unwrap();
-    let before = (Arc::from(target("cut")), 0, 4);
-    admin.delete_records(&[before]).await.unwrap();
+    let cut = TopicFilter::Named(vec![Arc::from(target("cut"))]);
+    let cut = client.topics(&cut).await.unwrap()[0]
+        .led_partitions()
+        .unwrap();
+    let deleted = client.delete_records(&[(cut[0].clone(), 4)]).await;
+    assert_eq!(*deleted[0].as_ref().unwrap(), 4);
     flip_last_byte(&segments(&archive, "damaged").await[1]);
     pretend(&archive, &plan, "another", &records(b"is", b"b")).await;
     let deleting: AdminClient<DefaultClientContext> = config.create().unwrap();

@@ -1,14 +1,14 @@
-//! What would become of topics that one asks a cluster to create. Nothing is created: rdkafka does that, whose safe interface
-//! tells neither a broker's own words nor the configs that a topic would have.
+//! Topics that a cluster is asked to create, and what would become of them. By our own requests: rdkafka's safe interface tells
+//! neither a broker's own words nor the configs that a topic would have, and its admin client asks for no tokens (OAUTHBEARER).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::{ApiKey, CreateTopicsRequest, CreateTopicsResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::admin::NewTopic;
 use super::client::Client;
 use super::error::{KafkaError, Subject};
 use super::offsets::{PerPartition, topic_name};
@@ -19,7 +19,34 @@ const TIMEOUT_MS: i32 = 30_000;
 /// Effective configs by name.
 pub type EffectiveConfigs = HashMap<String, String>;
 
+/// A topic to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopic {
+    /// The name.
+    pub name: Arc<str>,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Number of replicas of each.
+    pub replication_factor: i32,
+    /// Configs of its own; everything else is the cluster's default.
+    pub configs: Vec<(String, String)>,
+}
+
 impl Client {
+    /// Creates topics; results in the order given, each topic has its own. One whose creation was answered by nobody and asked for
+    /// again comes back as existing.
+    ///
+    /// Afterwards brokers may still need a moment until they name leaders: see [`Client::topics_with_leaders`].
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub async fn create_topics(
+        &self,
+        topics: &[NewTopic],
+    ) -> Result<PerPartition<EffectiveConfigs>, KafkaError> {
+        self.ask_for_topics(topics, false).await
+    }
+
     /// Asks whether topics could be created, with whatever the cluster's policies and permissions say about it; in the order
     /// given, with the configs that each would have. They are empty where the principal may not see them.
     ///
@@ -29,10 +56,18 @@ impl Client {
         &self,
         topics: &[NewTopic],
     ) -> Result<PerPartition<EffectiveConfigs>, KafkaError> {
+        self.ask_for_topics(topics, true).await
+    }
+
+    async fn ask_for_topics(
+        &self,
+        topics: &[NewTopic],
+        validate_only: bool,
+    ) -> Result<PerPartition<EffectiveConfigs>, KafkaError> {
         let request = CreateTopicsRequest::default()
             .with_topics(topics.iter().map(creatable).collect())
             .with_timeout_ms(TIMEOUT_MS)
-            .with_validate_only(true);
+            .with_validate_only(validate_only);
         let response = self.ask_controller(&request).await?;
         let mut answers: HashMap<_, _> = response
             .topics

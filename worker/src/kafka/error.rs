@@ -249,23 +249,6 @@ pub enum KafkaError {
         /// The id.
         id: i32,
     },
-    /// A broker does not take rdkafka for who we say we are.
-    #[error("failed to {operation} by rdkafka: {reason}")]
-    AdminDenied {
-        /// What was asked.
-        operation: &'static str,
-        /// rdkafka's words.
-        reason: String,
-    },
-    /// rdkafka's admin client failed before any topic had an answer.
-    #[error("failed to {operation} by rdkafka")]
-    Admin {
-        /// What was asked.
-        operation: &'static str,
-        /// rdkafka's error.
-        #[source]
-        source: rdkafka::error::KafkaError,
-    },
 }
 
 impl KafkaError {
@@ -296,7 +279,7 @@ impl KafkaError {
             Self::Tls { source, .. } => io_fault(source),
             Self::Security { source } => source.fault(),
             Self::Authentication { fault, .. } => *fault,
-            Self::DeniedNow { .. } | Self::AdminDenied { .. } => Fault::Denied,
+            Self::DeniedNow { .. } => Fault::Denied,
             Self::Handshake { cause, .. }
             | Self::NotSent { cause, .. }
             | Self::Lost { cause, .. } => match cause {
@@ -308,7 +291,6 @@ impl KafkaError {
             },
             Self::Malformed { .. } | Self::Request { .. } => Fault::Bug,
             Self::Answered { code, .. } => code::fault_of(*code),
-            Self::Admin { .. } => Fault::Unavailable,
         }
     }
 
@@ -331,9 +313,7 @@ impl KafkaError {
             | Self::Malformed { .. }
             | Self::Request { .. }
             | Self::NoLeader { .. }
-            | Self::UnknownBroker { .. }
-            | Self::AdminDenied { .. }
-            | Self::Admin { .. } => None,
+            | Self::UnknownBroker { .. } => None,
         }
     }
 
@@ -375,13 +355,11 @@ impl KafkaError {
             | Self::Security { .. }
             | Self::Authentication { .. }
             | Self::NoLeader { .. }
-            | Self::UnknownBroker { .. }
-            | Self::Admin { .. } => self.fault() == Fault::Unavailable,
+            | Self::UnknownBroker { .. } => self.fault() == Fault::Unavailable,
             Self::Address { .. }
             | Self::ClusterChanged { .. }
             | Self::Unsupported { .. }
             | Self::Malformed { .. }
-            | Self::AdminDenied { .. }
             | Self::Request { .. } => false,
         }
     }
@@ -405,9 +383,7 @@ impl KafkaError {
             | Self::ClusterChanged { .. }
             | Self::Unsupported { .. }
             | Self::Malformed { .. }
-            | Self::Request { .. }
-            | Self::AdminDenied { .. }
-            | Self::Admin { .. } => false,
+            | Self::Request { .. } => false,
         }
     }
 }

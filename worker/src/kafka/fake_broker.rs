@@ -210,7 +210,7 @@ async fn prove(stream: &mut TcpStream, error: i16, lifetime_ms: i64) {
 async fn requests_wait_while_a_session_is_proven_anew_and_go_in_their_order() {
     let address = fake(|mut stream| async move {
         shake_hands(&mut stream).await;
-        prove(&mut stream, 0, 1000).await;
+        prove(&mut stream, 0, 1500).await;
         // In flight when the session is proven anew, and answered in its place.
         let first = take(&mut stream, INIT_PRODUCER_ID).await;
         let handshake = take(&mut stream, SASL_HANDSHAKE).await;
@@ -230,8 +230,8 @@ async fn requests_wait_while_a_session_is_proven_anew_and_go_in_their_order() {
     let (_folder, connection) = proven(&address).await;
     let connection = connection.unwrap();
     let first = connection.init_producer_id().unwrap();
-    // 85 percent of a second, and some of the time in which the broker says nothing.
-    tokio::time::sleep(Duration::from_millis(950)).await;
+    // 85 percent of it, and some of the time in which the broker says nothing.
+    tokio::time::sleep(Duration::from_millis(1375)).await;
     let second = connection.init_producer_id().unwrap();
     let third = connection.init_producer_id().unwrap();
     let ids = [first.await, second.await, third.await].map(|id| id.unwrap().id);

@@ -32,6 +32,19 @@ impl Client {
         .await
     }
 
+    /// Deletes the records before an offset of each partition, given with it; gives the log starts.
+    pub async fn delete_records(&self, before: &[(LedPartition, i64)]) -> PerPartition<i64> {
+        let partitions: Vec<_> = before.iter().map(|(p, _)| p.clone()).collect();
+        self.per_leader(&partitions, |connection, indices, asked| {
+            let before = indices.iter().zip(asked).map(|(index, partition)| {
+                let offset = before.get(*index).map_or(0, |(_, offset)| *offset);
+                (partition.clone(), offset)
+            });
+            connection.delete_records(&before.collect::<Vec<_>>())
+        })
+        .await
+    }
+
     /// Where epochs ended, in the order given; `None`: the leader knows nothing at or below that epoch.
     pub async fn epoch_ends(&self, epochs: &[PartitionEpoch]) -> PerPartition<Option<EpochEnd>> {
         let partitions: Vec<_> = epochs.iter().map(|e| e.partition.clone()).collect();

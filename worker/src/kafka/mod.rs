@@ -1,4 +1,4 @@
-//! The worker's own Kafka client: what must stay bytes, and what rdkafka's safe interface lacks.
+//! The worker's own Kafka client: what must stay bytes, and what rdkafka's safe interface lacks. rdkafka reads what is compared.
 //!
 //! Frames are `kafka-protocol`'s; record batches are never decoded here. A [`Client`] knows a cluster (brokers, topics,
 //! leaders), a [`Connection`] is one TCP connection to one broker, and an [`InFlight`] is a request that was sent.
@@ -38,7 +38,6 @@
 //!   asks [`Client::topics`] again and retries. The bulk functions of [`Client`] do that by themselves.
 //! - [`transport`] is the one place where a stream is made, [`security`] the one that says how and by whom.
 
-mod admin;
 mod api;
 mod client;
 mod code;
@@ -65,11 +64,10 @@ mod wire;
 #[cfg(test)]
 mod fake_broker;
 
-pub use admin::{Admin, NewTopic};
 pub use client::{Client, ClientConfig};
 pub use code::{fault_of, is_stale_metadata};
 pub use configs::{ConfigChange, ConfigEntry, ConfigOperation, ConfigSource};
-pub use creation::EffectiveConfigs;
+pub use creation::{EffectiveConfigs, NewTopic};
 pub(crate) use error::missing_permission;
 pub use error::{KafkaError, Lost, Subject};
 pub use fetch::{

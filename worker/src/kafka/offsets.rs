@@ -2,14 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ParseResponseErrorCode;
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::{
-    ApiKey, BrokerId, ListOffsetsRequest, OffsetForLeaderEpochRequest, TopicName,
+    ApiKey, BrokerId, DeleteRecordsRequest, ListOffsetsRequest, OffsetForLeaderEpochRequest,
+    TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -75,6 +80,9 @@ const CONSUMER: BrokerId = BrokerId(-1);
 /// Kafka's "debugging" replica: sees up to the log end.
 const DEBUGGING: BrokerId = BrokerId(-2);
 
+/// The followers may take so long until they have deleted, too, in milliseconds.
+const DELETION_TIMEOUT_MS: i32 = 30_000;
+
 const EARLIEST_TIMESTAMP: i64 = -2;
 const LATEST_TIMESTAMP: i64 = -1;
 
@@ -136,6 +144,43 @@ impl Connection {
                     false => Ok(listed),
                 }
             }))
+        }))
+    }
+
+    /// Deletes the records before an offset of each partition, given with it; gives the log starts. Results stand in the order of
+    /// `before`.
+    pub fn delete_records(
+        &self,
+        before: &[(LedPartition, i64)],
+    ) -> Result<InFlight<PerPartition<i64>>, KafkaError> {
+        let topics = by_topic(ApiKey::DeleteRecords, before, |(partition, _)| {
+            (&partition.topic, partition.partition)
+        })?;
+        let topics = topics.into_iter().map(|(topic, before)| {
+            let partitions = before.into_iter().map(|(partition, offset)| {
+                DeleteRecordsPartition::default()
+                    .with_partition_index(partition.partition)
+                    .with_offset(*offset)
+            });
+            DeleteRecordsTopic::default()
+                .with_name(topic_name(&topic))
+                .with_partitions(partitions.collect())
+        });
+        let request = DeleteRecordsRequest::default()
+            .with_topics(topics.collect())
+            .with_timeout_ms(DELETION_TIMEOUT_MS);
+        let partitions = before.iter().map(|(partition, _)| partition.clone());
+        let asked = Asked::new(self, ApiKey::DeleteRecords, partitions.collect());
+        let patience = Duration::from_millis(DELETION_TIMEOUT_MS.unsigned_abs().into());
+        let sent = self.send_patiently(&request, patience)?;
+        Ok(sent.and_then(move |response| {
+            let answers = response.topics.iter().flat_map(|topic| {
+                topic.partitions.iter().map(|p| {
+                    let place = (&*topic.name.0, p.partition_index);
+                    (place, (p.error_code, p.low_watermark))
+                })
+            });
+            Ok(asked.align(answers, Ok))
         }))
     }
 

@@ -7,7 +7,7 @@
 //! - Nothing of this module shows a password, a key or a token: not by `Debug`, and not in an error.
 //!
 //! # Assumptions
-//! - rdkafka's clients, which make topics and compare records, keep what they were made with, but for tokens. One that must connect
+//! - rdkafka's clients, which read what is compared, keep what they were made with, but for tokens. One that must connect
 //!   anew after its password was rotated fails, and the next attempt of the run reads the new one.
 
 use std::fmt;
@@ -489,10 +489,12 @@ impl RdKafkaContext {
     /// Waits until a broker has refused us; gives its words. librdkafka itself tries again until the request's time is over.
     pub(crate) async fn refused(&self) -> String {
         let mut refusal = self.refusal.subscribe();
-        match refusal.wait_for(Option::is_some).await {
-            Ok(words) => words.clone().unwrap_or_default(),
-            // The sender is our own.
-            Err(_) => std::future::pending().await,
+        let words = refusal.wait_for(Option::is_some).await;
+        let words = words.ok().and_then(|words| words.clone());
+        match words {
+            Some(words) => words,
+            // The sender is our own, and outlives this.
+            None => std::future::pending().await,
         }
     }
 }

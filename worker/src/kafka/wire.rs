@@ -47,6 +47,8 @@ const PIECES: usize = 64;
 
 /// The part of a session's life after which it is proven anew. Kafka's own clients take 85 to 95 percent.
 const RENEWAL: f64 = 0.85;
+/// Sooner after the last time a broker does not listen (`KafkaChannel.MIN_REAUTH_INTERVAL_ONE_SECOND_NANOS`).
+const RENEWAL_MIN: Duration = Duration::from_millis(1100);
 
 /// A connection to one broker; clones share it.
 #[derive(Clone)]
@@ -508,7 +510,7 @@ async fn renew(wire: Weak<Wire>, state: Arc<State>, security: Security, mut life
         tokio::select! {
             biased;
             () = state.ended.cancelled() => return,
-            () = tokio::time::sleep(lifetime.mul_f64(RENEWAL)) => {}
+            () = tokio::time::sleep(lifetime.mul_f64(RENEWAL).max(RENEWAL_MIN)) => {}
         }
         // Before anything waits: a token may take a while.
         let credentials = security.credentials().await;

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep};
 use super::configs::{CLEANUP_POLICY, own_value, value};
 use super::error::RestoreError;
 use crate::kafka::{
-    Admin, Client, ConfigChange, ConfigEntry, ConfigOperation, IsolationLevel, LedPartition,
-    OffsetSpec, ResponseError,
+    Client, ConfigChange, ConfigEntry, ConfigOperation, IsolationLevel, LedPartition, OffsetSpec,
+    ResponseError,
 };
 use crate::store::{Created, Store};
 
@@ -122,7 +122,6 @@ async fn delete(filled: &[Filled], client: &Client) -> Result<(), RestoreError> 
     if partitions.is_empty() {
         return Ok(());
     }
-    let admin = Admin::new(client.config()).await.map_err(&failed)?;
     let deadline = Instant::now() + POLICY_PATIENCE;
     loop {
         // Nothing above the high watermark can be deleted.
@@ -131,10 +130,11 @@ async fn delete(filled: &[Filled], client: &Client) -> Result<(), RestoreError> 
         let mut before = Vec::new();
         for (partition, end) in partitions.iter().zip(ends) {
             let end = end.map_err(&failed)?.offset;
-            before.push((partition.topic.clone(), partition.partition, end));
+            before.push((partition.clone(), end));
         }
-        match admin.delete_records(&before).await {
-            Ok(()) => {
+        let deleted = client.delete_records(&before).await;
+        match deleted.into_iter().collect::<Result<Vec<i64>, _>>() {
+            Ok(_) => {
                 tracing::info!(partitions = before.len(), "records of the target deleted");
                 return Ok(());
             }

@@ -16,7 +16,7 @@ use super::configs::{self, Finals, History};
 use super::error::RestoreError;
 use super::purge::{self, Filled};
 use crate::kafka::{
-    AclOperation, Admin, Client, ConfigEntry, EffectiveConfigs, KafkaError, LedPartition, NewTopic,
+    AclOperation, Client, ConfigEntry, EffectiveConfigs, KafkaError, LedPartition, NewTopic,
     OffsetSpec, ResponseError, Subject, TopicFilter, TopicMetadata,
 };
 use crate::store::Store;
@@ -387,13 +387,11 @@ impl Target<'_> {
             return Ok(());
         }
         let failed = RestoreError::kafka("create the target topics");
-        let admin = Admin::new(self.client.config()).await;
-        let admin = admin.map_err(&failed)?;
         for new in new.chunks(TOPICS_PER_REQUEST) {
-            let results = admin.create_topics(new).await.map_err(&failed)?;
+            let results = self.client.create_topics(new).await.map_err(&failed)?;
             for (topic, result) in new.iter().zip(results) {
                 match result {
-                    Ok(()) => {
+                    Ok(_) => {
                         let replicas = topic.replication_factor;
                         tracing::info!(topic = %topic.name, partitions = topic.partitions, replicas, "topic created");
                     }

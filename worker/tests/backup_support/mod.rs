@@ -27,7 +27,7 @@ use kafka_backup_shared::plan::{
 use kafka_backup_shared::spec::{Compression, KafkaCluster, MissingTopics, Storage, StorageType};
 use kafka_backup_worker::backup::{self, BackupError};
 use kafka_backup_worker::context::{Completed, Context, Progress};
-use kafka_backup_worker::kafka::{Admin, Client, ClientConfig, NewTopic};
+use kafka_backup_worker::kafka::{Client, ClientConfig, NewTopic};
 use kafka_backup_worker::store::Store;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -71,8 +71,7 @@ pub async fn create_topic(name: &str, partitions: i32, configs: &[(&str, &str)])
         replication_factor: 1,
         configs: configs.iter().map(own).collect(),
     };
-    let admin = Admin::new(client.config()).await.unwrap();
-    for created in admin.create_topics(&[topic]).await.unwrap() {
+    for created in client.create_topics(&[topic]).await.unwrap() {
         created.unwrap();
     }
     client
