@@ -1,5 +1,6 @@
 //! Every way in which brokers are locked down, by both of the worker's clients: its own (`wire`) and rdkafka. What they are told is
-//! kept in docs/security-modes.md; `GOLDEN=write` writes it.
+//! kept in docs/security-modes.md; `GOLDEN=write` writes it. Which cases work is compared, the words of refusals are not: of several,
+//! the first that comes is told.
 
 mod golden;
 
@@ -7,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use golden::assert_golden;
+use golden::{read, root};
 use kafka_backup_shared::report::{Fault, error_chain};
 use kafka_backup_shared::spec::KafkaCluster;
 use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce};
@@ -377,5 +378,30 @@ async fn each_way_is_taken_and_each_wrong_one_is_refused_with_the_reason() {
     for secret in ["alice-secret", "eyJ"] {
         assert!(!text.contains(secret), "{secret} is shown:\n{text}");
     }
-    assert_golden(DOCUMENT, &text);
+    if std::env::var_os("GOLDEN").is_some_and(|mode| mode == "write") {
+        std::fs::write(root().join(DOCUMENT), &text).unwrap();
+    }
+    let kept = read(DOCUMENT);
+    assert_eq!(
+        shape(&kept),
+        shape(&text),
+        "{DOCUMENT} differs; GOLDEN=write writes it:\n{text}"
+    );
+}
+
+/// What does not depend on which of several words comes first: which cases there are, and which of them work.
+fn shape(text: &str) -> Vec<(String, String, bool, bool)> {
+    let row = |line: &str| {
+        let columns: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, protocol, what, wire, rdkafka, _] = columns[..] else {
+            return None;
+        };
+        Some((
+            protocol.to_owned(),
+            what.to_owned(),
+            wire == "works",
+            rdkafka == "works",
+        ))
+    };
+    text.lines().filter_map(row).collect()
 }

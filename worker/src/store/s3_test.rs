@@ -25,7 +25,11 @@ type Shared = Arc<Mutex<Seen>>;
 
 /// Lists nothing, has nothing, takes everything.
 async fn answer(State(seen): State<Shared>, request: Request) -> impl IntoResponse {
-    let mut seen = seen.lock().unwrap();
+    let (status, text) = decided(&mut seen.lock().unwrap(), &request);
+    (status, [("etag", "\"1\"")], text)
+}
+
+fn decided(seen: &mut Seen, request: &Request) -> (StatusCode, &'static str) {
     let header = |name: &str| {
         let value = request.headers().get(name)?;
         Some(value.to_str().unwrap().to_owned())
@@ -33,28 +37,20 @@ async fn answer(State(seen): State<Shared>, request: Request) -> impl IntoRespon
     let signed = header("authorization").unwrap_or_default();
     if !signed.contains(&format!("Credential={}/", seen.taken)) {
         seen.refused += 1;
-        return (
-            StatusCode::FORBIDDEN,
-            "<Error><Code>InvalidAccessKeyId</Code></Error>".to_owned(),
-        );
+        let text = "<Error><Code>InvalidAccessKeyId</Code></Error>";
+        return (StatusCode::FORBIDDEN, text);
     }
+    let query = request.uri().query().unwrap_or_default();
     match *request.method() {
-        Method::GET
-            if request
-                .uri()
-                .query()
-                .is_some_and(|query| query.contains("list-type")) =>
-        {
-            (StatusCode::OK, "<ListBucketResult/>".to_owned())
-        }
+        Method::GET if query.contains("list-type") => (StatusCode::OK, "<ListBucketResult/>"),
         Method::PUT => {
             seen.puts.push((
                 header("x-amz-server-side-encryption"),
                 header("x-amz-server-side-encryption-aws-kms-key-id"),
             ));
-            (StatusCode::OK, String::new())
+            (StatusCode::OK, "")
         }
-        _ => (StatusCode::NOT_FOUND, String::new()),
+        _ => (StatusCode::NOT_FOUND, ""),
     }
 }
 
