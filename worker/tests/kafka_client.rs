@@ -50,6 +50,11 @@ impl Fixture {
         }
         let mut topics = client.topics_with_leaders(&[name]).await.unwrap();
         let topic = topics.pop().unwrap();
+        let led = topic.led_partitions().unwrap();
+        // A broker is told of a topic before it leads its partitions.
+        for start in client.list_offsets(&led, OffsetSpec::Earliest).await {
+            start.unwrap();
+        }
         Self { client, topic }
     }
 

@@ -30,10 +30,11 @@ pub fn open() -> (Store, Arc<dyn ObjectStore>) {
     drop(rustls::crypto::ring::default_provider().install_default());
     let [endpoint, bucket, access_key, secret_key] = parts("KAFKA_BACKUP_LAB_S3");
     let prefix = format!("archive-test/{}", uuid::Uuid::new_v4());
-    let secrets = tempfile::tempdir().unwrap();
-    std::fs::create_dir(secrets.path().join("keys")).unwrap();
+    // It stays: the store reads its keys anew for each request.
+    let secrets = tempfile::tempdir().unwrap().keep();
+    std::fs::create_dir(secrets.join("keys")).unwrap();
     for (key, content) in [("accessKey", &access_key), ("secretKey", &secret_key)] {
-        std::fs::write(secrets.path().join("keys").join(key), content).unwrap();
+        std::fs::write(secrets.join("keys").join(key), content).unwrap();
     }
     let storage: Storage = serde_json::from_value(json!({
         "storageType": "s3",
@@ -44,7 +45,7 @@ pub fn open() -> (Store, Arc<dyn ObjectStore>) {
     }))
     .unwrap();
     let places = Places {
-        secrets_dir: secrets.path().into(),
+        secrets_dir: secrets,
         volume_dir: None,
     };
     let store = Store::open(&storage, &places).unwrap();
