@@ -75,22 +75,29 @@ impl<'a> WithTls<'a> {
         operator::apply(lab, "push-service", &service.to_string()).unwrap();
         let pod = "/spec/template/spec";
         let container = format!("{pod}/containers/0");
-        let mut patch = vec![
+        let deployment = operator::get(lab, NAMESPACE, "deployment", NAME)
+            .unwrap()
+            .unwrap();
+        let args = &deployment["spec"]["template"]["spec"]["containers"][0]["args"];
+        let mut args = args.as_array().unwrap().clone();
+        // The one without TLS.
+        args.retain(|argument| !argument.as_str().unwrap().starts_with("--push-url="));
+        args.extend(
+            [
+                format!("--push-tls-cert={FILES}/tls.crt"),
+                format!("--push-tls-key={FILES}/tls.key"),
+                format!("--push-ca-file={FILES}/ca.crt"),
+                format!("--push-url={}", url()),
+            ]
+            .map(Value::from),
+        );
+        let patch = vec![
+            json!({ "op": "replace", "path": format!("{container}/args"), "value": args }),
             json!({ "op": "add", "path": format!("{pod}/volumes"),
                 "value": [{ "name": PUSH, "secret": { "secretName": PUSH } }] }),
             json!({ "op": "add", "path": format!("{container}/volumeMounts"),
                 "value": [{ "name": PUSH, "mountPath": FILES, "readOnly": true }] }),
         ];
-        for argument in [
-            format!("--push-tls-cert={FILES}/tls.crt"),
-            format!("--push-tls-key={FILES}/tls.key"),
-            format!("--push-ca-file={FILES}/ca.crt"),
-            format!("--push-url={}", url()),
-        ] {
-            patch.push(
-                json!({ "op": "add", "path": format!("{container}/args/-"), "value": argument }),
-            );
-        }
         let with_tls = Self(lab);
         let patch = Value::from(patch).to_string();
         in_own(
