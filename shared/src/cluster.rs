@@ -60,6 +60,16 @@ pub enum SecurityProtocol {
 }
 
 impl SecurityProtocol {
+    /// Its name, as Kafka's clients are configured with it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plaintext => "PLAINTEXT",
+            Self::Ssl => "SSL",
+            Self::SaslPlaintext => "SASL_PLAINTEXT",
+            Self::SaslSsl => "SASL_SSL",
+        }
+    }
+
     /// Whether the stream is encrypted.
     pub fn is_encrypted(self) -> bool {
         matches!(self, Self::Ssl | Self::SaslSsl)
@@ -271,7 +281,7 @@ impl KafkaCluster {
         ] {
             if is_given && !protocol.is_encrypted() {
                 let expected = "securityProtocol SSL or SASL_SSL beside it";
-                return Err(SpecError::new(given(name), expected, name_of(protocol)));
+                return Err(SpecError::new(given(name), expected, protocol.name()));
             }
         }
         let ca_twice = self.ca_secret.is_some()
@@ -288,27 +298,18 @@ impl KafkaCluster {
                 given("saslSecret"),
                 format!(
                     "a Secret with credentials, as securityProtocol {} says",
-                    name_of(protocol)
+                    protocol.name()
                 ),
                 "none",
             )),
             (Some(_), false) => Err(SpecError::new(
                 given("saslSecret"),
                 "securityProtocol SASL_PLAINTEXT or SASL_SSL beside it",
-                name_of(protocol),
+                protocol.name(),
             )),
             (Some(sasl), true) => check_sasl(&given("saslSecret"), sasl),
             (None, false) => Ok(()),
         }
-    }
-}
-
-fn name_of(protocol: SecurityProtocol) -> &'static str {
-    match protocol {
-        SecurityProtocol::Plaintext => "PLAINTEXT",
-        SecurityProtocol::Ssl => "SSL",
-        SecurityProtocol::SaslPlaintext => "SASL_PLAINTEXT",
-        SecurityProtocol::SaslSsl => "SASL_SSL",
     }
 }
 

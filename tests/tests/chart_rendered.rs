@@ -169,6 +169,11 @@ fn rules(objects: &[Value], kind: &str, name: &str) -> BTreeMap<String, Vec<Stri
     found
 }
 
+/// Where a role is bound, and which.
+fn place(namespace: &str, role: &str) -> (String, String) {
+    (namespace.to_owned(), role.to_owned())
+}
+
 fn expected(rules: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
     let verbs = |verbs: &str| verbs.split(' ').map(str::to_owned).collect();
     rules
@@ -180,7 +185,6 @@ fn expected(rules: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
 #[test]
 fn the_controller_may_do_what_its_code_does_and_nothing_else() {
     let objects = documents(&rendered(&Value::Null));
-    let place = |namespace: &str, role: &str| (namespace.to_owned(), role.to_owned());
     let name = "kafka-backup-operator.kafka-backup";
     assert_eq!(
         bindings(&objects),
@@ -207,7 +211,6 @@ fn the_controller_may_do_what_its_code_does_and_nothing_else() {
 #[test]
 fn a_controller_of_one_namespace_may_do_nothing_elsewhere() {
     let objects = documents(&rendered(&json!({"watchNamespace": "shop"})));
-    let place = |namespace: &str, role: &str| (namespace.to_owned(), role.to_owned());
     let name = "kafka-backup-operator.kafka-backup";
     assert_eq!(
         bindings(&objects),

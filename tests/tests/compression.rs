@@ -40,15 +40,7 @@ fn backup(lab: &Lab, topics: &str, options: &[&str], folder: &Path) -> Value {
 }
 
 fn forget(lab: &Lab, bootstrap: &str, of: &str) {
-    let existing = tools::list_topics(lab, bootstrap).unwrap();
-    let old: Vec<&str> = existing
-        .iter()
-        .map(String::as_str)
-        .filter(|topic| topic.starts_with(of))
-        .collect();
-    if !old.is_empty() {
-        tools::delete_topics(lab, bootstrap, &old).unwrap();
-    }
+    tools::delete_topics_where(lab, bootstrap, |topic| topic.starts_with(of)).unwrap();
 }
 
 /// Topics of every kind that matters to who joins batches; the last one is compacted until it has holes.

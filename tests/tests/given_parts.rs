@@ -56,10 +56,8 @@ impl Place {
             (SOURCE.bootstrap(&self.lab), "demo."),
             (TARGET.bootstrap(&self.lab), "restored.demo."),
         ] {
-            let topics = kafka_tools::list_topics(&self.lab, &bootstrap).unwrap();
-            let own = topics.iter().map(String::as_str);
-            let own: Vec<&str> = own.filter(|name| name.starts_with(prefix)).collect();
-            kafka_tools::delete_topics(&self.lab, &bootstrap, &own).unwrap();
+            let is_own = |name: &str| name.starts_with(prefix);
+            kafka_tools::delete_topics_where(&self.lab, &bootstrap, is_own).unwrap();
         }
     }
 }

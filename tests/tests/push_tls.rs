@@ -7,9 +7,9 @@ mod slow_backup;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use kafka_backup_tests::lab::certificates::{Certificate, Usage, create_all};
 use kafka_backup_tests::lab::{CONTROLLER_METRICS, Lab, net, process, wait_for};
 use kafka_backup_tests::operator::{self, NAME, NAMESPACE};
 use serde_json::{Value, json};
@@ -29,17 +29,14 @@ fn url() -> String {
 /// A CA and a certificate of the port: `ca.crt`, `tls.crt`, `tls.key`.
 fn authority(folder: &Path) -> PathBuf {
     fs::create_dir_all(folder).unwrap();
-    let name = folder.file_name().unwrap().display();
-    let script = format!(
-        "set -e
-        new='req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -batch'
-        openssl $new -x509 -days 2 -subj '/CN={name}' -keyout ca.key -out ca.crt
-        openssl $new -subj /CN=push -keyout tls.key -out tls.csr
-        printf 'subjectAltName=DNS:{PUSH}.{NAMESPACE}.svc\\nbasicConstraints=CA:FALSE\\n' > ext
-        openssl x509 -req -days 2 -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile ext -out tls.crt"
-    );
-    let mut sh = Command::new("sh");
-    process::run(sh.args(["-c", &script]).current_dir(folder)).unwrap();
+    let names = format!("DNS:{PUSH}.{NAMESPACE}.svc");
+    let certificate = Certificate {
+        name: "tls",
+        issuer: "ca",
+        subject: "/CN=push".to_owned(),
+        usage: Usage::Server { names: &names },
+    };
+    create_all(folder, &["ca"], &[certificate]).unwrap();
     folder.to_owned()
 }
 

@@ -64,10 +64,8 @@ impl Backup {
     fn targets(&self, prefix: &str) -> Vec<String> {
         let named = |topic: &String| topic.replacen("ways", prefix, 1);
         let targets: Vec<String> = self.topics.iter().map(named).collect();
-        let existing = tools::list_topics(&self.lab, &self.target).unwrap();
-        let left = targets.iter().filter(|name| existing.contains(name));
-        let left: Vec<&str> = left.map(String::as_str).collect();
-        tools::delete_topics(&self.lab, &self.target, &left).unwrap();
+        let is_one = |name: &str| targets.iter().any(|target| target == name);
+        tools::delete_topics_where(&self.lab, &self.target, is_one).unwrap();
         targets
     }
 

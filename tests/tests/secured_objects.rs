@@ -113,12 +113,7 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
     };
     let servers = secured.tools();
     // Of an earlier run of this test.
-    let mut left = tools::list_topics(&lab, &servers).unwrap();
-    left.retain(|name| name.starts_with(TOPIC));
-    if !left.is_empty() {
-        let left: Vec<&str> = left.iter().map(String::as_str).collect();
-        tools::delete_topics(&lab, &servers, &left).unwrap();
-    }
+    tools::delete_topics_where(&lab, &servers, |name| name.starts_with(TOPIC)).unwrap();
     tools::produce(&lab, &servers, &what).unwrap();
     let ca = std::fs::read_to_string(pki::ca(&lab)).unwrap();
     apply(

@@ -28,5 +28,6 @@ pub mod secrets;
 pub mod signal;
 pub mod store;
 pub mod summary;
+mod tls;
 pub mod verbs;
 pub mod verify;

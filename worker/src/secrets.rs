@@ -6,6 +6,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// For so long what was taken before is tried again when it is refused: a Secret that is rotated reaches a pod's files a minute and a
+/// half later (a kubelet's period and its cache).
+pub(crate) const ROTATION: Duration = Duration::from_secs(180);
 
 /// A key of a Secret that cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,6 @@
 mod backup_support;
 mod faulty_store;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,22 +17,14 @@ use kafka_backup_shared::report::{self, error_chain};
 use kafka_backup_shared::spec::MissingTopics;
 use kafka_backup_worker::backup;
 use kafka_backup_worker::context::Completed;
-use kafka_backup_worker::kafka::{
-    Client, ClientConfig, FetchOptions, FetchPartition, IsolationLevel as Visible,
-};
+use kafka_backup_worker::kafka::{FetchOptions, FetchPartition, IsolationLevel as Visible};
 use kafka_backup_worker::store::Store;
 use object_store::local::LocalFileSystem;
 use rdkafka::producer::Producer as _;
 
 /// Everything that a broker has of a partition, in its own bytes.
 async fn broker_bytes(topic: &str, partition: i32, end: i64) -> Vec<u8> {
-    let client = Client::connect(ClientConfig::new(
-        &cluster(&bootstrap()),
-        Path::new(""),
-        "backup-test",
-    ))
-    .await
-    .unwrap();
+    let client = client().await;
     let topics = client
         .topics_with_leaders(&[Arc::from(topic)])
         .await
@@ -532,13 +523,7 @@ async fn an_archive_keeps_to_its_cluster() {
         .await
         .unwrap_err();
     assert_eq!(error.fault(), report::Fault::Spec);
-    let client = Client::connect(ClientConfig::new(
-        &cluster(&bootstrap()),
-        Path::new(""),
-        "backup-test",
-    ))
-    .await
-    .unwrap();
+    let client = client().await;
     let message = error_chain(&error);
     assert!(
         message.contains("another-cluster") && message.contains(client.cluster_id()),

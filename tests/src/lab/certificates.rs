@@ -15,16 +15,19 @@ use std::thread;
 const DAYS: &str = "30";
 
 /// What a certificate is for.
-pub(super) enum Usage<'a> {
+pub enum Usage<'a> {
+    /// Of a server, whose names are as in OpenSSL's subjectAltName.
     Server { names: &'a str },
+    /// Of a client.
     Client,
 }
 
-pub(super) struct Certificate<'a> {
-    pub(super) name: &'a str,
-    pub(super) issuer: &'a str,
-    pub(super) subject: String,
-    pub(super) usage: Usage<'a>,
+/// A certificate that is to be made, with its key.
+pub struct Certificate<'a> {
+    pub name: &'a str,
+    pub issuer: &'a str,
+    pub subject: String,
+    pub usage: Usage<'a>,
 }
 
 /// Creates a folder that is nobody else's to read.
@@ -35,7 +38,7 @@ pub(super) fn private_folder(folder: &Path) -> Result<(), LabError> {
 }
 
 /// Makes the authorities, then all certificates at once.
-pub(super) fn create_all(
+pub fn create_all(
     pki: &Path,
     authorities: &[&str],
     certificates: &[Certificate],

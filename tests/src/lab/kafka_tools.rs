@@ -374,6 +374,21 @@ pub fn delete_topics(lab: &Lab, bootstrap: &str, names: &[&str]) -> Result<(), L
     topics(lab, bootstrap, "delete", &[("topic", &names)])
 }
 
+/// Deletes the topics whose names are `of` an earlier run, if there are any, and waits until they are gone.
+pub fn delete_topics_where(
+    lab: &Lab,
+    bootstrap: &str,
+    of: impl Fn(&str) -> bool,
+) -> Result<(), LabError> {
+    let mut left = list_topics(lab, bootstrap)?;
+    left.retain(|name| of(name));
+    if left.is_empty() {
+        return Ok(());
+    }
+    let left: Vec<&str> = left.iter().map(String::as_str).collect();
+    delete_topics(lab, bootstrap, &left)
+}
+
 /// The topics of a cluster, without internal ones.
 pub fn list_topics(lab: &Lab, bootstrap: &str) -> Result<Vec<String>, LabError> {
     topics(lab, bootstrap, "list", &[])

@@ -10,7 +10,7 @@
 
 pub mod azurite;
 pub mod cargo;
-mod certificates;
+pub mod certificates;
 pub mod components;
 mod error;
 pub mod gateways;

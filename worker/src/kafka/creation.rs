@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -12,6 +13,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::client::Client;
 use super::error::{KafkaError, Subject};
 use super::offsets::{PerPartition, topic_name};
+use super::wire::Connection;
 
 /// The controller may take so long, in milliseconds.
 const TIMEOUT_MS: i32 = 30_000;
@@ -104,7 +106,9 @@ impl Client {
         request: &CreateTopicsRequest,
     ) -> Result<CreateTopicsResponse, KafkaError> {
         let elsewhere = ResponseError::NotController.code();
-        let mut last = self.ask_any(request).await?;
+        let patience = Duration::from_millis(TIMEOUT_MS.unsigned_abs().into());
+        let ask = |connection: &Connection| connection.send_patiently(request, patience);
+        let mut last = self.with_any(ask).await?;
         for broker in self.brokers() {
             if last
                 .topics
@@ -113,7 +117,7 @@ impl Client {
             {
                 break;
             }
-            last = self.connection(broker.id).await?.send(request)?.await?;
+            last = ask(&self.connection(broker.id).await?)?.await?;
         }
         Ok(last)
     }

@@ -12,6 +12,7 @@ use kafka_protocol::protocol::VersionRange;
 
 use super::code;
 use super::security::SecurityError;
+use crate::tls::tls_error;
 
 /// Why a connection ended. Everything that was in flight on it shares the cause.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -394,11 +395,6 @@ impl From<SecurityError> for KafkaError {
             source: Arc::new(source),
         }
     }
-}
-
-/// What TLS says, in a stream's error.
-fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
-    error.get_ref()?.downcast_ref()
 }
 
 /// What a broken stream means: TLS tells who refused whom.

@@ -206,6 +206,11 @@ async fn prove(stream: &mut TcpStream, error: i16, lifetime_ms: i64) {
     stream.write_all(&answer).await.unwrap();
 }
 
+async fn refuse(stream: &mut TcpStream) {
+    let code = ResponseError::SaslAuthenticationFailed.code();
+    prove(stream, code, 0).await;
+}
+
 #[tokio::test]
 async fn requests_wait_while_a_session_is_proven_anew_and_go_in_their_order() {
     let address = fake(|mut stream| async move {
@@ -243,12 +248,7 @@ async fn a_session_that_is_refused_ends_with_the_reason_and_may_be_another_a_mom
     let address = fake(|mut stream| async move {
         shake_hands(&mut stream).await;
         prove(&mut stream, 0, 400).await;
-        prove(
-            &mut stream,
-            ResponseError::SaslAuthenticationFailed.code(),
-            0,
-        )
-        .await;
+        refuse(&mut stream).await;
         until_closed(stream).await;
     })
     .await;
@@ -267,12 +267,7 @@ async fn a_session_that_is_refused_ends_with_the_reason_and_may_be_another_a_mom
 async fn who_is_refused_at_first_is_not_tried_again() {
     let address = fake(|mut stream| async move {
         shake_hands(&mut stream).await;
-        prove(
-            &mut stream,
-            ResponseError::SaslAuthenticationFailed.code(),
-            0,
-        )
-        .await;
+        refuse(&mut stream).await;
         until_closed(stream).await;
     })
     .await;

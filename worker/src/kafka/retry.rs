@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::error::{KafkaError, chain};
 use crate::measure::{self, Peer};
+use crate::secrets::ROTATION;
 
 /// Growing pauses up to a deadline.
 pub(crate) struct Retry {
@@ -20,8 +21,6 @@ impl Retry {
     const FIRST_PAUSE: Duration = Duration::from_millis(100);
     const LONGEST_PAUSE: Duration = Duration::from_secs(2);
     const FEWEST_ATTEMPTS: u32 = 3;
-    /// Credentials that are exchanged in a cluster reach a pod's files a minute and a half later (a kubelet's period and its cache).
-    const ROTATION: Duration = Duration::from_secs(180);
 
     pub(crate) fn new(timeout: Duration) -> Self {
         let begun = Instant::now();
@@ -40,7 +39,7 @@ impl Retry {
         let next = Instant::now() + self.pause;
         self.attempts += 1;
         if error.is_denied_now() {
-            self.deadline = self.deadline.max(self.begun + Self::ROTATION);
+            self.deadline = self.deadline.max(self.begun + ROTATION);
         }
         let over = next > self.deadline && self.attempts >= Self::FEWEST_ATTEMPTS;
         if !error.is_retriable() || over {

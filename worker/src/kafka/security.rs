@@ -1,14 +1,12 @@
-//! Who a cluster is and who we are: TLS and credentials, for this client and for rdkafka from one spec.
+//! Who a cluster is and who we are: TLS and credentials, for this client and for rdkafka ([`librdkafka`]) from one spec.
 //!
 //! # Guarantees
 //! - The broker's certificate and host name are always checked with SSL and SASL_SSL; no setting turns that off.
 //! - Secrets are read anew for each connection, so that one that is rotated counts from the next connection or re-authentication on.
 //!   Files that belong together (certificate and key) are of one version of the Secret.
 //! - Nothing of this module shows a password, a key or a token: not by `Debug`, and not in an error.
-//!
-//! # Assumptions
-//! - rdkafka's clients, which read what is compared, keep what they were made with, but for tokens. One that must connect
-//!   anew after its password was rotated fails, and the next attempt of the run reads the new one.
+
+mod librdkafka;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,17 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kafka_backup_shared::report::Fault;
 use kafka_backup_shared::spec::{KafkaCluster, SaslMechanism, SaslSecret, SecurityProtocol};
-use rdkafka::client::{ClientContext, OAuthToken};
-use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError as RdKafkaError;
-use rdkafka::types::RDKafkaErrorCode;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::runtime::Handle;
-use tokio::sync::watch;
 
-use super::token::{Token, TokenError, Tokens};
+use super::token::{self, Token, TokenError};
 use crate::secrets::{self, SecretError};
+
+pub(crate) use librdkafka::RdKafkaContext;
 
 /// What is wrong with what a spec says about security.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +143,8 @@ struct Inner {
     proven: AtomicBool,
     /// What the last TLS configuration was made of, which keeps sessions that can be resumed.
     tls: Mutex<Option<(TlsFiles, Arc<rustls::ClientConfig>)>>,
-    tokens: Tokens,
+    /// The last one of an endpoint.
+    token: tokio::sync::Mutex<Option<Token>>,
 }
 
 impl fmt::Debug for Security {
@@ -206,7 +201,7 @@ impl Security {
                 secrets_dir: secrets_dir.to_owned(),
                 proven: AtomicBool::new(false),
                 tls: Mutex::default(),
-                tokens: Tokens::default(),
+                token: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -354,65 +349,27 @@ impl Security {
     }
 
     async fn token(&self, sasl: &SaslSecret) -> Result<Token, SecurityError> {
-        let trusted = match self.protocol().is_encrypted() {
+        let Some(oauth) = &sasl.oauth else {
+            unreachable!("the spec was checked: OAUTHBEARER has oauth");
+        };
+        let folder = &self.inner.secrets_dir;
+        if let Some(key) = &oauth.token_key {
+            return Ok(token::in_secret(folder, &sasl.name, key)?);
+        }
+        // The lock is held while one is asked for, so that connections that are opened together ask once.
+        let mut kept = self.inner.token.lock().await;
+        if let Some(token) = kept.as_ref().filter(|token| token.is_fresh()) {
+            return Ok(token.clone());
+        }
+        let ca = match self.protocol().is_encrypted() {
             true => self.tls_files()?.ca,
             false => None,
         };
-        let trusted = trusted.map(|ca| ca.certificates()).transpose()?;
-        let folder = &self.inner.secrets_dir;
-        Ok(self
-            .inner
-            .tokens
-            .get(sasl, folder, trusted.unwrap_or_default())
-            .await?)
-    }
-
-    /// Sets what rdkafka needs, and gives the context that its client must have.
-    ///
-    /// # Errors
-    /// A Secret lacks what it should have, or no token can be had.
-    pub(crate) async fn configure(
-        &self,
-        config: &mut rdkafka::ClientConfig,
-    ) -> Result<RdKafkaContext, SecurityError> {
-        let protocol = match self.protocol() {
-            SecurityProtocol::Plaintext => "plaintext",
-            SecurityProtocol::Ssl => "ssl",
-            SecurityProtocol::SaslPlaintext => "sasl_plaintext",
-            SecurityProtocol::SaslSsl => "sasl_ssl",
-        };
-        config.set("security.protocol", protocol);
-        if self.protocol().is_encrypted() {
-            let files = self.tls_files()?;
-            // librdkafka's vendored OpenSSL knows no CA by itself.
-            let ca = files.ca.map_or_else(public_pem, |ca| ca.text);
-            config.set("ssl.ca.pem", ca);
-            config.set("ssl.endpoint.identification.algorithm", "https");
-            config.set("enable.ssl.certificate.verification", "true");
-            if let Some((certificate, key)) = files.certificate {
-                config.set("ssl.certificate.pem", certificate.text);
-                config.set("ssl.key.pem", key.text);
-            }
-        }
-        if let Some(credentials) = self.credentials().await? {
-            config.set("sasl.mechanism", credentials.mechanism().name());
-            match credentials {
-                Credentials::Plain { username, password }
-                | Credentials::Scram {
-                    username, password, ..
-                } => {
-                    config.set("sasl.username", username);
-                    config.set("sasl.password", password);
-                }
-                // The context gives it, and those after it.
-                Credentials::Bearer { .. } => {}
-            }
-        }
-        Ok(RdKafkaContext {
-            security: self.clone(),
-            runtime: Handle::current(),
-            refusal: watch::Sender::new(None),
-        })
+        let trusted = ca.map(|ca| ca.certificates()).transpose()?;
+        let trusted = trusted.unwrap_or_default();
+        let token = token::of_endpoint(folder, &sasl.name, oauth, trusted).await?;
+        *kept = Some(token.clone());
+        Ok(token)
     }
 }
 
@@ -462,80 +419,6 @@ fn public_roots() -> rustls::RootCertStore {
     roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
     roots
 }
-
-fn public_pem() -> String {
-    use base64::Engine;
-    let mut text = String::new();
-    for certificate in webpki_root_certs::TLS_SERVER_ROOT_CERTS {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        let encoded = base64::engine::general_purpose::STANDARD.encode(certificate);
-        for line in encoded.as_bytes().chunks(64) {
-            text.extend(line.iter().map(|b| char::from(*b)));
-            text.push('\n');
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
-    }
-    text
-}
-
-/// Gives rdkafka's clients their tokens, and hears who refuses them.
-pub(crate) struct RdKafkaContext {
-    security: Security,
-    runtime: Handle,
-    refusal: watch::Sender<Option<String>>,
-}
-
-impl RdKafkaContext {
-    /// Waits until a broker has refused us; gives its words. librdkafka itself tries again until the request's time is over.
-    pub(crate) async fn refused(&self) -> String {
-        let mut refusal = self.refusal.subscribe();
-        let words = refusal.wait_for(Option::is_some).await;
-        let words = words.ok().and_then(|words| words.clone());
-        match words {
-            Some(words) => words,
-            // The sender is our own, and outlives this.
-            None => std::future::pending().await,
-        }
-    }
-}
-
-impl ClientContext for RdKafkaContext {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn error(&self, error: RdKafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "rdkafka");
-        let code = error.rdkafka_error_code();
-        if matches!(
-            code,
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL)
-        ) {
-            self.refusal.send_replace(Some(reason.to_owned()));
-        }
-    }
-
-    /// librdkafka asks at 80 percent of a token's life, from whichever thread polls: that one may be a worker of the runtime, which
-    /// must not wait for itself.
-    fn generate_oauth_token(
-        &self,
-        _: Option<&str>,
-    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        let (security, runtime) = (self.security.clone(), self.runtime.clone());
-        let asking = std::thread::spawn(move || runtime.block_on(security.credentials()));
-        let asked = asking.join().map_err(|_| "asking for a token panicked")?;
-        match asked? {
-            Some(Credentials::Bearer { token }) => Ok(OAuthToken {
-                lifetime_ms: token.expires_ms(),
-                principal_name: token.subject(),
-                token: token.text().to_owned(),
-            }),
-            Some(Credentials::Plain { .. } | Credentials::Scram { .. }) | None => {
-                Err("no token is asked for".into())
-            }
-        }
-    }
-}
-
-impl ConsumerContext for RdKafkaContext {}
 
 #[cfg(test)]
 #[path = "security_test.rs"]

@@ -5,6 +5,7 @@ use std::path::Path;
 use kafka_backup_shared::spec::KafkaCluster;
 use serde_json::{Value, json};
 
+use super::librdkafka::public_pem;
 use super::*;
 
 fn security(folder: &Path, fields: Value) -> Security {

@@ -1,7 +1,7 @@
 //! Bearer tokens: from a Secret, or from an endpoint for a client's id and secret (RFC 6749, 4.4).
 //!
 //! # Guarantees
-//! - A token of an endpoint is used again by all connections until four fifths of its life are over.
+//! - A token of an endpoint is fresh, and may be used again, until four fifths of its life are over.
 //! - Neither a token nor a secret is shown by `Debug` or in an error.
 
 use std::fmt;
@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use kafka_backup_shared::report::Fault;
-use kafka_backup_shared::spec::{OAuth, SaslSecret};
+use kafka_backup_shared::spec::OAuth;
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 
@@ -136,6 +136,11 @@ impl Token {
         }
     }
 
+    /// Whether it need not be replaced yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        Timestamp::now() < self.stale
+    }
+
     /// The token itself.
     pub(crate) fn text(&self) -> &str {
         &self.text
@@ -154,50 +159,35 @@ impl Token {
     }
 }
 
-/// The token of a cluster.
-#[derive(Default)]
-pub(super) struct Tokens {
-    kept: tokio::sync::Mutex<Option<Token>>,
+/// The token in a Secret.
+pub(super) fn in_secret(secrets_dir: &Path, secret: &str, key: &str) -> Result<Token, TokenError> {
+    let text = secrets::read(secrets_dir, secret, key)?;
+    let visible = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    match visible {
+        true => Ok(Token::new(&text, Timestamp::now(), None)),
+        false => Err(TokenError::NotOne {
+            secret: secret.to_owned(),
+            key: key.to_owned(),
+        }),
+    }
 }
 
-impl Tokens {
-    /// A token that is good now. `trusted` are CAs that the endpoint may have besides the public ones.
-    pub(super) async fn get(
-        &self,
-        sasl: &SaslSecret,
-        secrets_dir: &Path,
-        trusted: Vec<CertificateDer<'static>>,
-    ) -> Result<Token, TokenError> {
-        let Some(oauth) = &sasl.oauth else {
-            unreachable!("the spec was checked: OAUTHBEARER has oauth");
-        };
-        if let Some(key) = &oauth.token_key {
-            let text = secrets::read(secrets_dir, &sasl.name, key)?;
-            let visible = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-            return match visible {
-                true => Ok(Token::new(&text, Timestamp::now(), None)),
-                false => Err(TokenError::NotOne {
-                    secret: sasl.name.clone(),
-                    key: key.clone(),
-                }),
-            };
-        }
-        // The lock is held while one is asked for, so that connections that are opened together ask once.
-        let mut kept = self.kept.lock().await;
-        if let Some(token) = &*kept
-            && Timestamp::now() < token.stale
-        {
-            return Ok(token.clone());
-        }
-        let read = |key| secrets::read(secrets_dir, &sasl.name, key);
-        let (id, secret) = (
+/// A new token of an endpoint, for the id and secret in a Secret. `trusted` are CAs that the endpoint may have besides the public ones.
+pub(super) async fn of_endpoint(
+    secrets_dir: &Path,
+    secret: &str,
+    oauth: &OAuth,
+    trusted: Vec<CertificateDer<'static>>,
+) -> Result<Token, TokenError> {
+    let read = |key| secrets::read(secrets_dir, secret, key);
+    let both = || {
+        Ok((
             read(oauth.client_id_key())?,
             read(oauth.client_secret_key())?,
-        );
-        let token = ask(oauth, &id, &secret, trusted).await?;
-        *kept = Some(token.clone());
-        Ok(token)
-    }
+        ))
+    };
+    let (id, secret) = secrets::settled::<_, SecretError>(both)?;
+    ask(oauth, &id, &secret, trusted).await
 }
 
 /// An answer of a token endpoint (RFC 6749, 5.1 and 5.2).

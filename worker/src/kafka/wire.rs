@@ -137,6 +137,15 @@ struct Requests {
     dead: Option<Lost>,
 }
 
+/// When a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// After those before it, and not while the session is proven anew.
+    InOrder,
+    /// It is what proves the session.
+    PastHold,
+}
+
 struct Pending {
     correlation_id: i32,
     answer: oneshot::Sender<Result<Bytes, Lost>>,
@@ -367,17 +376,7 @@ impl Connection {
         request: &R,
         extra: Duration,
     ) -> Result<InFlight<R::Response>, KafkaError> {
-        let version = self.version::<R>()?;
-        let correlation_id = self.next_correlation_id();
-        let body = frame::encode(
-            R::KEY,
-            request,
-            version,
-            correlation_id,
-            &self.wire.client_id,
-        )
-        .map_err(request_error::<R>)?;
-        self.submit::<R>(version, correlation_id, [body], extra)
+        self.encode_and_queue(request, extra, Turn::InOrder)
     }
 
     /// Sends a request of the exchange that others wait for.
@@ -385,11 +384,20 @@ impl Connection {
         &self,
         request: &R,
     ) -> Result<InFlight<R::Response>, KafkaError> {
+        self.encode_and_queue(request, Duration::ZERO, Turn::PastHold)
+    }
+
+    fn encode_and_queue<R: Api>(
+        &self,
+        request: &R,
+        extra: Duration,
+        turn: Turn,
+    ) -> Result<InFlight<R::Response>, KafkaError> {
         let version = self.version::<R>()?;
         let id = self.next_correlation_id();
         let body = frame::encode(R::KEY, request, version, id, &self.wire.client_id);
         let body = body.map_err(request_error::<R>)?;
-        self.enqueue::<R>(version, id, [body], Duration::ZERO, false)
+        self.queue::<R>(version, id, [body], extra, turn)
     }
 
     pub(crate) fn next_correlation_id(&self) -> i32 {
@@ -408,16 +416,16 @@ impl Connection {
         pieces: impl IntoIterator<Item = Bytes>,
         extra: Duration,
     ) -> Result<InFlight<R::Response>, KafkaError> {
-        self.enqueue::<R>(version, correlation_id, pieces, extra, true)
+        self.queue::<R>(version, correlation_id, pieces, extra, Turn::InOrder)
     }
 
-    fn enqueue<R: Api>(
+    fn queue<R: Api>(
         &self,
         version: i16,
         correlation_id: i32,
         pieces: impl IntoIterator<Item = Bytes>,
         extra: Duration,
-        may_wait: bool,
+        turn: Turn,
     ) -> Result<InFlight<R::Response>, KafkaError> {
         let frame = Frame::new(pieces).map_err(|error| request_error::<R>(error.to_string()))?;
         let (sender, receiver) = oneshot::channel();
@@ -436,7 +444,7 @@ impl Connection {
                 answer: sender,
             };
             match &mut requests.held {
-                Some(held) if may_wait => held.push((request, frame)),
+                Some(held) if turn == Turn::InOrder => held.push((request, frame)),
                 Some(_) | None => {
                     requests.pending.push_back(request);
                     // Under the lock, so that the order of frames is the order of `pending`. The writer is gone only when the

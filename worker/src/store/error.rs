@@ -9,6 +9,7 @@ use std::sync::Arc;
 use kafka_backup_shared::report::Fault;
 
 use crate::secrets::SecretError;
+use crate::tls::tls_error;
 
 /// A failure of the store, named by the step.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +180,13 @@ impl fmt::Display for Answer {
                 f,
                 "no keys in credentialsSecret or environment, and no identity of the machine answers: {text}"
             ),
-            _ => f.write_str(text.trim()),
+            _ => match tls_error(&self.0) {
+                // Above it stands only that there is no connection.
+                Some(tls) if !text.contains(&tls.to_string()) => {
+                    write!(f, "{}: {tls}", text.trim())
+                }
+                Some(_) | None => f.write_str(text.trim()),
+            },
         }
     }
 }
@@ -215,8 +222,8 @@ pub(super) fn meaning(error: &object_store::Error) -> Meaning {
 }
 
 fn generic(error: &object_store::Error, text: &str) -> Meaning {
-    // rustls' words for a certificate that is not trusted, expired, or another host's.
-    if text.contains("invalid peer certificate") {
+    // The server's certificate is not trusted, expired, or another host's.
+    if matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_))) {
         return Meaning::Denied;
     }
     if let Some(kind) = io_kind(error) {
@@ -417,7 +424,12 @@ mod tests {
             ),
             (generic("error sending request"), Meaning::Passing),
             (
-                generic("client error (Connect): invalid peer certificate: UnknownIssuer"),
+                object_store::Error::Generic {
+                    store: "S3",
+                    source: Box::new(io::Error::other(rustls::Error::InvalidCertificate(
+                        rustls::CertificateError::UnknownIssuer,
+                    ))),
+                },
                 Meaning::Denied,
             ),
         ];

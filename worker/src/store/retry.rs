@@ -8,9 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Store;
 use super::error::{self, Answer, Meaning, StoreError};
 use crate::measure::{self, Peer, StoreRequest};
-
-/// Keys that are exchanged reach a pod's files a minute and a half later (a kubelet's period and its cache).
-const ROTATION: Duration = Duration::from_secs(180);
+use crate::secrets::ROTATION;
 
 /// One attempt.
 pub(super) async fn limited<T>(

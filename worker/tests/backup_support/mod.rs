@@ -51,19 +51,19 @@ pub fn cluster(servers: &str) -> KafkaCluster {
     KafkaCluster::plaintext(servers.split(',').map(str::to_owned).collect())
 }
 
+/// A client of the source cluster.
+pub async fn client() -> Client {
+    let config = ClientConfig::new(&cluster(&bootstrap()), FilePath::new(""), "backup-test");
+    Client::connect(config).await.unwrap()
+}
+
 /// A topic name that no other test has.
 pub fn name(of: &str) -> String {
     format!("backup-{of}-{}", Uuid::new_v4().simple())
 }
 
 pub async fn create_topic(name: &str, partitions: i32, configs: &[(&str, &str)]) {
-    let client = Client::connect(ClientConfig::new(
-        &cluster(&bootstrap()),
-        FilePath::new(""),
-        "backup-test",
-    ))
-    .await
-    .unwrap();
+    let client = client().await;
     let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
     let topic = NewTopic {
         name: Arc::from(name),
