@@ -322,6 +322,11 @@ pub(super) fn count(
 /// Bytes of a record beside its body: length, attributes and deltas, at their longest.
 const RECORD_OVERHEAD: usize = 32;
 
+/// The largest batch that `plain` bytes of records can become: codecs may add a little to what they cannot make smaller.
+fn largest_batch(plain: usize) -> usize {
+    HEADER_LEN + plain + plain / 100 + 64
+}
+
 fn check_fits(
     record: &Record,
     codec: Codec,
@@ -329,9 +334,7 @@ fn check_fits(
     choice: &Choice,
 ) -> Result<(), SegmentError> {
     let limit = choice.limits.encode;
-    // Codecs may add a little to what they cannot make smaller.
-    let most = HEADER_LEN + RECORD_OVERHEAD + record.body.len() + record.body.len() / 100 + 64;
-    if most <= limit {
+    if largest_batch(record.body.len() + RECORD_OVERHEAD) <= limit {
         return Ok(());
     }
     let encoded = record::encode(std::slice::from_ref(record), codec)
@@ -606,7 +609,7 @@ struct Gathered {
     records: Vec<Record>,
     /// The source offsets that they come from, a range for each batch.
     covered: Vec<OffsetRange>,
-    /// Bytes before compression.
+    /// Bytes of the records before compression, at most.
     size: usize,
     source_bytes: u64,
 }
@@ -639,7 +642,7 @@ impl Gathered {
         let alike = self.codec == next.codec
             && self.leader_epoch == next.leader_epoch
             && self.append_time == next.append_time;
-        alike && self.size + next.size <= limit
+        alike && largest_batch(self.size + next.size) <= limit
     }
 
     fn append(&mut self, next: Self) {
