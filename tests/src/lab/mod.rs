@@ -36,6 +36,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The address on which all servers of the lab listen; pods and host-side programs both reach it.
@@ -139,8 +140,13 @@ impl Lab {
 
     /// A copy of the program that runs now. The program's own path is of no use once cargo has built it anew meanwhile.
     pub fn program(&self) -> Result<PathBuf, LabError> {
+        // Components come up side by side, and each has its own copy made.
+        static COPIES: AtomicU32 = AtomicU32::new(0);
+        let number = COPIES.fetch_add(1, Ordering::Relaxed);
         let kept = self.run.join("program");
-        let partial = self.run.join(format!("program.{}", std::process::id()));
+        let partial = self
+            .run
+            .join(format!("program.{}-{number}", std::process::id()));
         // /proc/self/exe opens the file that runs, also when it is no longer at its path; the rename leaves a copy alone that runs.
         fs::copy("/proc/self/exe", &partial)
             .and_then(|_| fs::rename(&partial, &kept))
