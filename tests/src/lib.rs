@@ -5,6 +5,7 @@ pub mod bench;
 pub mod demo;
 pub mod lab;
 pub mod operator;
+pub mod permissions;
 pub mod restore_soak;
 pub mod soak;
 pub mod suite;

@@ -13,10 +13,10 @@ use serde_json::Value;
 use crate::lab::components::{self, Options};
 use crate::lab::kafka::{self, SOURCE, TARGET};
 use crate::lab::{
-    Doing, Lab, LabError, azurite, cargo, gateways, helm, kubernetes, net, push_clients, step,
-    store, versitygw,
+    Doing, Lab, LabError, azurite, cargo, chain, gateways, helm, kubernetes, net, push_clients,
+    step, store, versitygw,
 };
-use crate::operator;
+use crate::{operator, permissions};
 
 /// No test program may take longer.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -50,6 +50,7 @@ pub fn run(lab: &Lab, filter: Option<&str>) -> Result<bool, LabError> {
         programs.into_iter().partition(|program| program.is_unit());
     let mut total = Count::default();
     let mut failures = Vec::new();
+    let mut mark = None;
     for program in &own {
         run_program(lab, program, &mut total, &mut failures)?;
     }
@@ -59,10 +60,21 @@ pub fn run(lab: &Lab, filter: Option<&str>) -> Result<bool, LabError> {
         push_clients::prepare(lab)?;
         gateways::prepare(lab)?;
         helm::prepare(lab)?;
+        mark = Some(permissions::mark(lab)?);
         operator::install(lab)?;
     }
     for program in &integration {
         run_program(lab, program, &mut total, &mut failures)?;
+    }
+    if let Some(mark) = mark.filter(|_| filter.is_none()) {
+        // Told, and not counted until it has been seen to hold on several machines.
+        println!(
+            "\npermissions of the controller that no test made it use, and what it was refused:"
+        );
+        match permissions::check(lab, mark) {
+            Ok(found) => found.iter().for_each(|line| println!("  {line}")),
+            Err(error) => println!("  not known: {}", chain(&error)),
+        }
     }
     println!("\n{:.0} s", start.elapsed().as_secs_f64());
     for failure in &failures {

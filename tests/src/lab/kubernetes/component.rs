@@ -145,6 +145,10 @@ impl Component {
                 ("proxy-client-cert-file", path("pki/front-proxy.crt")),
                 ("proxy-client-key-file", path("pki/front-proxy.key")),
                 ("profiling", text("false")),
+                ("audit-policy-file", path("audit.yaml")),
+                ("audit-log-path", path("audit.log")),
+                // In one file, whatever its size.
+                ("audit-log-maxsize", text("100000")),
             ],
             Self::ControllerManager => [
                 client("controller-manager", state),

@@ -45,7 +45,11 @@ const RUNC: &str = "/usr/sbin/runc";
 
 const BOOTSTRAP: &str = include_str!("../../../assets/kubernetes/bootstrap.yaml");
 /// Configuration files: name in the state folder, and template.
-const TEMPLATES: [(&str, &str); 4] = [
+const TEMPLATES: [(&str, &str); 5] = [
+    (
+        "audit.yaml",
+        include_str!("../../../assets/kubernetes/audit.yaml"),
+    ),
     (
         "containerd.toml",
         include_str!("../../../assets/kubernetes/containerd.toml"),
@@ -67,6 +71,11 @@ const TEMPLATES: [(&str, &str); 4] = [
 /// The administrator's kubeconfig, while the cluster is up.
 pub fn kubeconfig(lab: &Lab) -> PathBuf {
     lab.state(NAME).join("kubeconfig").join("admin.conf")
+}
+
+/// What the operator has asked of the API server, a JSON object a line (audit.k8s.io).
+pub fn audit_log(lab: &Lab) -> PathBuf {
+    lab.state(NAME).join("audit.log")
 }
 
 /// The administrator's kubeconfig with another namespace for those that name none, in a file of the lab.
