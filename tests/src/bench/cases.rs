@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::{OURS, READING, Row, STORING, WRITING};
+use super::{OURS, READING, Row, STORING, WRITING, tls};
 
-const CODECS: [&str; 3] = ["none", "lz4", "zstd"];
+pub(super) const CODECS: [&str; 3] = ["none", "lz4", "zstd"];
 /// What the names of the long cases begin with: so many times the bytes of a main case.
 const LONG: &str = "20GB ";
 const LONG_TIMES: u64 = 20;
@@ -190,6 +190,18 @@ impl Goals {
                     stored / ours.gb * 1000.0,
                     ours.cpu_s / ours.gb,
                     ours.peak_mib,
+                ));
+            }
+        }
+        for codec in CODECS {
+            let [plain, tls] =
+                tls::names(codec).map(|case| rows.iter().find(|row| row.case == case));
+            if let (Some(plain), Some(tls)) = (plain, tls) {
+                lines.push(format!(
+                    "{}: CPU {:.2}, wall {:.2} of that without",
+                    tls.case,
+                    tls.cpu_s / plain.cpu_s,
+                    tls.wall_s / plain.wall_s,
                 ));
             }
         }

@@ -8,6 +8,7 @@ mod controller;
 mod exporter;
 mod idle;
 mod shipped;
+mod tls;
 
 pub use controller::controller;
 pub use exporter::{Exporter, Server, exporter};
@@ -20,8 +21,8 @@ use serde::Serialize;
 use crate::lab::components::{self, Options};
 use crate::lab::kafka::{SOURCE, TARGET};
 use crate::lab::kafka_tools::{self, Produce};
-use crate::lab::{Doing, Lab, LabError, cargo, images, net, packages, process, store};
-use cases::{Goals, Kind, Topic, topics};
+use crate::lab::{Doing, Lab, LabError, cargo, images, net, packages, process, secure, store};
+use cases::{CODECS, Goals, Kind, Topic, topics};
 
 /// How the data bench runs.
 #[derive(Debug, Clone)]
@@ -101,7 +102,9 @@ pub fn data(lab: &Lab, bench: &Data) -> Result<(), LabError> {
         disk: own.join("folder"),
         json: bench.json,
     };
-    let idle = bench.only.is_empty() || bench.only.iter().any(|part| "idle".contains(&**part));
+    let is_chosen =
+        |name: &str| bench.only.is_empty() || bench.only.iter().any(|part| name.contains(&**part));
+    let (idle, tls) = (is_chosen("idle"), is_chosen("tls"));
     let mut rows = Vec::new();
     let measured = topics(bench.records)
         .iter()
@@ -109,6 +112,10 @@ pub fn data(lab: &Lab, bench: &Data) -> Result<(), LabError> {
         .try_for_each(|topic| at.topic(topic, bench.repeat, &mut rows))
         .and_then(|()| match idle {
             true => idle::measure(&at, &mut rows),
+            false => Ok(()),
+        })
+        .and_then(|()| match tls {
+            true => tls::measure(&at, bench.records, bench.repeat, &mut rows),
             false => Ok(()),
         });
     clear(&at.folder)?;
@@ -157,10 +164,9 @@ impl Bench<'_> {
                 }
                 runs.push(self.run(kind, topic, &name, number, gb)?);
             }
-            runs.sort_by(|a, b| a.cpu_s.total_cmp(&b.cpu_s));
-            let median = runs.swap_remove(runs.len() / 2);
-            print_row(&median, self.json);
-            rows.push(median);
+            let row = median(runs);
+            print_row(&row, self.json);
+            rows.push(row);
         }
         self.forget(&self.target, &name)?;
         self.forget(&self.source, &name)
@@ -285,8 +291,8 @@ impl Bench<'_> {
             .env("AWS_ACCESS_KEY_ID", store::ACCESS_KEY)
             .env("AWS_SECRET_ACCESS_KEY", store::SECRET_KEY);
         let broker = || {
-            let pids =
-                [SOURCE.broker(1), TARGET.broker(1)].map(|name| process::pid(self.lab, &name));
+            let pids = [SOURCE, TARGET, secure::ONE]
+                .map(|cluster| process::pid(self.lab, &cluster.broker(1)));
             pids.into_iter()
                 .flatten()
                 .filter_map(process::cpu_seconds)
@@ -317,6 +323,12 @@ impl Bench<'_> {
             store_requests: None,
         })
     }
+}
+
+/// The one in the middle, by CPU.
+fn median(mut runs: Vec<Row>) -> Row {
+    runs.sort_by(|a, b| a.cpu_s.total_cmp(&b.cpu_s));
+    runs.swap_remove(runs.len() / 2)
 }
 
 /// Makes an empty folder.
