@@ -119,6 +119,12 @@ fn dockerfiles_make_what_the_labs_images_are() {
         lines(&worker),
         "they differ by the name alone"
     );
+    use kafka_backup_tests::lab::images::{CYCLONEDX, MATERIALS};
+    assert!(
+        worker.contains(&format!("--version {CYCLONEDX} cargo-cyclonedx"))
+            && worker.contains(&format!("/image{MATERIALS} ")),
+        "{worker}"
+    );
     let last = worker.rsplit("\nFROM ").next().unwrap();
     assert!(last.starts_with("scratch\n"), "{last}");
     let user = kafka_backup_tests::lab::images::USER;

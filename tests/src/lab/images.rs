@@ -22,6 +22,10 @@ const HOST: &str = "kafka-backup.local";
 const LAYOUT: &str = "2";
 /// User and group of our programs in their images.
 pub const USER: u32 = 10001;
+/// Where an image says what it is made of.
+pub const MATERIALS: &str = "/sbom.cdx.json";
+/// The version of cargo-cyclonedx.
+pub const CYCLONEDX: &str = "0.5.9";
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// An image in a docker-archive file.
@@ -113,7 +117,46 @@ fn program(lab: &Lab, name: &str) -> Result<Image, LabError> {
             },
         );
     }
+    let materials = Entry::File {
+        source: materials(lab, name, &folder)?,
+        mode: 0o644,
+    };
+    rootfs.insert(MATERIALS.to_owned(), materials);
     keep(&folder, name, &rootfs, &[&path])
+}
+
+/// The bill of materials of a program (CycloneDX), made as in the Dockerfiles.
+fn materials(lab: &Lab, name: &str, folder: &Path) -> Result<PathBuf, LabError> {
+    let tool = part(lab, "cargo-cyclonedx", CYCLONEDX, |folder| {
+        let target = folder.join("target");
+        let install = ["install", "--quiet", "--locked", "--version", CYCLONEDX];
+        run(Command::new(cargo::program()?)
+            .args(install)
+            .args(["cargo-cyclonedx", "--root"])
+            .arg(folder)
+            .arg("--target-dir")
+            .arg(&target))?;
+        fs::remove_dir_all(&target).doing(|| format!("remove {}", target.display()))
+    })?;
+    let workspace = cargo::workspace();
+    run(Command::new(tool.join("bin/cargo-cyclonedx"))
+        .current_dir(workspace)
+        .args(["cyclonedx", "--format", "json", "--spec-version", "1.5"])
+        .arg("--manifest-path")
+        .arg(format!("{name}/Cargo.toml"))
+        // Nothing of it changes unless the materials do.
+        .env("SOURCE_DATE_EPOCH", "0"))?;
+    let kept = folder.join(format!("kafka-backup-{name}.cdx.json"));
+    for member in ["shared", "controller", "worker", "tests"] {
+        // The tool writes one beside each manifest of the workspace.
+        let made = workspace.join(format!("{member}/kafka-backup-{member}.cdx.json"));
+        let text = fs::read(&made).doing(|| format!("read {}", made.display()))?;
+        fs::remove_file(&made).doing(|| format!("remove {}", made.display()))?;
+        if member == name {
+            fs::write(&kept, text).doing(|| format!("write {}", kept.display()))?;
+        }
+    }
+    Ok(kept)
 }
 
 /// An image of programs of this machine, for pods of tests: `bash` and `sleep` say what they see without an image from elsewhere.
