@@ -51,6 +51,13 @@ pub fn release(lab: &Lab, subcommand: &str) -> Result<Command, LabError> {
 
 fn command(lab: &Lab, cargo: &Path, subcommand: &str) -> Command {
     let mut command = Command::new(cargo);
+    // What `cargo run` says of this program: build scripts that look at it would run anew whenever cargo is called otherwise.
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("CARGO_PKG_") || name_text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command
         .current_dir(workspace())
         .env("CARGO_TARGET_DIR", lab.target())
