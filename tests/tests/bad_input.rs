@@ -254,12 +254,12 @@ fn what_the_schema_knows_to_be_wrong_is_refused_at_admission() {
             "storage",
         ),
         (
-            "tls",
+            "sasl-without-user",
             good.replace(
                 "bootstrapServers",
-                "securityProtocol: SSL, bootstrapServers",
+                "securityProtocol: SASL_SSL, bootstrapServers",
             ),
-            "securityProtocol",
+            "saslSecret",
         ),
         (
             "unknown-codec",
