@@ -1,11 +1,13 @@
-//! Objects whose pods are *restricted*, brokers with SASL over TLS and ACLs, a store with TLS by a private CA: there and back, with a
-//! password that is exchanged between two runs. All that is kept or logged is searched for secrets. Needs the installed operator.
+//! Objects whose pods are *restricted*, brokers with SASL over TLS and ACLs, a store with TLS by a private CA, two controllers of which
+//! the leader is killed: there and back, groups reset and given back, with a password that is exchanged between two runs. Each run
+//! counts once, what failed is alerted, and all that is kept or logged is searched for secrets. Needs the installed operator.
 
 use std::time::Duration;
 
-use kafka_backup_tests::lab::kafka_tools::{self as tools, Produce, Reading};
+use kafka_backup_tests::alerts::{self, Rules};
+use kafka_backup_tests::lab::kafka_tools::{self as tools, Committed, Produce, Reading};
 use kafka_backup_tests::lab::secure::{Listener, Mechanism, Secured, password, pki, tokens};
-use kafka_backup_tests::lab::{Lab, versitygw};
+use kafka_backup_tests::lab::{Lab, prometheus, versitygw, wait_for};
 use kafka_backup_tests::operator;
 use serde_json::{Value, json};
 
@@ -26,6 +28,57 @@ const RESTORE: &[&str] = &[
     "topic:vault-back:DESCRIBE_CONFIGS",
     "topic:vault-back:ALTER_CONFIGS",
 ];
+/// What moving a group's offsets needs.
+const OFFSETS: &[&str] = &["topic:vault-back:READ", "group:vault-group:READ"];
+const GROUP: &str = "vault-group";
+
+/// As many controllers as are wanted, until this is dropped: then one, as it was.
+struct Controllers<'a>(&'a Lab);
+
+impl<'a> Controllers<'a> {
+    fn two(lab: &'a Lab) -> Self {
+        let controllers = Self(lab);
+        controllers.scale("2");
+        controllers
+    }
+
+    fn kubectl(&self, args: &[&str]) -> String {
+        let own = ["--namespace", operator::NAMESPACE];
+        operator::kubectl(self.0, &[&own[..], args].concat()).unwrap()
+    }
+
+    fn scale(&self, number: &str) {
+        let replicas = format!("--replicas={number}");
+        self.kubectl(&["scale", "deployment", operator::NAME, &replicas]);
+        operator::rolled_out(self.0, operator::NAMESPACE).unwrap();
+    }
+
+    /// The pod that leads.
+    fn leader(&self) -> String {
+        let label = "kafka-backup.dev/leader-of";
+        self.kubectl(&["get", "pods", "--selector", label, "--output", "name"])
+            .trim()
+            .to_owned()
+    }
+
+    /// Kills it at once; another one leads then.
+    fn kill_leader(&self) {
+        let killed = self.leader();
+        assert!(
+            killed.starts_with("pod/") && killed.lines().count() == 1,
+            "{killed}"
+        );
+        self.kubectl(&["delete", &killed, "--grace-period=0", "--force"]);
+        let other = || ![String::new(), killed.clone()].contains(&self.leader());
+        wait_for("another leader", LIMIT, other).unwrap();
+    }
+}
+
+impl Drop for Controllers<'_> {
+    fn drop(&mut self) {
+        self.scale("1");
+    }
+}
 
 fn secret(name: &str, fields: Value) -> String {
     let object = json!({
@@ -100,6 +153,8 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
     versitygw::down_with_tls(&lab).unwrap();
     versitygw::up_with_tls(&lab).unwrap();
     operator::fresh_namespace(&lab, NAMESPACE).unwrap();
+    let controllers = Controllers::two(&lab);
+    let rules = Rules::load(&lab).unwrap();
     let mechanism = Mechanism::ScramSha512;
     let (first, second) = (password(USER), "exchanged-secret".to_owned());
     secured.set_scram(USER, mechanism, &first).unwrap();
@@ -130,7 +185,7 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
     assert_eq!(done["status"]["lastBackupRecords"], 3000);
 
     // The restore lacks every permission of its own: it says which, and is not tried again.
-    let restore = |name: &str| {
+    let begin_restore = |name: &str| {
         let spec = json!({
             "targetCluster": cluster(&secured), "backupRef": {"name": "vault"}, "topics": [TOPIC],
             "topicMapping": {TOPIC: "vault-back"}, "job": {"backoffLimit": 0},
@@ -140,9 +195,9 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
             &format!("secured-{name}"),
             &object("KafkaRestore", name, &spec),
         );
-        finished(&lab, "kafkarestore", name)
     };
-    let refused = restore("refused");
+    begin_restore("refused");
+    let refused = finished(&lab, "kafkarestore", "refused");
     let told = refused["status"].to_string();
     assert_eq!(refused["status"]["phase"], "Failed");
     assert!(
@@ -160,7 +215,9 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
         "{told}"
     );
     set_password(&lab, &second);
-    let back = restore("vault");
+    begin_restore("vault");
+    controllers.kill_leader();
+    let back = finished(&lab, "kafkarestore", "vault");
     assert_eq!(back["status"]["phase"], "Completed", "{:#}", back["status"]);
     let reading = Reading {
         committed_only: true,
@@ -169,10 +226,89 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
     let compared = tools::compare(&lab, &servers, &servers, &[(TOPIC, "vault-back")], reading);
     compared.unwrap().assert_equal();
 
+    // A group is moved, and given back what it had.
+    secured.allow(USER, OFFSETS).unwrap();
+    let had = Committed {
+        group: GROUP.into(),
+        topic: "vault-back".into(),
+        partition: 1,
+        offset: 5,
+        leader_epoch: None,
+        metadata: "kept".into(),
+    };
+    let committed = || tools::committed_offsets(&lab, &servers, &[GROUP.into()]).unwrap();
+    tools::commit_offsets(&lab, &servers, std::slice::from_ref(&had)).unwrap();
+    let spec = json!({
+        "kafkaCluster": cluster(&secured), "consumerGroups": [GROUP], "strategy": "earliest",
+    });
+    let reset = object("KafkaOffsetReset", "vault", &spec);
+    apply(&lab, "secured-reset", &reset);
+    let reset = finished(&lab, "kafkaoffsetreset", "vault");
+    assert_eq!(
+        reset["status"]["phase"], "Completed",
+        "{:#}",
+        reset["status"]
+    );
+    assert_eq!(committed()[0].offset, 0);
+    let spec = json!({
+        "kafkaCluster": cluster(&secured), "operation": "rollback",
+        "snapshotId": reset["status"]["snapshotId"],
+    });
+    let rollback = object("KafkaOffsetRollback", "vault", &spec);
+    apply(&lab, "secured-rollback", &rollback);
+    let back = finished(&lab, "kafkaoffsetrollback", "vault");
+    assert_eq!(back["status"]["phase"], "Completed", "{:#}", back["status"]);
+    let now = committed();
+    assert_eq!(
+        (now[0].offset, &*now[0].metadata),
+        (had.offset, &*had.metadata),
+        "{now:?}"
+    );
+
+    // Each run counts once, whoever leads; what has failed is told.
+    let counted = |family: &str, object: &str, outcome: &str| {
+        let page = operator::metrics(&lab).unwrap();
+        let parts = [
+            format!("{}_name=\"{object}\"", family.trim_start_matches("offset_")),
+            format!("outcome=\"{outcome}\""),
+            format!("namespace=\"{NAMESPACE}\""),
+        ];
+        let is_it = |line: &&str| {
+            line.starts_with(&format!("kafka_backup_{family}s_total{{"))
+                && parts.iter().all(|part| line.contains(part))
+        };
+        let value = page.lines().find(is_it)?.rsplit(' ').next()?;
+        value.parse::<f64>().ok()
+    };
+    for (family, object, outcome) in [
+        ("backup", "vault", "success"),
+        ("backup", "stale", "failure"),
+        ("restore", "refused", "failure"),
+        ("restore", "vault", "success"),
+        ("offset_reset", "vault", "success"),
+        ("offset_rollback", "vault", "success"),
+    ] {
+        // A series is 0 for some scrapes before it counts, so that Prometheus sees the step.
+        let what = format!("{family} {object} {outcome} to be counted");
+        let mut found = None;
+        wait_for(&what, LIMIT, || {
+            found = counted(family, object, outcome);
+            found.is_some_and(|found| found > 0.0)
+        })
+        .unwrap();
+        assert_eq!(found, Some(1.0), "{what}");
+    }
+    let failed = alerts::firing("KafkaBackupFailed", NAMESPACE, "backup_name", "stale");
+    wait_for("the alert of the failed backup", LIMIT, || {
+        !prometheus::query(&lab, &failed).unwrap().is_empty()
+    })
+    .unwrap();
+    drop(rules);
+
     // Nothing that is kept or said holds a secret.
     let mut said = String::new();
     for kind in [
-        "kafkabackups,kafkarestores,jobs,pods,events,configmaps",
+        "kafkabackups,kafkarestores,kafkaoffsetresets,kafkaoffsetrollbacks,jobs,pods,events,configmaps",
         "leases",
     ] {
         let args = ["--namespace", NAMESPACE, "get", kind, "--output", "yaml"];
