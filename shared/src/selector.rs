@@ -133,6 +133,11 @@ impl Topics {
     }
 }
 
+/// Whether one of `patterns` is a glob, which means whatever there is.
+pub fn has_glob(patterns: &[String]) -> bool {
+    !patterns.iter().all(|pattern| is_literal(pattern))
+}
+
 fn is_literal(pattern: &str) -> bool {
     !pattern.contains(['*', '?'])
 }

@@ -110,6 +110,31 @@ finds that it may still go. The newest complete run is always kept.")]
     /// Move, keep, give back or compare the committed offsets of consumer groups.
     #[command(subcommand)]
     Offsets(OffsetsCommand),
+    /// Tell what would keep a run of an object from succeeding: Secrets, brokers, permissions, store, target.
+    #[command(after_help = "\
+Examples:
+  kafka-backup-worker doctor -f orders.yaml --secrets-dir ./secrets
+  kubectl get kafkabackup orders -o yaml |
+      kafka-backup-worker doctor -f - --secrets-dir ./secrets
+
+Everything is reached by the object's own settings. Nothing is changed, but for a probe of some bytes that runs leave in the
+store, too. The exit code is that of the run that would fail.")]
+    Doctor(DoctorArgs),
+    /// Print manifests of OSO's kafka-backup operator (kafka.oso.sh) as objects of ours.
+    #[command(after_help = "\
+Examples:
+  kafka-backup-worker convert -f theirs.yaml > ours.yaml
+  kubectl get kafkabackups.kafka.oso.sh,kafkarestores.kafka.oso.sh -A -o yaml |
+      kafka-backup-worker convert -f -
+
+What has no counterpart stands as a comment above the object, and docs/migration.md says more of it. A field that is not known
+is an error. Archives of that operator cannot be read.")]
+    Convert(ConvertArgs),
+    /// Print a script that completes this command line in a shell.
+    #[command(after_help = "\
+Example:
+  kafka-backup-worker completions bash > /etc/bash_completion.d/kafka-backup-worker")]
+    Completions(CompletionsArgs),
 }
 
 /// How the worker speaks.
@@ -187,6 +212,40 @@ pub struct RunArgs {
     pub volume_dir: Option<PathBuf>,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// A YAML file with an object of ours; `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Which object of the file, where it holds several.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A file in place of the ConfigMap that a KafkaOffsetReset names as its mapping.
+    #[arg(long, value_name = "FILE", help_heading = "Places")]
+    pub mapping_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    /// Folder in place of the volume of a `pvc` storage.
+    #[arg(long, value_name = "DIR", help_heading = "Places")]
+    pub volume_dir: Option<PathBuf>,
+}
+
+/// `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// A YAML file with their objects; `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
 }
 
 /// `backup`.

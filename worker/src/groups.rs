@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use kafka_backup_shared::archive::groups::{GroupKind, GroupOffset, GroupOffsets};
+use kafka_backup_shared::report::Fault;
+use kafka_backup_shared::selector::GroupSelector;
 
-use crate::kafka::{Client, CommittedOffset, GroupType, KafkaError};
+use crate::kafka::{Client, CommittedOffset, GroupType, KafkaError, ListedGroup};
 
 /// Groups that are asked for together: a group may have thousands of offsets.
 const PAGE: usize = 32;
@@ -45,6 +47,30 @@ pub(crate) fn committed<'a>(
         })
         .buffered(IN_FLIGHT)
         .flatten()
+}
+
+/// Asks for those of the groups that are meant by their ids which are not listed: a listing leaves out what may not be described,
+/// but who asks for a group by its id is told.
+///
+/// # Errors
+/// The refusal.
+pub(crate) async fn refuse_hidden(
+    client: &Client,
+    selector: &GroupSelector,
+    listed: &[ListedGroup],
+) -> Result<(), KafkaError> {
+    let is_listed = |id: &str| listed.iter().any(|listed| *listed.group == *id);
+    let unlisted = selector.literals().filter(|id| !is_listed(id));
+    let unlisted: Vec<Arc<str>> = unlisted.map(Arc::from).collect();
+    if unlisted.is_empty() || !client.has_groups().await? {
+        return Ok(());
+    }
+    let answers = client.committed_offsets(&unlisted, |_| false).await;
+    let mut errors = answers.into_iter().filter_map(Result::err);
+    match errors.find(|error| error.fault() == Fault::Denied) {
+        Some(refusal) => Err(refusal),
+        None => Ok(()),
+    }
 }
 
 /// Offsets of a group, by topic.

@@ -124,7 +124,7 @@ fn listed(errors: &[SpecError]) -> String {
 /// # Errors
 /// [`InputError`] names the file.
 pub fn read_plan(path: &Path) -> Result<Plan, InputError> {
-    let text = read(path)?;
+    let text = read_text(path)?;
     serde_json::from_str(&text).map_err(|source| InputError::Plan {
         path: path.into(),
         source,
@@ -136,11 +136,15 @@ pub fn read_plan(path: &Path) -> Result<Plan, InputError> {
 /// # Errors
 /// [`InputError`] names file, field, expected and found.
 pub fn read_file(path: &Path, name: Option<&str>) -> Result<(Object, String), InputError> {
-    let text = read(path)?;
+    let text = read_text(path)?;
     pick(path, &text, name)
 }
 
-fn read(path: &Path) -> Result<String, InputError> {
+/// Reads a file, or standard input as `-`.
+///
+/// # Errors
+/// [`InputError::Read`].
+pub fn read_text(path: &Path) -> Result<String, InputError> {
     let failed = |source| InputError::Read {
         path: path.into(),
         source,

@@ -1,11 +1,13 @@
 //! The worker: moves the data of one run between Kafka and an object store.
 //!
-//! Imports go one way: `main -> verbs -> run -> {offsets, verify, retention} -> {inspect, backup, restore} -> {groups, push, reader, runs} -> kafka -> store -> buffers -> shared`.
+//! Imports go one way: `main -> verbs -> {run, doctor} -> {offsets, verify, retention} -> {inspect, backup, restore} -> {groups, push, reader, runs} -> kafka -> store -> buffers -> shared`.
 
 pub mod args;
 pub mod backup;
 mod buffers;
 pub mod context;
+pub mod convert;
+pub mod doctor;
 pub mod flags;
 mod groups;
 pub mod human;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::CommandFactory;
 use indicatif::MultiProgress;
 use jiff::Timestamp;
 use kafka_backup_shared::archive::retention::Policy;
@@ -16,8 +17,9 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{
-    At, Cli, Command, DescribeArgs, EngineArgs, InspectArgs, ListArgs, OffsetsCommand,
-    OutputFormat, PruneArgs, ResetArgs, RunArgs, SnapshotsArgs, StorageArgs, VerifyArgs,
+    At, Cli, Command, ConvertArgs, DescribeArgs, DoctorArgs, EngineArgs, InspectArgs, ListArgs,
+    OffsetsCommand, OutputFormat, PruneArgs, ResetArgs, RunArgs, SnapshotsArgs, StorageArgs,
+    VerifyArgs,
 };
 use crate::context::Progress;
 use crate::input::{self, InputError};
@@ -29,7 +31,7 @@ use crate::retention::{self, Scope};
 use crate::run::{self, Settings};
 use crate::store::{self, Places, Store};
 use crate::verify::{self, Which, against};
-use crate::{flags, offsets, progress, summary};
+use crate::{convert, doctor, flags, offsets, progress, summary};
 
 /// The source of messages about flags.
 const COMMAND_LINE: &str = "the command line";
@@ -48,7 +50,10 @@ pub async fn execute(cli: Cli) -> u8 {
         | Command::Describe(_)
         | Command::Verify(_)
         | Command::Prune(_)
-        | Command::Offsets(_) => At::Terminal,
+        | Command::Offsets(_)
+        | Command::Doctor(_)
+        | Command::Convert(_)
+        | Command::Completions(_) => At::Terminal,
     };
     let format = log::format(&cli.log, at);
     let level = log::level(&cli.log, at);
@@ -98,6 +103,15 @@ pub async fn execute(cli: Cli) -> u8 {
         },
         Command::Prune(args) => prune(&args, &speaker).await,
         Command::Offsets(command) => change_offsets(&command, &speaker).await,
+        Command::Doctor(args) => examine(&args, &speaker).await,
+        Command::Convert(args) => take_over(&args, &speaker),
+        Command::Completions(args) => {
+            let mut script = Vec::new();
+            let (mut cli, name) = (Cli::command(), "kafka-backup-worker");
+            clap_complete::generate(args.shell, &mut cli, name, &mut script);
+            print(&String::from_utf8_lossy(&script));
+            Ok(0)
+        }
     };
     match done {
         Ok(code) => code,
@@ -205,6 +219,42 @@ async fn make(
         }
     }
     Ok(report.exit_code())
+}
+
+/// `doctor`.
+async fn examine(args: &DoctorArgs, speaker: &Speaker) -> Result<u8, Failure> {
+    let places = args.secrets.places(args.volume_dir.as_ref(), At::Terminal);
+    let plan = input::read_file(&args.file, args.name.as_deref())
+        .and_then(|(object, origin)| input::plan(&object, "doctor", &origin))
+        .and_then(|plan| input::check_places(&plan, &places).map(|()| plan))
+        .map_err(|error| Failure::new(error.fault(), &error))?;
+    let found = doctor::examine(&plan, &places, args.mapping_file.as_deref()).await;
+    match speaker.output {
+        OutputFormat::Text => print(&doctor::show(&found)),
+        OutputFormat::Json => speaker.print_json(&found),
+    }
+    Ok(doctor::fault(&found).map_or(0, Fault::exit_code))
+}
+
+/// `convert`.
+fn take_over(args: &ConvertArgs, speaker: &Speaker) -> Result<u8, Failure> {
+    let text = input::read_text(&args.file).map_err(|error| Failure::new(error.fault(), &error))?;
+    let (converted, others) =
+        convert::convert(&text).map_err(|error| Failure::new(error.fault(), &error))?;
+    match speaker.output {
+        OutputFormat::Text => print(&convert::show(&converted)),
+        OutputFormat::Json => speaker.print_json(&converted),
+    }
+    let notes: usize = converted.iter().map(|one| one.notes.len()).sum();
+    if notes > 0 && speaker.output == OutputFormat::Text {
+        eprintln!(
+            "{notes} notes stand as comments above the objects: read them before you apply these"
+        );
+    }
+    if others > 0 {
+        eprintln!("{others} objects of other kinds were left out");
+    }
+    Ok(0)
 }
 
 /// `offsets`.

@@ -79,6 +79,9 @@ pub struct Begin {
     /// Literal names that do not exist in the source cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_topics: Vec<String>,
+    /// Whether globs were matched against what the principal may describe only: it is not known whether there is more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_visible: bool,
     /// Topics that are meant but whose offsets could not be learnt, with the reason: the run can only end partial.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failed: BTreeMap<String, String>,
@@ -231,6 +234,9 @@ pub struct Manifest {
     /// Literal names that do not exist in the source cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_topics: Vec<String>,
+    /// See [`Begin::only_visible`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_visible: bool,
     /// The consumer groups; `None` where none was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<GroupsPart>,

@@ -109,7 +109,7 @@ pub struct KafkaBackupSpec {
     /// Names and globs that are left out of what `topics` matches.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude_topics: Vec<String>,
-    /// What happens when a topic that is named literally does not exist.
+    /// What happens when a topic that is named literally does not exist, or one that is meant may not be described.
     #[serde(default)]
     pub missing_topics: MissingTopics,
     /// Consumer groups, by id or by glob (`*`, `?`), whose committed offsets on the topics are saved with each run; left out,

@@ -1,7 +1,5 @@
 import java.io.PrintStream;
-import java.util.ArrayList;
 import java.util.Collection;
-import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -16,10 +14,10 @@ import org.apache.kafka.common.resource.ResourcePattern;
 import org.apache.kafka.common.resource.ResourceType;
 
 /**
- * What everybody, or one user, may do with topics and cluster.
+ * What a user may do with topics, groups and cluster.
  *
  * <pre>
- * set [--allow KIND:NAME:OPERATION]... [--deny KIND:NAME:OPERATION]...     these and no others; KIND is topic, group, cluster or transactional_id, OPERATION as in AclOperation
+ * clear     none; KIND is topic, group, cluster or transactional_id, OPERATION as in AclOperation
  * change --user U [--add KIND:NAME:OPERATION]... [--remove KIND:NAME:OPERATION]...     what is allowed to a user beside what is
  * </pre>
  *
@@ -31,10 +29,10 @@ public final class Acls {
     }
 
     static int run(String[] args, PrintStream out) throws Exception {
-        Args options = new Args(args, 1, Set.of("bootstrap", "allow", "deny", "user", "add", "remove"), Set.of());
+        Args options = new Args(args, 1, Set.of("bootstrap", "user", "add", "remove"), Set.of());
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", options.text("bootstrap"), "default.api.timeout.ms", 30_000))) {
             switch (args[0]) {
-                case "set" -> set(admin, options);
+                case "clear" -> clear(admin);
                 case "change" -> change(admin, options);
                 default -> throw new IllegalArgumentException("unknown verb " + args[0]);
             }
@@ -42,20 +40,17 @@ public final class Acls {
         return 0;
     }
 
-    private static void set(Admin admin, Args options) throws Exception {
-        List<AclBinding> wanted = new ArrayList<>(bindings(options, "allow", "User:*", AclPermissionType.ALLOW));
-        wanted.addAll(bindings(options, "deny", "User:*", AclPermissionType.DENY));
+    private static void clear(Admin admin) throws Exception {
         admin.deleteAcls(List.of(AclBindingFilter.ANY)).all().get();
-        admin.createAcls(wanted).all().get();
-        while (!new HashSet<>(there(admin)).equals(new HashSet<>(wanted))) {
+        while (!there(admin).isEmpty()) {
             Thread.sleep(20);
         }
     }
 
     private static void change(Admin admin, Args options) throws Exception {
         String principal = "User:" + options.text("user");
-        List<AclBinding> add = bindings(options, "add", principal, AclPermissionType.ALLOW);
-        List<AclBinding> remove = bindings(options, "remove", principal, AclPermissionType.ALLOW);
+        List<AclBinding> add = bindings(options, "add", principal);
+        List<AclBinding> remove = bindings(options, "remove", principal);
         admin.deleteAcls(remove.stream().map(AclBinding::toFilter).toList()).all().get();
         admin.createAcls(add).all().get();
         while (true) {
@@ -71,14 +66,14 @@ public final class Acls {
         return admin.describeAcls(AclBindingFilter.ANY).values().get();
     }
 
-    private static List<AclBinding> bindings(Args options, String option, String principal, AclPermissionType type) {
-        return options.all(option).stream().map(text -> binding(text, principal, type)).toList();
+    private static List<AclBinding> bindings(Args options, String option, String principal) {
+        return options.all(option).stream().map(text -> binding(text, principal)).toList();
     }
 
-    private static AclBinding binding(String text, String principal, AclPermissionType type) {
+    private static AclBinding binding(String text, String principal) {
         String[] parts = text.split(":");
         ResourceType kind = ResourceType.fromString(parts[0].toUpperCase());
         return new AclBinding(new ResourcePattern(kind, parts[1], PatternType.LITERAL),
-            new AccessControlEntry(principal, "*", AclOperation.valueOf(parts[2]), type));
+            new AccessControlEntry(principal, "*", AclOperation.valueOf(parts[2]), AclPermissionType.ALLOW));
     }
 }

@@ -11,7 +11,7 @@ mod leaders;
 mod nasty;
 mod users;
 
-pub use acls::{AUTHORIZER, change_acls, set_acls};
+pub use acls::{change_acls, clear_acls};
 pub use compare::{
     ComparedTopic, Comparison, Reading, View, compare, compare_view, compare_with_archive,
 };

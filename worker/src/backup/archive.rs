@@ -43,24 +43,39 @@ impl Archive {
         cluster_id: &str,
         source_cluster_id: Option<&str>,
     ) -> Result<(), BackupError> {
-        let key = self.layout.archive();
+        if self.belongs(cluster_id, source_cluster_id).await? {
+            return Ok(());
+        }
         let info = ArchiveInfo {
             format_version: FORMAT_VERSION,
             cluster_id: cluster_id.to_owned(),
             source_cluster_id: source_cluster_id.map(str::to_owned),
         };
-        let found = match self.store.get(&key).await? {
-            Some(found) => found,
-            None => match self.store.create(&key, to_json(&info).into()).await? {
-                Created::New | Created::Same => return Ok(()),
-                Created::Exists(found) => found,
-            },
+        let key = self.layout.archive();
+        match self.store.create(&key, to_json(&info).into()).await? {
+            Created::New | Created::Same => Ok(()),
+            Created::Exists(_) => self.belongs(cluster_id, source_cluster_id).await.map(drop),
+        }
+    }
+
+    /// Whether the archive is there; it is that of this cluster, then.
+    ///
+    /// # Errors
+    /// It is another one's.
+    pub(super) async fn belongs(
+        &self,
+        cluster_id: &str,
+        source_cluster_id: Option<&str>,
+    ) -> Result<bool, BackupError> {
+        let key = self.layout.archive();
+        let Some(found) = self.store.get(&key).await? else {
+            return Ok(false);
         };
         let found: ArchiveInfo = from_json(&key, &found)?;
         let same_name = found.source_cluster_id.is_some()
             && found.source_cluster_id.as_deref() == source_cluster_id;
         if found.cluster_id == cluster_id || same_name {
-            return Ok(());
+            return Ok(true);
         }
         Err(BackupError::OtherCluster {
             archive: self.layout.root().to_owned(),

@@ -19,7 +19,7 @@ use kafka_backup_shared::archive::manifest::{
 use kafka_backup_shared::archive::tiles::{Foundation, Sizes};
 use kafka_backup_shared::plan::{self, BackupPlan};
 use kafka_backup_shared::report::{Fault, error_chain};
-use kafka_backup_shared::selector::is_internal;
+use kafka_backup_shared::selector::{has_glob, is_internal};
 use kafka_backup_shared::spec::MissingTopics;
 use tokio::time::Instant;
 
@@ -64,44 +64,23 @@ async fn decide(
     base: Option<&Base>,
 ) -> Result<(Begin, Option<Bytes>), BackupError> {
     let start_time = Timestamp::now();
-    let existing = client
-        .topics(&TopicFilter::All)
-        .await
-        .map_err(kafka("list the topics of the source cluster"))?;
-    let existing: Vec<_> = existing
-        .into_iter()
-        .filter(|topic| !topic.internal && !is_internal(&topic.name))
-        .collect();
-    let selection = plan
-        .topics
-        .select(existing.iter().map(|topic| &*topic.name))?;
-    if !selection.missing.is_empty() && plan.topics.missing == MissingTopics::Fail {
-        return Err(BackupError::MissingTopics {
-            names: selection.missing,
-        });
-    }
-    if selection.topics.is_empty() {
-        let patterns = plan.topics.include.clone();
-        return Err(BackupError::NoTopicMatches {
-            patterns,
-            existing: existing.len(),
-        });
-    }
-    let mut chosen: Vec<TopicMetadata> = existing
-        .into_iter()
-        .filter(|topic| selection.topics.iter().any(|name| **name == *topic.name))
-        .collect();
+    let Selected {
+        topics: mut chosen,
+        missing,
+        only_visible,
+    } = select(plan, client).await?;
+    let names: Vec<String> = chosen.iter().map(|topic| topic.name.to_string()).collect();
     let mut failed = wait_for_leaders(client, &mut chosen).await?;
     chosen.retain(|topic| !failed.contains_key(&*topic.name));
 
+    // Before the ends, so that what is committed has been captured.
+    let names: BTreeSet<&str> = names.iter().map(|name| &**name).collect();
+    let (groups, object) = groups::capture(plan, client, &names).await?.unzip();
     let names: Vec<Arc<str>> = chosen.iter().map(|topic| topic.name.clone()).collect();
     let configs = client
         .topic_configs(&names)
         .await
         .map_err(kafka("describe the configs of the topics"))?;
-    // Before the ends, so that what is committed has been captured.
-    let names: BTreeSet<&str> = selection.topics.iter().map(|name| &**name).collect();
-    let (groups, object) = groups::capture(plan, client, &names).await?.unzip();
     let offsets = list_offsets(client, &chosen, plan.isolation_level).await;
     let mut topics = BTreeMap::new();
     for ((topic, configs), offsets) in chosen.iter().zip(configs).zip(offsets) {
@@ -142,7 +121,8 @@ async fn decide(
         isolation_level: plan.isolation_level,
         base: base.map(|base| base.run.clone()),
         topics,
-        missing_topics: selection.missing,
+        missing_topics: missing,
+        only_visible,
         final_faults: failed
             .iter()
             .filter(|(_, failure)| !failure.fault.is_retried())
@@ -157,6 +137,107 @@ async fn decide(
     };
     choose_generations(&mut begin, archive, client, base, &chosen).await?;
     Ok((begin, object))
+}
+
+/// What the source has of the topics that are meant.
+#[derive(Debug)]
+pub(super) struct Selected {
+    /// Those that are listed.
+    pub(super) topics: Vec<TopicMetadata>,
+    /// Literal names that are not there, and topics that may not be described.
+    pub(super) missing: Vec<String>,
+    /// See [`Begin::only_visible`].
+    pub(super) only_visible: bool,
+}
+
+/// Looks for the topics that are meant.
+///
+/// # Errors
+/// One that must be there is missing or may not be described, or there is none at all.
+pub(super) async fn select(plan: &BackupPlan, client: &Client) -> Result<Selected, BackupError> {
+    let existing = client
+        .topics(&TopicFilter::All)
+        .await
+        .map_err(kafka("list the topics of the source cluster"))?;
+    let listed = existing.iter().map(|topic| topic.name.clone()).collect();
+    let existing: Vec<_> = existing
+        .into_iter()
+        .filter(|topic| !topic.internal && !is_internal(&topic.name))
+        .collect();
+    let names = existing.iter().map(|topic| &*topic.name);
+    let selection = plan.topics.select(names)?;
+    let sight = look_for_hidden(plan, client, &listed, &selection.missing).await?;
+    let is_hidden = |name: &String| sight.hidden.contains(name);
+    let (hidden, absent): (Vec<String>, Vec<String>) =
+        selection.missing.iter().cloned().partition(is_hidden);
+    let hidden: BTreeSet<String> = hidden
+        .into_iter()
+        .chain(sight.hidden.iter().cloned())
+        .collect();
+    if plan.topics.missing == MissingTopics::Fail {
+        if !hidden.is_empty() {
+            let names = hidden.into_iter().collect();
+            return Err(BackupError::HiddenTopics { names });
+        }
+        if !absent.is_empty() {
+            return Err(BackupError::MissingTopics { names: absent });
+        }
+    }
+    if selection.topics.is_empty() {
+        let patterns = plan.topics.include.clone();
+        return Err(BackupError::NoTopicMatches {
+            patterns,
+            existing: existing.len(),
+        });
+    }
+    let is_meant = |name: &str| selection.topics.iter().any(|meant| meant == name);
+    Ok(Selected {
+        topics: existing
+            .into_iter()
+            .filter(|topic| is_meant(&topic.name))
+            .collect(),
+        missing: hidden.into_iter().chain(absent).collect(),
+        only_visible: sight.only_visible,
+    })
+}
+
+/// What listings leave out.
+struct Sight {
+    /// Topics that are meant, and may not be described.
+    hidden: BTreeSet<String>,
+    /// See [`Begin::only_visible`].
+    only_visible: bool,
+}
+
+/// Looks for topics that are meant and not `listed`: literal names that are `missing`, and, where globs ask for all that there are,
+/// those that only the brokers' logs tell of.
+async fn look_for_hidden(
+    plan: &BackupPlan,
+    client: &Client,
+    listed: &BTreeSet<Arc<str>>,
+    missing: &[String],
+) -> Result<Sight, BackupError> {
+    let step = "ask the source cluster for what this user may not describe";
+    let literal = missing.iter().map(|name| Arc::from(name.as_str()));
+    let refused = client.refused_topics(literal.collect()).await;
+    let mut hidden = refused.map_err(kafka(step))?;
+    let mut only_visible = false;
+    if has_glob(&plan.topics.include) {
+        match client.hidden_topics(listed).await.map_err(kafka(step))? {
+            Some(all) => hidden.extend(all),
+            None => only_visible = true,
+        }
+    } else if plan.consumer_groups.as_deref().is_none_or(has_glob) {
+        only_visible = !client.sees_everything().await.map_err(kafka(step))?;
+    }
+    let names = hidden.iter().map(|name| &**name);
+    let meant = plan
+        .topics
+        .select(names.filter(|name| !is_internal(name)))?;
+    Ok(Sight {
+        hidden: meant.topics.into_iter().collect(),
+        only_visible,
+    })
 }
 
 /// Waits until every partition has a leader; the topics of those that never get one are given back with the reason.

@@ -31,6 +31,7 @@ use super::error::{BackupError, TopicFailure};
 use super::groups;
 use super::work::TopicState;
 use crate::context::Completed;
+use crate::kafka::ONLY_VISIBLE;
 use crate::store::{Created, Updated};
 
 /// Writes the parts and the manifest, or `partial.json` when topics failed.
@@ -80,6 +81,7 @@ pub(super) async fn commit(
             .map(|(topic, failure)| (topic.clone(), failure.message.clone()))
             .collect(),
         missing_topics: begin.missing_topics.clone(),
+        only_visible: begin.only_visible,
         groups: begin.groups.clone(),
         held_back: held_back(begin, base),
         include_offset_headers: begin.include_offset_headers,
@@ -395,6 +397,10 @@ pub(super) fn lag(begin: &Begin, high_watermarks: &BTreeMap<(&str, i32), i64>) -
     Some(lag)
 }
 
+pub(super) fn missing(topic: &str) -> String {
+    format!("topic {topic} does not exist in the source cluster, or this user may not describe it")
+}
+
 /// What a complete run tells its user.
 pub(super) fn completed(
     manifest: &Manifest,
@@ -402,9 +408,10 @@ pub(super) fn completed(
     mut warnings: Vec<String>,
 ) -> Completed {
     for topic in &manifest.missing_topics {
-        warnings.push(format!(
-            "topic {topic} does not exist in the source cluster"
-        ));
+        warnings.push(missing(topic));
+    }
+    if manifest.only_visible {
+        warnings.push(ONLY_VISIBLE.into());
     }
     for topic in base
         .into_iter()

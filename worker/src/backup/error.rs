@@ -6,6 +6,7 @@ use kafka_backup_shared::archive::FormatError;
 use kafka_backup_shared::plan::SpecError;
 use kafka_backup_shared::report::{Fault, error_chain};
 
+use crate::human;
 use crate::kafka::KafkaError;
 use crate::store::StoreError;
 
@@ -88,6 +89,16 @@ pub enum BackupError {
         /// The names.
         names: Vec<String>,
     },
+    /// Names that listings leave out.
+    #[error(
+        "this user may not describe {}, and would back up without it: grant Read, Describe and DescribeConfigs on it, name it in \
+         excludeTopics, or set missingTopics: Ignore",
+        human::some(names, 10)
+    )]
+    HiddenTopics {
+        /// The names.
+        names: Vec<String>,
+    },
     /// A pattern is not valid.
     #[error("the plan cannot be obeyed")]
     Plan(#[from] SpecError),
@@ -144,6 +155,7 @@ impl BackupError {
             | Self::NoTopicMatches { .. }
             | Self::MissingTopics { .. }
             | Self::Plan(_) => Fault::Spec,
+            Self::HiddenTopics { .. } => Fault::Denied,
             Self::Topics { failed, .. } => of_topics(failed),
             Self::Interrupted => Fault::Interrupted,
             Self::Task(_) => Fault::Bug,

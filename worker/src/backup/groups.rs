@@ -16,7 +16,7 @@ use kafka_backup_shared::plan::BackupPlan;
 use kafka_backup_shared::selector::GroupSelector;
 
 use super::error::{BackupError, kafka};
-use crate::groups::{by_topic, committed, kind};
+use crate::groups::{by_topic, committed, kind, refuse_hidden};
 use crate::kafka::{Client, ListedGroup};
 
 /// Which of the cluster's groups are meant.
@@ -45,7 +45,7 @@ fn choose(listed: Vec<ListedGroup>, selector: Option<&GroupSelector>) -> Chosen 
 /// asked for.
 ///
 /// # Errors
-/// A group's offsets could not be learnt.
+/// A group's offsets could not be learnt, or one that is named by its id may not be described.
 pub(super) async fn capture(
     plan: &BackupPlan,
     client: &Client,
@@ -60,6 +60,12 @@ pub(super) async fn capture(
         .list_groups()
         .await
         .map_err(kafka("list the consumer groups of the source cluster"))?;
+    if let Some(selector) = &selector {
+        let step = "read the committed offsets of a consumer group";
+        refuse_hidden(client, selector, &listed)
+            .await
+            .map_err(kafka(step))?;
+    }
     let chosen = choose(listed, selector.as_ref());
     let mut missing: BTreeSet<&str> = selector
         .iter()

@@ -29,6 +29,7 @@ mod recover;
 mod segment;
 mod work;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,9 +37,13 @@ use std::time::Duration;
 use kafka_backup_shared::archive::layout::Layout;
 use kafka_backup_shared::archive::manifest::{Begin, Manifest};
 use kafka_backup_shared::plan::{self, BackupPlan};
+use kafka_backup_shared::report::Fault;
 
 use crate::context::{Completed, Context};
-use crate::kafka::{Client, ClientConfig, IsolationLevel, LedPartition, OffsetSpec, TopicFilter};
+use crate::kafka::{
+    AclOperation, Client, ClientConfig, IsolationLevel, LedPartition, ONLY_VISIBLE, OffsetSpec,
+    TopicFilter,
+};
 use crate::rate::Rate;
 use crate::store::Store;
 
@@ -134,6 +139,81 @@ pub async fn run(
     let mut completed = commit::completed(&manifest, base, warnings);
     completed.lag = observe_lag(context, &begin, &client).await;
     Ok(completed)
+}
+
+/// What a run would find at its source.
+#[derive(Debug)]
+pub struct Survey {
+    /// How many topics can be captured.
+    pub topics: u64,
+    /// How many partitions they have.
+    pub partitions: u64,
+    /// The others, with the reason.
+    pub refused: BTreeMap<String, TopicFailure>,
+    /// How many consumer groups would be saved; `None`: none is asked for.
+    pub groups: Option<u64>,
+    /// What the run would tell besides.
+    pub warnings: Vec<String>,
+}
+
+/// Looks for what a run would take; nothing is begun.
+///
+/// # Errors
+/// As of [`run`], where it would not begin.
+pub async fn survey(plan: &BackupPlan, client: &Client) -> Result<Survey, BackupError> {
+    let selected = begin::select(plan, client).await?;
+    let mut refused = BTreeMap::new();
+    let names = selected.topics.iter().map(|topic| topic.name.clone());
+    let filter = TopicFilter::Named(names.collect());
+    let described = client.topics(&filter).await;
+    let (mut topics, mut partitions) = (0, 0);
+    for topic in described.map_err(kafka("describe the topics of the source cluster"))? {
+        let needed = [AclOperation::Read, AclOperation::DescribeConfigs];
+        let lacks = needed.into_iter().find(|needed| !topic.permits(*needed));
+        let failure = match (lacks, topic.led_partitions()) {
+            (Some(lacks), _) => {
+                let message = format!("the permission {lacks:?} is missing");
+                TopicFailure::new(Fault::Denied, message)
+            }
+            (None, Err(error)) => TopicFailure::of_kafka(&error),
+            (None, Ok(led)) => {
+                topics += 1;
+                partitions += led.len() as u64;
+                continue;
+            }
+        };
+        refused.insert(topic.name.to_string(), failure);
+    }
+    let names = selected.topics.iter().map(|topic| &*topic.name).collect();
+    let groups = groups::capture(plan, client, &names).await?;
+    let groups = groups.map(|(part, _)| part);
+    let missing = selected.missing.iter().map(|topic| commit::missing(topic));
+    let unseen = selected.only_visible.then(|| ONLY_VISIBLE.to_owned());
+    let told = groups.iter().flat_map(groups::warnings);
+    Ok(Survey {
+        topics,
+        partitions,
+        refused,
+        warnings: missing.chain(unseen).chain(told).collect(),
+        groups: groups.map(|part| part.groups),
+    })
+}
+
+/// Whether the archive is there; it is that of the cluster, then.
+///
+/// # Errors
+/// It is another cluster's, or cannot be read.
+pub async fn belongs(
+    plan: &BackupPlan,
+    store: &Store,
+    cluster_id: &str,
+) -> Result<bool, BackupError> {
+    let archive = Archive {
+        store: store.clone(),
+        layout: Layout::new(&plan.archive),
+    };
+    let name = plan.source_cluster_id.as_deref();
+    archive.belongs(cluster_id, name).await
 }
 
 /// Asks the source how far it has got meanwhile. The run is complete whatever becomes of this: nobody waits for long.

@@ -110,7 +110,10 @@ pub fn description(description: &Description) -> String {
             &cluster(&begin.cluster_id, begin.source_cluster_id.as_deref()),
         );
         line("Base run", begin.base.as_deref().unwrap_or("none"));
-        line("Missing", &missing(&begin.missing_topics));
+        line(
+            "Missing",
+            &missing(&begin.missing_topics, begin.only_visible),
+        );
         for (topic, reason) in &begin.failed {
             line("Failed", &format!("{topic}: {reason}"));
         }
@@ -178,12 +181,17 @@ fn cluster(id: &str, name: Option<&str>) -> String {
     }
 }
 
-fn missing(topics: &[String]) -> String {
-    if topics.is_empty() {
-        "none".into()
-    } else {
-        topics.join(", ")
+fn missing(topics: &[String], only_visible: bool) -> String {
+    let mut text = match topics {
+        [] => "none".to_owned(),
+        topics => topics.join(", "),
+    };
+    if only_visible {
+        text.push_str(
+            " (globs took what this user might describe; whether there was more is not known)",
+        );
     }
+    text
 }
 
 fn captured(manifest: &Manifest, description: &Description) -> String {
@@ -196,7 +204,10 @@ fn captured(manifest: &Manifest, description: &Description) -> String {
         &cluster(&manifest.cluster_id, manifest.source_cluster_id.as_deref()),
     );
     line("Base run", manifest.base.as_deref().unwrap_or("none"));
-    line("Missing", &missing(&manifest.missing_topics));
+    line(
+        "Missing",
+        &missing(&manifest.missing_topics, manifest.only_visible),
+    );
     let size = |records, bytes| {
         format!(
             "{}, {}",

@@ -19,7 +19,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::client::Client;
 use super::error::{KafkaError, Subject, chain};
-use super::metadata::{LedPartition, TopicFilter};
+use super::metadata::{LedPartition, TopicFilter, TopicMetadata};
 use super::offsets::PerPartition;
 use super::retry::Retry;
 
@@ -108,6 +108,19 @@ impl Client {
                 Err(error) => retry.pause_or_fail(error).await?,
             }
         }
+    }
+
+    /// Whether a group may ever have committed. To ask for a coordinator where none has makes brokers create their topic.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub async fn has_groups(&self) -> Result<bool, KafkaError> {
+        let filter = TopicFilter::Named(vec![Arc::from(OFFSETS_TOPIC)]);
+        Ok(!self
+            .topics(&filter)
+            .await?
+            .iter()
+            .any(TopicMetadata::is_unknown))
     }
 
     /// Who coordinates groups; learns the brokers anew. Empty where no group has ever committed, or where the principal may

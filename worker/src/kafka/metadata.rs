@@ -54,10 +54,14 @@ pub struct TopicMetadata {
 /// What a principal may do with a topic; the numbers are those of `org.apache.kafka.common.acl.AclOperation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AclOperation {
+    /// Fetch records.
+    Read = 3,
     /// Append records.
     Write = 4,
     /// Delete records, or the topic.
     Delete = 6,
+    /// Read configs.
+    DescribeConfigs = 10,
     /// Change configs.
     AlterConfigs = 11,
 }
@@ -93,7 +97,8 @@ pub struct LedPartition {
 }
 
 impl TopicMetadata {
-    /// Whether there is no such topic. To a principal that may not describe it brokers say the same.
+    /// Whether there is no such topic. Who asks for one by name that it may not describe is told `TopicAuthorizationFailed` instead,
+    /// whether there is one or not.
     pub fn is_unknown(&self) -> bool {
         self.error == Some(ResponseError::UnknownTopicOrPartition)
     }

@@ -59,6 +59,7 @@ mod scram;
 mod security;
 mod token;
 mod transport;
+mod visibility;
 mod wire;
 
 #[cfg(test)]
@@ -83,4 +84,5 @@ pub use produce::{ProduceAnswer, ProduceBatch, ProducedPartition, ProducerId};
 pub(crate) use security::RdKafkaContext;
 pub use security::{Security, SecurityError};
 pub use token::TokenError;
+pub(crate) use visibility::ONLY_VISIBLE;
 pub use wire::{Connection, InFlight};

@@ -46,7 +46,9 @@ use kafka_backup_shared::report::{Fault, OffsetsDeed, OffsetsReport, Verificatio
 use kafka_backup_shared::selector::GroupSelector;
 
 use crate::context::{Completed, Context};
-use crate::kafka::{Client, ClientConfig, ListedGroup};
+use crate::groups::refuse_hidden;
+use crate::human;
+use crate::kafka::{Client, ClientConfig, ListedGroup, ONLY_VISIBLE, TopicFilter};
 use crate::push::SnapshotPush;
 use crate::restore::groups::{TranslatedGroup, translate};
 use crate::store::{Places, Store};
@@ -117,6 +119,7 @@ pub async fn run(
     let client = Client::connect(config)
         .await
         .map_err(OffsetsError::kafka("reach the cluster"))?;
+    let warnings = unseen(plan, &client).await?;
     let work = Work {
         plan,
         ports,
@@ -140,8 +143,73 @@ pub async fn run(
     };
     Ok(Completed {
         offsets: Some(report),
+        warnings,
         ..Completed::default()
     })
+}
+
+/// What is said of groups and offsets that brokers may have left out.
+///
+/// # Errors
+/// The cluster does not answer.
+async fn unseen(plan: &OffsetsPlan, client: &Client) -> Result<Vec<String>, OffsetsError> {
+    if listed_groups(&plan.task).is_empty() {
+        return Ok(Vec::new());
+    }
+    let step = "ask the cluster for what this user may not describe";
+    let listed = client.topics(&TopicFilter::All).await;
+    let listed = listed.map_err(OffsetsError::kafka(step))?;
+    let seen = listed.into_iter().map(|topic| topic.name).collect();
+    let hidden = client.hidden_topics(&seen).await;
+    Ok(match hidden.map_err(OffsetsError::kafka(step))? {
+        Some(hidden) if hidden.is_empty() => Vec::new(),
+        Some(hidden) => {
+            let names: Vec<String> = hidden.iter().map(|name| name.to_string()).collect();
+            let names = human::some(&names, 10);
+            vec![format!(
+                "what groups have committed for topics that this user may not describe is left as it is: {names}"
+            )]
+        }
+        None => vec![ONLY_VISIBLE.into()],
+    })
+}
+
+async fn listed(client: &Client) -> Result<Vec<ListedGroup>, OffsetsError> {
+    let step = "list the consumer groups of the cluster";
+    client
+        .list_groups()
+        .await
+        .map_err(OffsetsError::kafka(step))
+}
+
+/// The groups of the cluster that `patterns` mean.
+async fn chosen(
+    client: &Client,
+    patterns: &[String],
+    listed: &[ListedGroup],
+) -> Result<Vec<Meant>, OffsetsError> {
+    let selector = GroupSelector::parse(GROUPS, patterns)?;
+    let step = "read the committed offsets of a consumer group";
+    refuse_hidden(client, &selector, listed)
+        .await
+        .map_err(OffsetsError::kafka(step))?;
+    choose(patterns, listed)
+}
+
+/// The patterns that are matched against the groups of the cluster, not against those of a backup or a snapshot.
+fn listed_groups(task: &OffsetsTask) -> &[String] {
+    match task {
+        OffsetsTask::Reset(ResetTask {
+            to: OffsetTarget::FromMapping { .. } | OffsetTarget::FromRestore { .. },
+            ..
+        })
+        | OffsetsTask::Rollback { .. }
+        | OffsetsTask::Verify { .. }
+        | OffsetsTask::Delete { .. } => &[],
+        OffsetsTask::Reset(ResetTask { groups, .. }) | OffsetsTask::Snapshot { groups, .. } => {
+            groups
+        }
+    }
 }
 
 struct Work<'a> {
@@ -250,9 +318,9 @@ impl Work<'_> {
     }
 
     async fn meant(&self, task: &ResetTask, source: &Source) -> Result<Vec<Meant>, OffsetsError> {
-        let listed = self.listed().await?;
+        let listed = listed(&self.client).await?;
         match source {
-            Source::Cluster => choose(&task.groups, &listed),
+            Source::Cluster => chosen(&self.client, &task.groups, &listed).await,
             Source::Mapping(mapping) => {
                 let names = mapping.groups.keys().map(String::as_str);
                 among(&task.groups, names, &listed, "the mapping")
@@ -306,7 +374,7 @@ impl Work<'_> {
         patterns: &[String],
         snapshot: &SnapshotRef,
     ) -> Result<OffsetsReport, Unfinished> {
-        let meant = choose(patterns, &self.listed().await?)?;
+        let meant = chosen(&self.client, patterns, &listed(&self.client).await?).await?;
         let groups = read(&self.client, &meant, None).await?;
         let mut report = OffsetsReport {
             deed: OffsetsDeed::Kept,
@@ -338,7 +406,7 @@ impl Work<'_> {
     ) -> Result<OffsetsReport, Unfinished> {
         let snapshot = self.keeper(snapshot)?.read().await?;
         let had = meant(&snapshot, patterns)?;
-        let listed = self.listed().await?;
+        let listed = listed(&self.client).await?;
         let now = now(&had, &listed);
         refuse_live(&now)?;
         let (has, logs) = self.compared(&snapshot, &had, &now).await?;
@@ -412,13 +480,6 @@ impl Work<'_> {
         Ok((has, logs))
     }
 
-    async fn listed(&self) -> Result<Vec<ListedGroup>, OffsetsError> {
-        let listed = self.client.list_groups().await;
-        listed.map_err(OffsetsError::kafka(
-            "list the consumer groups of the cluster",
-        ))
-    }
-
     fn keeper(&self, snapshot: &SnapshotRef) -> Result<Keeper, OffsetsError> {
         let (ports, namespace) = (self.ports, &self.plan.run.namespace);
         let (folder, push) = (ports.snapshot_dir.clone(), ports.push.clone());
@@ -474,7 +535,7 @@ fn without_offsets(
 ) -> Result<Vec<GroupPlan>, OffsetsError> {
     let selector = GroupSelector::parse(GROUPS, patterns)?;
     let is_literal = |group: &str| selector.literals().any(|literal| literal == group);
-    let reason = "it has no committed offsets on the topics that are meant";
+    let reason = "it has no committed offsets on the topics that are meant, or this user may not describe them";
     let empty = has
         .iter()
         .filter(|group| group.topics.is_empty() && is_literal(&group.group));

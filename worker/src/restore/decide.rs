@@ -43,6 +43,15 @@ pub(super) struct Decided {
     pub(super) purged: BTreeMap<String, u64>,
 }
 
+/// What was found before a segment was read: the topics in one order, thrice.
+pub(super) struct Looked<'a> {
+    sources: Vec<Source<'a>>,
+    wanted: Vec<Wanted<'a>>,
+    pub(super) standings: Vec<Standing>,
+    /// Topics of which the archive has lost something, with the reason.
+    pub(super) failed: BTreeMap<String, String>,
+}
+
 /// A topic as the archive has it.
 struct Source<'a> {
     name: &'a str,
@@ -52,18 +61,22 @@ struct Source<'a> {
 }
 
 impl Work<'_> {
-    /// Looks at archive and target, and decides; a dry run creates nothing, and so knows no ids and offsets of the target.
-    pub(super) async fn decide_anew(
-        &self,
-        parts: &Parts,
-        sizes: &Sizes,
-    ) -> Result<Decided, RestoreError> {
-        let request = &self.plan.request;
-        let target = Target {
-            request,
+    pub(super) fn target(&self) -> Target<'_> {
+        Target {
+            request: &self.plan.request,
             client: self.client,
             now: Timestamp::now(),
-        };
+            carries_groups: self.plan.groups.is_some(),
+        }
+    }
+
+    /// Looks whether archive and target can be used, as far as that is known without reading segments.
+    pub(super) async fn look<'a>(
+        &self,
+        target: &Target<'_>,
+        parts: &'a Parts,
+        sizes: &Sizes,
+    ) -> Result<Looked<'a>, RestoreError> {
         let mut failed = parts.failed.clone();
         let mut sources = Vec::new();
         for (topic, part) in &parts.whole {
@@ -74,12 +87,34 @@ impl Work<'_> {
         }
         let wanted = sources.iter().map(|source| Wanted {
             source: source.name,
-            target: Arc::from(request.target(source.name)),
+            target: Arc::from(self.plan.request.target(source.name)),
             part: source.part,
             history: source.history,
         });
-        let wanted: Vec<Wanted<'_>> = wanted.collect();
+        let wanted: Vec<Wanted<'a>> = wanted.collect();
         let standings = target.look(&wanted).await?;
+        Ok(Looked {
+            sources,
+            wanted,
+            standings,
+            failed,
+        })
+    }
+
+    /// Looks at archive and target, and decides; a dry run creates nothing, and so knows no ids and offsets of the target.
+    pub(super) async fn decide_anew(
+        &self,
+        parts: &Parts,
+        sizes: &Sizes,
+    ) -> Result<Decided, RestoreError> {
+        let request = &self.plan.request;
+        let target = self.target();
+        let Looked {
+            sources,
+            wanted,
+            standings,
+            mut failed,
+        } = self.look(&target, parts, sizes).await?;
         let mut decided = Decided {
             decision: RestoreDecision {
                 format_version: FORMAT_VERSION,
@@ -134,6 +169,8 @@ impl Work<'_> {
             .await?;
         for ((wanted, ready), mut draft) in wanted.iter().zip(ready).zip(drafts) {
             settle_configs(&mut draft, wanted, &ready.standing, &target, &defaults);
+            // Of one that was created nobody could tell before.
+            target.check_permitted(&ready.metadata)?;
             if draft
                 .final_configs
                 .as_ref()

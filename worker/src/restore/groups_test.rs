@@ -243,6 +243,7 @@ impl Archive {
             topics: BTreeMap::new(),
             failed: BTreeMap::new(),
             missing_topics: vec![],
+            only_visible: false,
             groups: Some(part),
             held_back: Default::default(),
             include_offset_headers: false,

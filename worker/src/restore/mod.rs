@@ -146,6 +146,52 @@ pub async fn run(
     Ok(completed)
 }
 
+/// What a restore would find.
+#[derive(Debug)]
+pub struct Survey {
+    /// Run id of the backup.
+    pub backup_id: String,
+    /// How many topics can be restored, as far as the archive's listing tells.
+    pub topics: u64,
+    /// How many of them the restore would create.
+    pub created: u64,
+    /// The others, with the reason.
+    pub failed: BTreeMap<String, String>,
+    /// What the restore would tell besides.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at archive and target as a restore does before it reads the first segment; nothing is begun.
+///
+/// # Errors
+/// As of [`run`], where it would not begin.
+pub async fn survey(
+    plan: &RestorePlan,
+    store: &Store,
+    client: &Client,
+) -> Result<Survey, RestoreError> {
+    let archives = find::archives(&plan.request, store).await?;
+    let found = find::run(&archives, &plan.request.backup_id, store).await?;
+    let (targets, warnings) = find::targets(&plan.request, &found)?;
+    let parts = find::parts(&found, targets.keys(), store).await?;
+    let work = Work {
+        plan,
+        found: &found,
+        store,
+        client,
+    };
+    let sizes = work.sizes(&parts).await?;
+    let looked = work.look(&work.target(), &parts, &sizes).await?;
+    let created = looked.standings.iter().filter(|standing| standing.created);
+    Ok(Survey {
+        created: created.count() as u64,
+        topics: looked.standings.len() as u64,
+        failed: looked.failed,
+        backup_id: found.backup_id.clone(),
+        warnings,
+    })
+}
+
 async fn interruptible<T>(
     cancel: &CancellationToken,
     work: impl Future<Output = Result<T, RestoreError>>,

@@ -87,6 +87,8 @@ pub(super) struct Target<'a> {
     pub(super) request: &'a RestoreRequest,
     pub(super) client: &'a Client,
     pub(super) now: Timestamp,
+    /// Whether offsets are committed on them in the end.
+    pub(super) carries_groups: bool,
 }
 
 impl Target<'_> {
@@ -373,8 +375,11 @@ impl Target<'_> {
     }
 
     /// Checks what the principal may do with a topic before it is touched.
-    fn check_permitted(&self, topic: &TopicMetadata) -> Result<(), RestoreError> {
+    pub(super) fn check_permitted(&self, topic: &TopicMetadata) -> Result<(), RestoreError> {
         check_permits(topic, AclOperation::Write)?;
+        if self.carries_groups {
+            check_permits(topic, AclOperation::Read)?;
+        }
         if self.request.if_topic_not_empty == IfTopicNotEmpty::Purge {
             check_permits(topic, AclOperation::Delete)?;
             check_permits(topic, AclOperation::AlterConfigs)?;

@@ -287,6 +287,7 @@ impl Archive {
             topics: self.topics.clone(),
             failed: BTreeMap::new(),
             missing_topics: vec![],
+            only_visible: false,
             source_cluster_id: None,
             groups: None,
             held_back: Default::default(),

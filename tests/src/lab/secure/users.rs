@@ -116,7 +116,7 @@ impl Secured<'_> {
                 self.set_scram(user, mechanism, &password(user))?;
             }
         }
-        tools::set_acls(self.lab, &self.tools(), &[], &[])?;
+        tools::clear_acls(self.lab, &self.tools())?;
         self.allow("alice", ALL)?;
         self.allow("reader", READ)
     }
@@ -138,7 +138,7 @@ impl Secured<'_> {
         tools::remove_scram(self.lab, &self.tools(), user, &self.logins())
     }
 
-    /// Allows a user more, in the words of [`tools::set_acls`]; of the users here `nobody` has nothing. Returns when one broker goes by
+    /// Allows a user more, in the words of [`tools::change_acls`]; of the users here `nobody` has nothing. Returns when one broker goes by
     /// it; others may follow some milliseconds later.
     pub fn allow(&self, user: &str, acls: &[&str]) -> Result<(), LabError> {
         tools::change_acls(self.lab, &self.tools(), user, acls, &[])
