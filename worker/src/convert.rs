@@ -78,19 +78,11 @@ impl ConvertError {
 pub fn convert(text: &str) -> Result<(Vec<Converted>, usize), ConvertError> {
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(text).map_err(|error| ConvertError::Yaml(Box::new(error)))?;
-    let items = documents.into_iter().flat_map(|document| match document {
-        Value::Object(mut list) if list.get("kind") == Some(&json!("List")) => {
-            match list.remove("items") {
-                Some(Value::Array(items)) => items,
-                Some(_) | None => Vec::new(),
-            }
-        }
-        other => vec![other],
-    });
     let is_theirs = |object: &Value| {
         let version = object["apiVersion"].as_str();
         version.is_some_and(|version| version.starts_with(GROUP))
     };
+    let items = documents.into_iter().flat_map(input::items);
     let (theirs, others): (Vec<Value>, Vec<Value>) = items.partition(is_theirs);
     if theirs.is_empty() {
         return Err(ConvertError::Nothing);
@@ -275,6 +267,18 @@ impl<'a> Block<'a> {
         self.take(name).filter(|value| !is_empty(value))
     }
 
+    /// All of the block was taken, and `made` of it becomes a field of ours.
+    fn becomes(
+        self,
+        ours: &mut Map<String, Value>,
+        name: &str,
+        made: Map<String, Value>,
+    ) -> Result<(), ConvertError> {
+        self.end()?;
+        ours.insert(name.into(), made.into());
+        Ok(())
+    }
+
     /// All of the block was taken.
     fn end(self) -> Result<(), ConvertError> {
         if self.fields.is_empty() {
@@ -291,6 +295,7 @@ impl<'a> Block<'a> {
 type Spec = Result<Map<String, Value>, ConvertError>;
 
 const NOTHING_TO_TUNE: &str = "left out, there is nothing to tune";
+const METRICS: &str = "left out: the controller serves all metrics";
 const REPEATED: &str = "left out: requests are repeated with growing pauses, then attempts by the Job (job.backoffLimit)";
 
 fn backup(mut theirs: Block<'_>) -> Spec {
@@ -385,7 +390,7 @@ fn backup(mut theirs: Block<'_>) -> Spec {
     }
     storage(&mut theirs, &mut ours)?;
     theirs.none(&["circuitBreaker"], REPEATED);
-    theirs.none(&["metrics"], "left out: the controller serves all metrics");
+    theirs.none(&["metrics"], METRICS);
     theirs.end()?;
     Ok(ours)
 }
@@ -432,8 +437,7 @@ fn restore(mut theirs: Block<'_>, namespace: Option<&str>) -> Spec {
         pitr.renamed(&mut range, "endTimestamp", "timestampMillis");
         pitr.renamed(&mut range, "startTime", "startTimestamp");
         pitr.renamed(&mut range, "startTimestamp", "startTimestampMillis");
-        pitr.end()?;
-        ours.insert("pitr".into(), range.into());
+        pitr.becomes(&mut ours, "pitr", range)?;
     }
     theirs.same(
         &mut ours,
@@ -521,7 +525,7 @@ fn restore(mut theirs: Block<'_>, namespace: Option<&str>) -> Spec {
         &["produceBatchSize", "produceAcks", "produceTimeoutMs"],
         "left out: all in-sync replicas acknowledge every batch",
     );
-    theirs.none(&["metrics"], "left out: the controller serves all metrics");
+    theirs.none(&["metrics"], METRICS);
     theirs.end()?;
     Ok(ours)
 }
@@ -586,7 +590,7 @@ fn offset_reset(mut theirs: Block<'_>) -> Spec {
         );
     }
     theirs.renamed(&mut ours, "snapshotBeforeReset", "createSnapshot");
-    theirs.none(&["metrics"], "left out: the controller serves all metrics");
+    theirs.none(&["metrics"], METRICS);
     theirs.end()?;
     Ok(ours)
 }
@@ -644,9 +648,7 @@ fn cluster(
     {
         block.note("tlsSecret.caKey", "left out: caSecret counts");
     }
-    block.end()?;
-    ours.insert(name.into(), cluster.into());
-    Ok(())
+    block.becomes(ours, name, cluster)
 }
 
 /// There zstd is what is meant where nothing is said, and a level is zstd's.
@@ -706,8 +708,7 @@ fn storage(theirs: &mut Block<'_>, ours: &mut Map<String, Value>) -> Result<(), 
         let mut claim = Map::new();
         pvc.same(&mut claim, &["claimName", "subPath"]);
         pvc.none(&["create"], "left out: make the claim");
-        pvc.end()?;
-        storage.insert("pvc".into(), claim.into());
+        pvc.becomes(&mut storage, "pvc", claim)?;
     }
     if let Some(mut s3) = block.block("s3")? {
         let mut bucket = Map::new();
@@ -722,17 +723,16 @@ fn storage(theirs: &mut Block<'_>, ours: &mut Map<String, Value>) -> Result<(), 
                 "prefix",
             ],
         );
-        if let Some(mut secret) = s3.block("credentialsSecret")? {
-            let mut keys = json!({"accessKeyKey": "AWS_ACCESS_KEY_ID", "secretKeyKey": "AWS_SECRET_ACCESS_KEY"});
-            let keys = keys.as_object_mut().expect("it is one");
-            secret.same(keys, &["name"]);
-            secret.renamed(keys, "accessKeyIdKey", "accessKeyKey");
-            secret.renamed(keys, "secretAccessKeyKey", "secretKeyKey");
-            secret.end()?;
-            bucket.insert("credentialsSecret".into(), Value::Object(keys.clone()));
-        }
-        s3.end()?;
-        storage.insert("s3".into(), bucket.into());
+        let keys = [
+            ("accessKeyIdKey", "accessKeyKey", "AWS_ACCESS_KEY_ID"),
+            (
+                "secretAccessKeyKey",
+                "secretKeyKey",
+                "AWS_SECRET_ACCESS_KEY",
+            ),
+        ];
+        credentials(&mut s3, &mut bucket, &keys)?;
+        s3.becomes(&mut storage, "s3", bucket)?;
     }
     if let Some(azure) = block.take("azure") {
         storage.insert("azure".into(), azure);
@@ -740,25 +740,34 @@ fn storage(theirs: &mut Block<'_>, ours: &mut Map<String, Value>) -> Result<(), 
     if let Some(mut gcs) = block.block("gcs")? {
         let mut bucket = Map::new();
         gcs.same(&mut bucket, &["bucket", "prefix", "endpoint"]);
-        if let Some(mut secret) = gcs.block("credentialsSecret")? {
-            let mut key = Map::new();
-            key.insert("key".into(), "SERVICE_ACCOUNT_JSON".into());
-            secret.same(&mut key, &["name"]);
-            secret.renamed(&mut key, "serviceAccountJsonKey", "key");
-            secret.end()?;
-            bucket.insert("credentialsSecret".into(), key.into());
-        }
-        gcs.end()?;
-        storage.insert("gcs".into(), bucket.into());
+        let keys = [("serviceAccountJsonKey", "key", "SERVICE_ACCOUNT_JSON")];
+        credentials(&mut gcs, &mut bucket, &keys)?;
+        gcs.becomes(&mut storage, "gcs", bucket)?;
     }
     storage.insert("storageType".into(), kind.into());
     block.note(
         "storageType",
         "check the prefix: it must not be the old tool's, whose archives cannot be read",
     );
-    block.end()?;
-    ours.insert("storage".into(), storage.into());
-    Ok(())
+    block.becomes(ours, "storage", storage)
+}
+
+/// A Secret whose keys are called otherwise here: their field, ours, and what the key is there where it is left out.
+fn credentials(
+    theirs: &mut Block<'_>,
+    ours: &mut Map<String, Value>,
+    keys: &[(&str, &str, &str)],
+) -> Result<(), ConvertError> {
+    let Some(mut secret) = theirs.block("credentialsSecret")? else {
+        return Ok(());
+    };
+    let mut made = Map::new();
+    secret.same(&mut made, &["name"]);
+    for (their, our, default) in keys {
+        made.insert((*our).into(), (*default).into());
+        secret.renamed(&mut made, their, our);
+    }
+    secret.becomes(ours, "credentialsSecret", made)
 }
 
 const FIELDS: &str =

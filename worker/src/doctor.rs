@@ -20,7 +20,7 @@ use crate::human;
 use crate::kafka::{Client, ClientConfig};
 use crate::offsets::{self, CarryOver};
 use crate::restore;
-use crate::store::{Places, Store};
+use crate::store::{Places, Store, StoreError};
 
 /// What our client is called in brokers' logs.
 const CLIENT_ID: &str = "kafka-backup-doctor";
@@ -56,36 +56,7 @@ pub enum State {
 pub async fn examine(plan: &Plan, places: &Places, mapping: Option<&Path>) -> Vec<Finding> {
     let mut found = Findings::default();
     let client = found.cluster(plan, places).await;
-    let mut stores = Vec::new();
-    for storage in plan.storages() {
-        match Store::open(storage, places) {
-            Ok(store) => stores.push(store),
-            Err(error) => found.bad("store", error.fault(), &error),
-        }
-    }
-    let only_read = match plan {
-        Plan::Restore(plan) => plan.dry_run,
-        Plan::Backup(_) | Plan::Offsets(_) => false,
-    };
-    let mut usable = Vec::new();
-    for store in stores {
-        let checked = match only_read {
-            true => store.check_readable().await,
-            false => store.check().await,
-        };
-        match checked {
-            Ok(()) => {
-                let able = if only_read {
-                    "read"
-                } else {
-                    "read and written"
-                };
-                found.good("store", format!("{} can be {able}", store.place()));
-                usable.push(store);
-            }
-            Err(error) => found.bad("store", error.fault(), &error),
-        }
-    }
+    let usable = found.stores(plan, places).await;
     match (plan, client) {
         (_, None) => {}
         (Plan::Backup(plan), Some(client)) => {
@@ -160,6 +131,34 @@ impl Findings {
             }
         }
         Some(client)
+    }
+
+    /// The stores that can be used as the run would.
+    async fn stores(&mut self, plan: &Plan, places: &Places) -> Vec<Store> {
+        let only_read = matches!(plan, Plan::Restore(plan) if plan.dry_run);
+        let able = match only_read {
+            true => "read",
+            false => "read and written",
+        };
+        let mut usable = Vec::new();
+        for storage in plan.storages() {
+            let checked = async {
+                let store = Store::open(storage, places)?;
+                match only_read {
+                    true => store.check_readable().await?,
+                    false => store.check().await?,
+                }
+                Ok::<_, StoreError>(store)
+            };
+            match checked.await {
+                Ok(store) => {
+                    self.good("store", format!("{} can be {able}", store.place()));
+                    usable.push(store);
+                }
+                Err(error) => self.bad("store", error.fault(), &error),
+            }
+        }
+        usable
     }
 
     /// Whether the archive is that of this cluster, if there is one.

@@ -191,8 +191,8 @@ fn pick(path: &Path, text: &str, name: Option<&str>) -> Result<(Object, String),
     }
 }
 
-/// `kubectl get -o yaml` of several objects makes a List.
-fn items(mut document: Value) -> Vec<Value> {
+/// The objects of a document: `kubectl get -o yaml` of several makes a List.
+pub fn items(mut document: Value) -> Vec<Value> {
     if document["kind"] != "List" {
         return vec![document];
     }

@@ -224,10 +224,7 @@ async fn make(
 /// `doctor`.
 async fn examine(args: &DoctorArgs, speaker: &Speaker) -> Result<u8, Failure> {
     let places = args.secrets.places(args.volume_dir.as_ref(), At::Terminal);
-    let plan = input::read_file(&args.file, args.name.as_deref())
-        .and_then(|(object, origin)| input::plan(&object, "doctor", &origin))
-        .and_then(|plan| input::check_places(&plan, &places).map(|()| plan))
-        .map_err(|error| Failure::new(error.fault(), &error))?;
+    let plan = plan_to_look_at(&args.file, args.name.as_deref(), &places)?;
     let found = doctor::examine(&plan, &places, args.mapping_file.as_deref()).await;
     match speaker.output {
         OutputFormat::Text => print(&doctor::show(&found)),
@@ -491,6 +488,14 @@ async fn prune(args: &PruneArgs, speaker: &Speaker) -> Result<u8, Failure> {
     })
 }
 
+/// The plan of a file's object, for what is looked at and not run.
+fn plan_to_look_at(path: &Path, name: Option<&str>, places: &Places) -> Result<Plan, Failure> {
+    input::read_file(path, name)
+        .and_then(|(object, origin)| input::plan(&object, "none", &origin))
+        .and_then(|plan| input::check_places(&plan, places).map(|()| plan))
+        .map_err(|error| Failure::new(error.fault(), &error))
+}
+
 fn open(args: &InspectArgs) -> Result<Store, Failure> {
     let volume = args.storage.folder.as_ref().or(args.volume_dir.as_ref());
     let places = args.secrets.places(volume, At::Terminal);
@@ -498,10 +503,7 @@ fn open(args: &InspectArgs) -> Result<Store, Failure> {
         return store_of(&args.storage, &places);
     };
     // Through a whole object, so that storage is checked as everywhere else.
-    let plan = input::read_file(path, args.name.as_deref())
-        .and_then(|(object, origin)| input::plan(&object, "none", &origin))
-        .and_then(|plan| input::check_places(&plan, &places).map(|()| plan))
-        .map_err(|error| Failure::new(error.fault(), &error))?;
+    let plan = plan_to_look_at(path, args.name.as_deref(), &places)?;
     let Some(storage) = plan.storages().first().copied().cloned() else {
         return Err(Failure {
             fault: Fault::Spec,

@@ -167,13 +167,9 @@ pub(super) async fn select(plan: &BackupPlan, client: &Client) -> Result<Selecte
     let names = existing.iter().map(|topic| &*topic.name);
     let selection = plan.topics.select(names)?;
     let sight = look_for_hidden(plan, client, &listed, &selection.missing).await?;
-    let is_hidden = |name: &String| sight.hidden.contains(name);
-    let (hidden, absent): (Vec<String>, Vec<String>) =
-        selection.missing.iter().cloned().partition(is_hidden);
-    let hidden: BTreeSet<String> = hidden
-        .into_iter()
-        .chain(sight.hidden.iter().cloned())
-        .collect();
+    let hidden = sight.hidden;
+    let mut absent = selection.missing;
+    absent.retain(|name| !hidden.contains(name));
     if plan.topics.missing == MissingTopics::Fail {
         if !hidden.is_empty() {
             let names = hidden.into_iter().collect();
