@@ -268,6 +268,7 @@ pub fn up(lab: &Lab, wanted: &[&str], options: Options) -> Result<(), LabError> 
         clear_leftovers(lab)?;
         net::up(lab)?;
     }
+    lab.program()?;
     for wave in waves {
         let errors: Vec<LabError> = std::thread::scope(|scope| {
             let threads: Vec<_> = wave

@@ -36,7 +36,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The address on which all servers of the lab listen; pods and host-side programs both reach it.
@@ -138,19 +138,25 @@ impl Lab {
         self.run.join("logs").join(format!("{name}.log"))
     }
 
-    /// A copy of the program that runs now. The program's own path is of no use once cargo has built it anew meanwhile.
+    /// A copy of the program that runs now, made once. The program's own path is of no use once cargo has built it anew meanwhile.
+    ///
+    /// # Assumptions
+    /// No thread starts a process at the first call: until it executes something, that would hold the copy open for writing, which
+    /// then cannot be executed. [`components::up`] makes the copy before it starts any.
     pub fn program(&self) -> Result<PathBuf, LabError> {
-        // Components come up side by side, and each has its own copy made.
-        static COPIES: AtomicU32 = AtomicU32::new(0);
-        let number = COPIES.fetch_add(1, Ordering::Relaxed);
+        static MADE: Mutex<Option<PathBuf>> = Mutex::new(None);
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = self.run.join("program");
-        let partial = self
-            .run
-            .join(format!("program.{}-{number}", std::process::id()));
+        if made.as_ref() == Some(&kept) && kept.exists() {
+            return Ok(kept);
+        }
+        let partial = self.run.join(format!("program.{}", std::process::id()));
         // /proc/self/exe opens the file that runs, also when it is no longer at its path; the rename leaves a copy alone that runs.
-        fs::copy("/proc/self/exe", &partial)
+        fs::create_dir_all(&self.run)
+            .and_then(|()| fs::copy("/proc/self/exe", &partial))
             .and_then(|_| fs::rename(&partial, &kept))
             .doing(|| format!("copy the lab's own program to {}", kept.display()))?;
+        *made = Some(kept.clone());
         Ok(kept)
     }
 
