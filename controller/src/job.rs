@@ -15,14 +15,14 @@ use k8s_openapi::api::batch::v1::{
 };
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kafka_backup_shared::plan::{Plan, SpecError};
+use kafka_backup_shared::plan::{Plan, Referenced, SpecError};
 use kafka_backup_shared::pod;
 use kafka_backup_shared::report::Fault;
 use kafka_backup_shared::status::{ActiveRun, RunReason};
 use kube::ResourceExt;
 
 use crate::digest::sha256_hex;
-use crate::kind::{Kind, Referenced};
+use crate::kind::Kind;
 use crate::worker_pod;
 
 /// Label with the kind of the owner; every Job and pod of ours has it, and watches select by it.

@@ -12,7 +12,7 @@ use kafka_backup_shared::crd::{
     KafkaRestore, KafkaRestoreStatus, OffsetResetColumns, OffsetRollbackColumns, RestoreColumns,
     RestoredTopic, SnapshotData, VerificationResult,
 };
-use kafka_backup_shared::plan::{self, Plan, ReferencedRestore, SpecError};
+use kafka_backup_shared::plan::{self, Plan, Referenced, SpecError};
 use kafka_backup_shared::report::{OffsetsReport, Report};
 use kafka_backup_shared::spec::{JobSettings, PodTemplate};
 use kafka_backup_shared::status::{FinishedRun, Life, RunOutcome, time};
@@ -108,15 +108,6 @@ pub(crate) enum Reference<'a> {
     Backup(&'a str),
     /// A KafkaRestore, by name, and what that refers to.
     Restore(&'a str),
-}
-
-/// What an object refers to, as far as it exists.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Referenced {
-    /// The KafkaBackup that it or its restore refers to.
-    pub(crate) backup: Option<KafkaBackup>,
-    /// The KafkaRestore.
-    pub(crate) restore: Option<KafkaRestore>,
 }
 
 /// How many finished runs are kept.
@@ -328,7 +319,7 @@ impl Kind for KafkaRestore {
     const KIND: ObjectKind = ObjectKind::Restore;
 
     fn plan(&self, run: &str, referenced: &Referenced) -> Result<Plan, SpecError> {
-        plan::restore(self, referenced.backup.as_ref(), run)
+        plan::restore(self, referenced, run)
     }
 
     fn reference(&self) -> Option<Reference<'_>> {
@@ -419,10 +410,6 @@ impl Kind for KafkaOffsetReset {
     const KIND: ObjectKind = ObjectKind::OffsetReset;
 
     fn plan(&self, run: &str, referenced: &Referenced) -> Result<Plan, SpecError> {
-        let referenced = ReferencedRestore {
-            restore: referenced.restore.as_ref(),
-            backup: referenced.backup.as_ref(),
-        };
         plan::offset_reset(self, referenced, run)
     }
 

@@ -3,15 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
 use kafka_backup_shared::object::{self, KINDS, Object};
-use kafka_backup_shared::plan::{SpecError, run_id};
+use kafka_backup_shared::plan::{Referenced, SpecError, run_id};
 use kafka_backup_shared::status::{ActiveRun, RunReason, time};
 use serde_json::Value;
 
 use crate::crds::yaml;
 use crate::job::{self, WorkerSettings};
-use crate::kind::{Kind, Reference, Referenced};
+use crate::kind::Kind;
 
 /// Why nothing could be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -67,11 +66,12 @@ pub(crate) fn render(
         .map_err(invalid)?;
     let mut jobs = Vec::new();
     for object in &objects {
+        let referenced = object.referenced(&objects);
         let job = match object {
-            Object::Backup(backup) => first_job(&**backup, &objects, settings, now),
-            Object::Restore(restore) => first_job(&**restore, &objects, settings, now),
-            Object::OffsetReset(reset) => first_job(&**reset, &objects, settings, now),
-            Object::OffsetRollback(rollback) => first_job(&**rollback, &objects, settings, now),
+            Object::Backup(backup) => first_job(&**backup, &referenced, settings, now),
+            Object::Restore(restore) => first_job(&**restore, &referenced, settings, now),
+            Object::OffsetReset(reset) => first_job(&**reset, &referenced, settings, now),
+            Object::OffsetRollback(rollback) => first_job(&**rollback, &referenced, settings, now),
         };
         jobs.push(job.map_err(|error| invalid(vec![error]))?);
     }
@@ -81,10 +81,10 @@ pub(crate) fn render(
     Ok(jobs.join("---\n"))
 }
 
-/// The Job of a run that starts now. What the object refers to stands in the same file.
+/// The Job of a run that starts now.
 fn first_job<K: Kind>(
     object: &K,
-    objects: &[Object],
+    referenced: &Referenced,
     settings: &WorkerSettings,
     now: Timestamp,
 ) -> Result<String, SpecError> {
@@ -106,46 +106,7 @@ fn first_job<K: Kind>(
         bytes_per_second: None,
         seconds_left: None,
     };
-    let referenced = referenced(object, objects);
-    Ok(yaml(&job::build(object, &run, &referenced, settings)?))
-}
-
-fn referenced<K: Kind>(object: &K, objects: &[Object]) -> Referenced {
-    match object.reference() {
-        None => Referenced::default(),
-        Some(Reference::Backup(name)) => Referenced {
-            backup: backup(objects, name),
-            restore: None,
-        },
-        Some(Reference::Restore(name)) => {
-            let restore = restore(objects, name);
-            let backup = restore.as_ref().map(|restore| referenced(restore, objects));
-            Referenced {
-                backup: backup.and_then(|referenced| referenced.backup),
-                restore,
-            }
-        }
-    }
-}
-
-fn backup(objects: &[Object], name: &str) -> Option<KafkaBackup> {
-    objects.iter().find_map(|object| match object {
-        Object::Backup(backup) if object.name() == name => Some(KafkaBackup::clone(backup)),
-        Object::Backup(_)
-        | Object::Restore(_)
-        | Object::OffsetReset(_)
-        | Object::OffsetRollback(_) => None,
-    })
-}
-
-fn restore(objects: &[Object], name: &str) -> Option<KafkaRestore> {
-    objects.iter().find_map(|object| match object {
-        Object::Restore(restore) if object.name() == name => Some(KafkaRestore::clone(restore)),
-        Object::Backup(_)
-        | Object::Restore(_)
-        | Object::OffsetReset(_)
-        | Object::OffsetRollback(_) => None,
-    })
+    Ok(yaml(&job::build(object, &run, referenced, settings)?))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::crd::{
     GROUP, KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore, VERSION,
 };
-use crate::plan::{self, Plan, ReferencedRestore, SpecError};
+use crate::plan::{self, Plan, Referenced, SpecError};
 use crate::schedule::Schedule;
 use crate::spec::is_dns_label;
 
@@ -51,18 +51,70 @@ impl Object {
         }
     }
 
-    /// The plan of its run with the id `run`.
+    /// `metadata.namespace`; `default` where it has none.
+    pub fn namespace(&self) -> String {
+        match self {
+            Self::Backup(object) => plan::namespace(&**object),
+            Self::Restore(object) => plan::namespace(&**object),
+            Self::OffsetReset(object) => plan::namespace(&**object),
+            Self::OffsetRollback(object) => plan::namespace(&**object),
+        }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Backup(_) => "KafkaBackup",
+            Self::Restore(_) => "KafkaRestore",
+            Self::OffsetReset(_) => "KafkaOffsetReset",
+            Self::OffsetRollback(_) => "KafkaOffsetRollback",
+        }
+    }
+
+    /// Kind and name of the object of its namespace that it refers to.
+    pub fn reference(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::Restore(object) => {
+                let reference = object.spec.backup_ref.as_ref()?;
+                Some(("KafkaBackup", &reference.name))
+            }
+            Self::OffsetReset(object) => {
+                let reference = object.spec.restore_ref.as_ref()?;
+                Some(("KafkaRestore", &reference.name))
+            }
+            Self::Backup(_) | Self::OffsetRollback(_) => None,
+        }
+    }
+
+    /// What it refers to, of the objects that lie beside it.
+    pub fn referenced(&self, beside: &[Object]) -> Referenced {
+        let mut referenced = Referenced::default();
+        let mut from = self;
+        while let Some((kind, name)) = from.reference() {
+            let mut near = beside
+                .iter()
+                .filter(|other| other.namespace() == self.namespace());
+            let named = near.find(|other| other.kind() == kind && other.name() == name);
+            let Some(found) = named else { break };
+            match found {
+                Self::Backup(backup) => referenced.backup = Some(KafkaBackup::clone(backup)),
+                Self::Restore(restore) => referenced.restore = Some(KafkaRestore::clone(restore)),
+                Self::OffsetReset(_) | Self::OffsetRollback(_) => {}
+            }
+            from = found;
+        }
+        referenced
+    }
+
+    /// The plan of its run with the id `run`; what it refers to lies `beside` it.
     ///
     /// # Errors
     /// [`SpecError`] names the field that cannot be obeyed.
-    pub fn plan(&self, run: &str) -> Result<Plan, SpecError> {
+    pub fn plan(&self, run: &str, beside: &[Object]) -> Result<Plan, SpecError> {
         match self {
             Self::Backup(object) => plan::backup(object, run),
-            // At a terminal there are no other objects to refer to.
-            Self::Restore(object) => plan::restore(object, None, run),
-            Self::OffsetReset(object) => {
-                plan::offset_reset(object, ReferencedRestore::default(), run)
-            }
+            Self::Restore(object) => plan::restore(object, &self.referenced(beside), run),
+            Self::OffsetReset(object) => plan::offset_reset(object, &self.referenced(beside), run),
             Self::OffsetRollback(object) => plan::offset_rollback(object, run),
         }
     }
@@ -411,7 +463,10 @@ mod tests {
     fn what_admission_takes_is_taken() {
         let object = read(&example()).unwrap();
         assert_eq!(object.name(), "orders");
-        assert_eq!(object.plan("orders-1").unwrap().run().namespace, "shop");
+        assert_eq!(
+            object.plan("orders-1", &[]).unwrap().run().namespace,
+            "shop"
+        );
     }
 
     #[test]

@@ -17,15 +17,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::retention::Policy;
-use crate::crd::KafkaBackup;
+use crate::crd::{KafkaBackup, KafkaRestore};
 use crate::selector::{GroupSelector, Selector, is_internal};
 use crate::spec::{
     self, Compression, KafkaCluster, MissingTopics, RateLimit, Storage, parse_age_hours,
 };
 
 pub use offsets::{
-    Mapping, OffsetTarget, OffsetsPlan, OffsetsTask, ReferencedRestore, ResetTask, SnapshotRef,
-    default_snapshot_id, offset_reset, offset_rollback, reset_snapshot, rollback_snapshot,
+    Mapping, OffsetTarget, OffsetsPlan, OffsetsTask, ResetTask, SnapshotRef, default_snapshot_id,
+    offset_reset, offset_rollback, reset_snapshot, rollback_snapshot,
 };
 pub use restore::{
     CarriedGroups, CarryOverTarget, PartitionMove, RestorePlan, RestoreRequest, restore,
@@ -33,6 +33,15 @@ pub use restore::{
 
 /// The largest plan, in bytes of JSON, that fits into a Job's annotation beside everything else (annotations hold 256 KiB together).
 pub const PLAN_MAX: usize = 200 * 1024;
+
+/// What an object refers to, as far as it exists.
+#[derive(Clone, Debug, Default)]
+pub struct Referenced {
+    /// The KafkaBackup that it or its restore refers to.
+    pub backup: Option<KafkaBackup>,
+    /// The KafkaRestore.
+    pub restore: Option<KafkaRestore>,
+}
 
 /// Whose run it is: the identity in Job names, labels, keys, metrics and logs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -358,8 +367,13 @@ fn retention(spec: &spec::Retention) -> Result<Retention, SpecError> {
 
 /// Identity of a run of `object`. An object that the API server has not seen (a file at a terminal) has no UID: its
 /// namespace and name stand in, so that two runs of the same file meet each other's work.
+/// Its namespace: objects in files may have none, and are applied to this one.
+pub(crate) fn namespace(object: &impl ResourceExt) -> String {
+    object.namespace().unwrap_or_else(|| "default".into())
+}
+
 fn run_ref(kind: &str, object: &impl ResourceExt, run: &str) -> RunRef {
-    let namespace = object.namespace().unwrap_or_else(|| "default".into());
+    let namespace = namespace(object);
     let name = object.name_any();
     let uid = object
         .uid()

@@ -200,7 +200,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Which object of the file, where it holds several.
-    #[arg(long)]
+    #[arg(long, value_name = "[KIND/]NAME")]
     pub name: Option<String>,
     /// A file in place of the ConfigMap that a KafkaOffsetReset names as its mapping.
     #[arg(long, value_name = "FILE", help_heading = "Places")]
@@ -221,7 +221,7 @@ pub struct DoctorArgs {
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
     /// Which object of the file, where it holds several.
-    #[arg(long)]
+    #[arg(long, value_name = "[KIND/]NAME")]
     pub name: Option<String>,
     /// A file in place of the ConfigMap that a KafkaOffsetReset names as its mapping.
     #[arg(long, value_name = "FILE", help_heading = "Places")]
@@ -427,7 +427,7 @@ pub struct InspectArgs {
     #[arg(short, long, value_name = "FILE", conflicts_with_all = details_of_other_stores("file"))]
     pub file: Option<PathBuf>,
     /// Which object of the file, where it holds several.
-    #[arg(long, requires = "file")]
+    #[arg(long, requires = "file", value_name = "[KIND/]NAME")]
     pub name: Option<String>,
     #[command(flatten)]
     pub storage: StorageArgs,

@@ -11,7 +11,7 @@ use kafka_backup_shared::report::Fault;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::input::{self, InputError};
+use crate::input::{self, Found, InputError};
 
 const GROUP: &str = "kafka.oso.sh/";
 
@@ -102,6 +102,7 @@ pub fn show(converted: &[Converted]) -> String {
     converted.iter().map(document).collect()
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
 fn one(object: Value) -> Result<Converted, ConvertError> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
@@ -141,8 +142,8 @@ fn one(object: Value) -> Result<Converted, ConvertError> {
     });
     let origin = format!("{kind} {name}, converted");
     let checked = input::check(&object, &origin).and_then(|_| {
-        let whole = input::check(&whole(&object), &origin)?;
-        input::plan(&whole, "converted", &origin)
+        let whole = Found::new(&whole(&object), None, &origin)?;
+        input::plan(&whole, "converted")
     });
     checked.map_err(ConvertError::Invalid)?;
     Ok(Converted {

@@ -369,6 +369,7 @@ mod tests {
     use clap::Parser;
     use kafka_backup_shared::object::Object;
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
     fn object_of(args: &[&str]) -> Object {
         let line = [&["kafka-backup-worker"], args].concat();
         let value = match Cli::try_parse_from(line).unwrap().command {
@@ -461,7 +462,7 @@ spec:
     s3: {bucket: backups, prefix: k, region: eu, endpoint: 'http://s3:1', pathStyle: true, allowHttp: true, credentialsSecret: {name: keys}}
 ");
         assert_eq!(flags, yaml);
-        assert_eq!(flags.plan("r").unwrap(), yaml.plan("r").unwrap());
+        assert_eq!(flags.plan("r", &[]).unwrap(), yaml.plan("r", &[]).unwrap());
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub enum InputError {
         found: String,
     },
     /// There are several.
-    #[error("{}: expected one {KINDS}, found {found}: choose one with --name", path.display())]
+    #[error("{}: expected one {KINDS}, found {found}: choose one with --name [KIND/]NAME", path.display())]
     SeveralObjects {
         /// The file.
         path: PathBuf,
@@ -131,11 +131,37 @@ pub fn read_plan(path: &Path) -> Result<Plan, InputError> {
     })
 }
 
+/// An object that a file or flags describe.
+#[derive(Debug)]
+pub struct Found {
+    /// The one that is meant.
+    pub object: Object,
+    /// What it refers to, and what that refers to, as far as it is described too.
+    beside: Vec<Object>,
+    /// File and object, or the command line, for messages.
+    origin: String,
+}
+
+impl Found {
+    /// An object, and the one that it refers to.
+    ///
+    /// # Errors
+    /// [`InputError::Invalid`] with all that is wrong.
+    pub fn new(value: &Value, beside: Option<&Value>, origin: &str) -> Result<Self, InputError> {
+        let read = |value| check(value, origin);
+        Ok(Self {
+            object: read(value)?,
+            beside: beside.map(read).transpose()?.into_iter().collect(),
+            origin: origin.into(),
+        })
+    }
+}
+
 /// Reads the object of a YAML (or JSON) file that may hold others; `-` is standard input.
 ///
 /// # Errors
 /// [`InputError`] names file, field, expected and found.
-pub fn read_file(path: &Path, name: Option<&str>) -> Result<(Object, String), InputError> {
+pub fn read_file(path: &Path, name: Option<&str>) -> Result<Found, InputError> {
     let text = read_text(path)?;
     pick(path, &text, name)
 }
@@ -157,8 +183,8 @@ pub fn read_text(path: &Path) -> Result<String, InputError> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
-/// The one object that is meant in `text`, and what messages call it.
-fn pick(path: &Path, text: &str, name: Option<&str>) -> Result<(Object, String), InputError> {
+/// The one object that is meant in `text`.
+fn pick(path: &Path, text: &str, name: Option<&str>) -> Result<Found, InputError> {
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(text).map_err(|source| InputError::Yaml {
             path: path.into(),
@@ -171,13 +197,32 @@ fn pick(path: &Path, text: &str, name: Option<&str>) -> Result<(Object, String),
         .collect();
     let meant: Vec<&Value> = documents
         .iter()
-        .filter(|value| object::is_ours(value) || is_our_kind(value))
-        .filter(|value| name.is_none_or(|name| value["metadata"]["name"] == name))
+        .filter(|value| is_ours(value))
+        .filter(|value| name.is_none_or(|name| is_called(value, name)))
         .collect();
     match meant[..] {
         [value] => {
-            let origin = format!("{}, {}", path.display(), describe(value));
-            Ok((check(value, &origin)?, origin))
+            let origin_of = |value| format!("{}, {}", path.display(), describe(value));
+            let origin = origin_of(value);
+            let object = check(value, &origin)?;
+            let mut beside: Vec<Object> = Vec::new();
+            while let Some((kind, name)) = beside.last().unwrap_or(&object).reference() {
+                let is_near = |value: &&Value| {
+                    let namespace = value["metadata"]["namespace"].as_str();
+                    is_ours(value) && namespace.unwrap_or("default") == object.namespace()
+                };
+                let mut near = documents.iter().filter(is_near);
+                let named =
+                    near.find(|value| value["kind"] == kind && value["metadata"]["name"] == name);
+                let Some(value) = named else { break };
+                let referenced = check(value, &origin_of(value))?;
+                beside.push(referenced);
+            }
+            Ok(Found {
+                object,
+                beside,
+                origin,
+            })
         }
         [] => Err(InputError::NoObject {
             path: path.into(),
@@ -204,11 +249,23 @@ pub fn items(mut document: Value) -> Vec<Value> {
     }
 }
 
+/// By its name, or by kind and name as kubectl takes it.
+fn is_called(value: &Value, name: &str) -> bool {
+    let own = &value["metadata"]["name"];
+    match name.split_once('/') {
+        Some((kind, name)) => {
+            let own_kind = value["kind"].as_str().unwrap_or_default();
+            own_kind.eq_ignore_ascii_case(kind) && own == name
+        }
+        None => own == name,
+    }
+}
+
 /// One with a mistaken apiVersion is meant too, and told so.
-fn is_our_kind(value: &Value) -> bool {
-    value["kind"]
-        .as_str()
-        .is_some_and(|kind| KINDS.split([' ', ',']).any(|known| known == kind))
+fn is_ours(value: &Value) -> bool {
+    let kind = value["kind"].as_str();
+    object::is_ours(value)
+        || kind.is_some_and(|kind| KINDS.split([' ', ',']).any(|known| known == kind))
 }
 
 fn describe(value: &Value) -> String {
@@ -245,9 +302,10 @@ pub fn check(value: &Value, origin: &str) -> Result<Object, InputError> {
 ///
 /// # Errors
 /// [`InputError::Invalid`].
-pub fn plan(object: &Object, run: &str, origin: &str) -> Result<Plan, InputError> {
-    object.plan(run).map_err(|error| InputError::Invalid {
-        origin: origin.into(),
+pub fn plan(found: &Found, run: &str) -> Result<Plan, InputError> {
+    let plan = found.object.plan(run, &found.beside);
+    plan.map_err(|error| InputError::Invalid {
+        origin: found.origin.clone(),
         errors: vec![error],
     })
 }
@@ -299,9 +357,11 @@ spec:
     const SECRET: &str = "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\n";
 
     fn pick(text: &str, name: Option<&str>) -> Result<Object, String> {
-        super::pick(Path::new("x.yaml"), text, name)
-            .map(|(object, _)| object)
-            .map_err(|error| error.to_string())
+        found(text, name).map(|found| found.object)
+    }
+
+    fn found(text: &str, name: Option<&str>) -> Result<Found, String> {
+        super::pick(Path::new("x.yaml"), text, name).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -359,6 +419,48 @@ spec:
     }
 
     #[test]
+    fn what_an_object_refers_to_is_found_in_the_same_file() {
+        let restore = "
+apiVersion: kafka-backup.dev/v1alpha1
+kind: KafkaRestore
+metadata: {name: orders}
+spec: {backupRef: {name: orders}, targetCluster: {bootstrapServers: [kafka:9092]}, topics: ['*']}
+";
+        let reset = "
+apiVersion: kafka-backup.dev/v1alpha1
+kind: KafkaOffsetReset
+metadata: {name: back}
+spec:
+  kafkaCluster: {bootstrapServers: [kafka:9092]}
+  consumerGroups: [billing]
+  strategy: fromRestore
+  restoreRef: {name: orders}
+";
+        let all = format!("{BACKUP}---\n{restore}---\n{reset}");
+        // Two have that name.
+        assert!(pick(&all, Some("orders")).is_err());
+        for (name, archive) in [
+            ("kafkarestore/orders", "\"name\":\"orders\""),
+            ("KafkaOffsetReset/back", "default.orders"),
+            ("back", "default.orders"),
+        ] {
+            let found = found(&all, Some(name)).unwrap();
+            let plan = plan(&found, "r").unwrap().to_json().unwrap();
+            assert!(plan.contains(archive) && plan.contains("backups"), "{plan}");
+        }
+        // Without the other, and with one that cannot be read.
+        let alone = found(restore, None).unwrap();
+        let error = plan(&alone, "r").unwrap_err().to_string();
+        assert!(error.contains("spec.backupRef.name: expected a KafkaBackup of namespace default in the cluster, or, by hand, in the same file"), "{error}");
+        let broken = all.replace("topics: ['*']\n  storage", "topcs: ['*']\n  storage");
+        let error = found(&broken, Some("back")).unwrap_err();
+        assert!(
+            error.starts_with("x.yaml, KafkaBackup orders:") && error.contains("spec.topcs"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn broken_yaml_says_where() {
         for text in ["a: [1", "a: b: c", "a: 1\na: 2"] {
             let error = super::pick(Path::new("x.yaml"), text, None).unwrap_err();
@@ -369,8 +471,8 @@ spec:
 
     #[test]
     fn a_rule_that_admission_has_in_cel_holds_here() {
-        let object = pick(&BACKUP.replace("storageType: s3", "storageType: pvc"), None).unwrap();
-        let error = plan(&object, "r", "x.yaml").unwrap_err();
+        let found = found(&BACKUP.replace("storageType: s3", "storageType: pvc"), None).unwrap();
+        let error = plan(&found, "r").unwrap_err();
         assert_eq!(error.fault(), Fault::Spec);
         assert!(
             error

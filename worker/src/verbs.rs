@@ -11,7 +11,7 @@ use indicatif::MultiProgress;
 use jiff::Timestamp;
 use kafka_backup_shared::archive::retention::Policy;
 use kafka_backup_shared::object::Object;
-use kafka_backup_shared::plan::{self, Plan, ReferencedRestore, Retention};
+use kafka_backup_shared::plan::{self, Plan, Retention};
 use kafka_backup_shared::report::{Fault, Outcome};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use crate::args::{
     VerifyArgs,
 };
 use crate::context::Progress;
-use crate::input::{self, InputError};
+use crate::input::{self, Found, InputError};
 use crate::inspect::{self, State, show};
 use crate::kafka::ClientConfig;
 use crate::log::{self, Format};
@@ -165,13 +165,22 @@ fn print(text: &str) {
 fn plan_of_file(args: &RunArgs) -> Result<Plan, InputError> {
     // clap asks for one of the two.
     let path = args.file.as_deref().unwrap_or(Path::new("-"));
-    let (object, origin) = input::read_file(path, args.name.as_deref())?;
-    input::plan(&object, &run_id(&object, &args.engine), &origin)
+    let found = input::read_file(path, args.name.as_deref())?;
+    input::plan(&found, &run_id(&found.object, &args.engine))
 }
 
 fn plan_of_flags(object: &serde_json::Value, engine: &EngineArgs) -> Result<Plan, InputError> {
-    let object = input::check(object, COMMAND_LINE)?;
-    input::plan(&object, &run_id(&object, engine), COMMAND_LINE)
+    plan_of_objects(object, None, engine)
+}
+
+/// The plan of an object that flags describe, and of what it refers to.
+fn plan_of_objects(
+    object: &serde_json::Value,
+    beside: Option<&serde_json::Value>,
+    engine: &EngineArgs,
+) -> Result<Plan, InputError> {
+    let found = Found::new(object, beside, COMMAND_LINE)?;
+    input::plan(&found, &run_id(&found.object, engine))
 }
 
 fn run_id(object: &Object, engine: &EngineArgs) -> String {
@@ -295,23 +304,8 @@ async fn change_offsets(command: &OffsetsCommand, speaker: &Speaker) -> Result<u
 }
 
 fn plan_of_reset(args: &ResetArgs) -> Result<Plan, InputError> {
-    let object = input::check(&flags::offset_reset(args), COMMAND_LINE)?;
     let restore = flags::restore_of(args);
-    let restore = restore
-        .map(|restore| input::check(&restore, COMMAND_LINE))
-        .transpose()?;
-    let (Object::OffsetReset(reset), Some(Object::Restore(restore))) = (&object, &restore) else {
-        return input::plan(&object, &run_id(&object, &args.engine), COMMAND_LINE);
-    };
-    let referenced = ReferencedRestore {
-        restore: Some(restore),
-        backup: None,
-    };
-    let plan = plan::offset_reset(reset, referenced, &run_id(&object, &args.engine));
-    plan.map_err(|error| InputError::Invalid {
-        origin: COMMAND_LINE.into(),
-        errors: vec![error],
-    })
+    plan_of_objects(&flags::offset_reset(args), restore.as_ref(), &args.engine)
 }
 
 /// `offsets list`.
@@ -335,8 +329,8 @@ async fn snapshots(args: &SnapshotsArgs, speaker: &Speaker) -> Result<u8, Failur
 }
 
 fn store_of(args: &StorageArgs, places: &Places) -> Result<Store, Failure> {
-    let object = input::check(&flags::store(args), COMMAND_LINE);
-    let plan = object.and_then(|object| input::plan(&object, "none", COMMAND_LINE));
+    let found = Found::new(&flags::store(args), None, COMMAND_LINE);
+    let plan = found.and_then(|found| input::plan(&found, "none"));
     let plan = plan.and_then(|plan| input::check_places(&plan, places).map(|()| plan));
     let plan = plan.map_err(|error| Failure::new(error.fault(), &error))?;
     let [storage] = plan.storages()[..] else {
@@ -406,8 +400,8 @@ async fn verify(args: &VerifyArgs, speaker: &Speaker) -> Result<u8, Failure> {
 
 /// How the cluster of `verify --against` is reached.
 fn target(args: &VerifyArgs) -> Result<ClientConfig, InputError> {
-    let object = input::check(&flags::against(args), COMMAND_LINE)?;
-    let plan = input::plan(&object, "none", COMMAND_LINE)?;
+    let found = Found::new(&flags::against(args), None, COMMAND_LINE)?;
+    let plan = input::plan(&found, "none")?;
     let places = args.source.secrets.places(None, At::Terminal);
     input::check_secrets(&plan, &places)?;
     let secrets_dir = &places.secrets_dir;
@@ -491,7 +485,7 @@ async fn prune(args: &PruneArgs, speaker: &Speaker) -> Result<u8, Failure> {
 /// The plan of a file's object, for what is looked at and not run.
 fn plan_to_look_at(path: &Path, name: Option<&str>, places: &Places) -> Result<Plan, Failure> {
     input::read_file(path, name)
-        .and_then(|(object, origin)| input::plan(&object, "none", &origin))
+        .and_then(|found| input::plan(&found, "none"))
         .and_then(|plan| input::check_places(&plan, places).map(|()| plan))
         .map_err(|error| Failure::new(error.fault(), &error))
 }

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kafka_backup_shared::plan::{SpecError, run_id};
+use kafka_backup_shared::plan::{Referenced, SpecError, run_id};
 use kafka_backup_shared::report::Report;
 use kafka_backup_shared::status::{ActiveRun, HeldRun, Life, RunOutcome, time};
 
@@ -21,7 +21,7 @@ use super::view::{JobView, PodView, Trouble};
 use crate::digest::sha256_hex;
 use crate::exporter::Exposed;
 use crate::job;
-use crate::kind::{Kind, Referenced};
+use crate::kind::Kind;
 
 /// How soon an object is looked at again whose reference leads nowhere.
 const REFERENCE_POLL: SignedDuration = SignedDuration::from_secs(15);

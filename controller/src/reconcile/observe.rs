@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kafka_backup_shared::crd::{KafkaBackup, KafkaRestore};
+use kafka_backup_shared::plan::Referenced;
 use kafka_backup_shared::status::ActiveRun;
 use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
@@ -20,7 +21,7 @@ use super::child::JOB_UID_LABEL;
 use super::decide::Observed;
 use super::error::ReconcileError;
 use super::view::{JobView, PodView, Trouble, newest_warning};
-use crate::kind::{Kind, Reference, Referenced};
+use crate::kind::{Kind, Reference};
 
 /// A Job younger than this has had no time to get into trouble.
 const YOUNG: SignedDuration = SignedDuration::from_secs(3);

@@ -1,11 +1,12 @@
 //! What each field of `podTemplate` does to the pod, and what none of them can do.
 
+use kafka_backup_shared::plan::Referenced;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::fixtures;
 use crate::job;
-use crate::kind::{Kind, Referenced};
+use crate::kind::Kind;
 
 /// The pod template of a run of an object with these additions.
 fn template(additions: Value) -> Value {

@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
 use super::restore::{Source, bound, source};
-use super::{ArchiveName, Plan, RunRef, SpecError, run_ref};
-use crate::crd::{KafkaBackup, KafkaOffsetReset, KafkaOffsetRollback, KafkaRestore};
+use super::{ArchiveName, Plan, Referenced, RunRef, SpecError, namespace, run_ref};
+use crate::crd::{KafkaOffsetReset, KafkaOffsetRollback};
 use crate::selector::{GroupSelector, Selector};
 use crate::spec::{
     KafkaCluster, OffsetStrategy, SnapshotOperation, SnapshotPlace, SnapshotStorage, Storage,
@@ -249,22 +249,13 @@ impl OffsetsTask {
     }
 }
 
-/// What a KafkaOffsetReset refers to, as far as it was found.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ReferencedRestore<'a> {
-    /// The KafkaRestore that `restoreRef` names.
-    pub restore: Option<&'a KafkaRestore>,
-    /// The KafkaBackup that its `backupRef` names.
-    pub backup: Option<&'a KafkaBackup>,
-}
-
 /// The plan of a KafkaOffsetReset.
 ///
 /// # Errors
 /// [`SpecError`] names the field that cannot be obeyed.
 pub fn offset_reset(
     object: &KafkaOffsetReset,
-    referenced: ReferencedRestore<'_>,
+    referenced: &Referenced,
     run: &str,
 ) -> Result<Plan, SpecError> {
     let spec = &object.spec;
@@ -414,10 +405,7 @@ fn check_groups(groups: &[String]) -> Result<(), SpecError> {
 }
 
 /// Refuses what stands beside a strategy that does not use it, and wants what it does use.
-fn target(
-    object: &KafkaOffsetReset,
-    referenced: ReferencedRestore<'_>,
-) -> Result<OffsetTarget, SpecError> {
+fn target(object: &KafkaOffsetReset, referenced: &Referenced) -> Result<OffsetTarget, SpecError> {
     let spec = &object.spec;
     let strategy = spec.strategy;
     let times = spec.timestamp.is_some() || spec.timestamp_millis.is_some();
@@ -495,7 +483,7 @@ fn target(
 
 fn from_restore(
     object: &KafkaOffsetReset,
-    referenced: ReferencedRestore<'_>,
+    referenced: &Referenced,
 ) -> Result<OffsetTarget, SpecError> {
     let Some(reference) = &object.spec.restore_ref else {
         return Err(SpecError::new(
@@ -505,23 +493,29 @@ fn from_restore(
         ));
     };
     // A reference never leaves the namespace, as that of a restore.
-    let namespace = object.namespace();
+    let own = namespace(object);
     let found = referenced
         .restore
-        .filter(|restore| restore.namespace() == namespace && restore.name_any() == reference.name);
+        .as_ref()
+        .filter(|restore| namespace(*restore) == own && restore.name_any() == reference.name);
     let Some(restore) = found else {
         return Err(SpecError::new(
             "spec.restoreRef.name",
             format!(
-                "a KafkaRestore of namespace {} in the cluster",
-                namespace.as_deref().unwrap_or("default")
+                "a KafkaRestore of namespace {own} in the cluster, or, by hand, in the same file"
             ),
             format!("{:?}, which does not exist", reference.name),
         ));
     };
     let Source {
         archive, storage, ..
-    } = source(restore, referenced.backup)?;
+    } = source(restore, referenced).map_err(|error| {
+        SpecError::new(
+            "spec.restoreRef.name",
+            "a KafkaRestore whose archive is known",
+            format!("{:?}, with {error}", reference.name),
+        )
+    })?;
     storage.check()?;
     Ok(OffsetTarget::FromRestore {
         restore: run_ref("KafkaRestore", restore, "").uid,

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::crd::{KafkaBackup, KafkaRestore};
 use crate::object::{self, Object};
 
 fn object(kind: &str, fields: Value) -> Value {
@@ -32,7 +33,7 @@ fn rollback(fields: Value) -> Result<OffsetsPlan, SpecError> {
 
 fn plan(object: Value) -> Result<OffsetsPlan, SpecError> {
     let object = object::read(&object).map_err(|mut errors| errors.remove(0))?;
-    let plan = object.plan("back-20260102-030405")?;
+    let plan = object.plan("back-20260102-030405", &[])?;
     let read: Plan = serde_json::from_str(&plan.to_json()?).unwrap();
     assert_eq!(read, plan, "it survives the way to the worker");
     match plan {
@@ -42,6 +43,7 @@ fn plan(object: Value) -> Result<OffsetsPlan, SpecError> {
 }
 
 #[test]
+#[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
 fn each_strategy_has_its_target() {
     let target = |fields: Value| match reset(fields).unwrap().task {
         OffsetsTask::Reset(task) => task.to,
@@ -217,11 +219,11 @@ fn offsets_of_a_restore_are_where_its_archive_is() {
         let Ok(Object::OffsetReset(reset)) = object::read(&object("KafkaOffsetReset", all)) else {
             panic!("it is one");
         };
-        let referenced = ReferencedRestore {
-            restore: Some(restore),
-            backup: Some(&backup),
+        let referenced = Referenced {
+            restore: Some(restore.clone()),
+            backup: Some(backup.clone()),
         };
-        offset_reset(&reset, referenced, "back-1")
+        offset_reset(&reset, &referenced, "back-1")
     };
     let by_reference = restore(json!({"backupRef": {"name": "orders"}}));
     let Plan::Offsets(plan) = with(&by_reference, json!({})).unwrap() else {

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::offsets::{OffsetTarget, check_snapshot_id, default_snapshot_id, first_ms};
 use super::{
-    ArchiveName, Plan, RunRef, SpecError, Topics, check_rate_limit, check_topics, is_topic_name,
-    run_ref,
+    ArchiveName, Plan, Referenced, RunRef, SpecError, Topics, check_rate_limit, check_topics,
+    is_topic_name, namespace, run_ref,
 };
-use crate::crd::{KafkaBackup, KafkaRestore};
+use crate::crd::KafkaRestore;
 use crate::selector::{GroupSelector, is_internal};
 use crate::spec::{
     CarryOver, CarryOverStrategy, IfTopicNotEmpty, KafkaCluster, Pitr, RateLimit, Repartition,
@@ -190,13 +190,13 @@ impl RestoreRequest {
     }
 }
 
-/// The plan of a KafkaRestore, and of the KafkaBackup that its `backupRef` names, where it has one and that was found.
+/// The plan of a KafkaRestore, and of the KafkaBackup that its `backupRef` names.
 ///
 /// # Errors
 /// [`SpecError`] names the field that cannot be obeyed.
 pub fn restore(
     object: &KafkaRestore,
-    referenced: Option<&KafkaBackup>,
+    referenced: &Referenced,
     run: &str,
 ) -> Result<Plan, SpecError> {
     let spec = &object.spec;
@@ -366,10 +366,7 @@ pub(super) struct Source {
     pub(super) storage: Storage,
 }
 
-pub(super) fn source(
-    object: &KafkaRestore,
-    referenced: Option<&KafkaBackup>,
-) -> Result<Source, SpecError> {
+pub(super) fn source(object: &KafkaRestore, referenced: &Referenced) -> Result<Source, SpecError> {
     let spec = &object.spec;
     let nothing =
         |field: &str, expected: &str| SpecError::new(format!("spec.{field}"), expected, "nothing");
@@ -400,24 +397,26 @@ pub(super) fn source(
         ));
     }
     // A reference never leaves the namespace: whoever may create restores here may read what is backed up here.
-    let namespace = object.namespace();
+    let own = namespace(object);
     let found = referenced
-        .filter(|backup| backup.namespace() == namespace && backup.name_any() == reference.name);
+        .backup
+        .as_ref()
+        .filter(|backup| namespace(*backup) == own && backup.name_any() == reference.name);
     let Some(backup) = found else {
         return Err(SpecError::new(
             "spec.backupRef.name",
             format!(
-                "a KafkaBackup of namespace {} in the cluster",
-                namespace.as_deref().unwrap_or("default")
+                "a KafkaBackup of namespace {own} in the cluster, or, by hand, in the same file"
             ),
             format!("{:?}, which does not exist", reference.name),
         ));
     };
+    let backed_up = run_ref("KafkaBackup", backup, "");
     Ok(Source {
         backup_id: reference.backup_id.clone(),
         archive: Some(ArchiveName {
-            namespace: backup.namespace().unwrap_or_default(),
-            name: backup.name_any(),
+            namespace: backed_up.namespace,
+            name: backed_up.name,
         }),
         storage: backup.spec.storage.clone(),
     })
@@ -593,7 +592,7 @@ mod tests {
     }
 
     fn request(fields: &Value) -> Result<RestoreRequest, SpecError> {
-        let plan = restore(&object(fields), None, "back-1")?;
+        let plan = restore(&object(fields), &Referenced::default(), "back-1")?;
         let read: Plan = serde_json::from_str(&plan.to_json()?).unwrap();
         assert_eq!(read, plan, "it survives the way to the worker");
         match plan {
@@ -603,7 +602,8 @@ mod tests {
     }
 
     fn carried(fields: &Value) -> Result<Option<CarriedGroups>, SpecError> {
-        let Plan::Restore(plan) = restore(&object(fields), None, "back-1")? else {
+        let Plan::Restore(plan) = restore(&object(fields), &Referenced::default(), "back-1")?
+        else {
             unreachable!("it is a KafkaRestore");
         };
         Ok(plan.groups)
