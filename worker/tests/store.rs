@@ -1,13 +1,14 @@
 //! The stores: what they promise is tried on each. Needs what `cargo lab test` sets: `KAFKA_BACKUP_LAB_S3` and
 //! `KAFKA_BACKUP_LAB_VERSITYGW` (`endpoint,bucket,access key,secret key`) for two S3 servers, `KAFKA_BACKUP_LAB_AZURE`
 //! (`endpoint,account,container,key,SAS token`) for Azurite. Google's is an emulator of ours.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod gcs_emulator;
 mod store_conformance;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use kafka_backup_shared::report::{Fault, error_chain};
 use kafka_backup_shared::spec::Storage;
@@ -49,11 +50,16 @@ impl Lab {
         self.with_keys(&self.right)
     }
 
+    fn write(&self, files: &[(&str, String)]) {
+        let folder = self.secrets.path().join("keys");
+        for (key, content) in files {
+            std::fs::write(folder.join(key), format!("{content}\n")).unwrap();
+        }
+    }
+
     fn with_keys(&self, files: &[(&str, String)]) -> Store {
         let folder = Path::new(self.secrets.path());
-        for (key, content) in files {
-            std::fs::write(folder.join("keys").join(key), format!("{content}\n")).unwrap();
-        }
+        self.write(files);
         let storage: Storage = serde_json::from_value(json!({
             "storageType": self.kind, self.kind: self.block
         }))
@@ -153,6 +159,32 @@ async fn a_missing_bucket_is_the_users_to_mend(mut lab: Lab) {
     assert_eq!(error.fault(), Fault::Spec, "{}", error_chain(&error));
 }
 
+/// The keys are exchanged while the store is used; its files follow a moment later.
+async fn keys_are_read_anew(lab: Lab) {
+    let store = lab.open();
+    store.check().await.unwrap();
+    lab.write(&lab.wrong);
+    let mut late = Box::pin(store.create("late", "v".into()));
+    let still = tokio::time::timeout(Duration::from_secs(2), &mut late).await;
+    assert!(still.is_err(), "{still:?}");
+    lab.write(&lab.right);
+    assert_eq!(late.await.unwrap(), Created::New);
+    // What is no key is not gone on without.
+    for (key, _) in &lab.right {
+        std::fs::remove_file(lab.secrets.path().join("keys").join(key)).unwrap();
+    }
+    // Other requests wait for the files to come.
+    let error = store.delete(&["late".into()]).await.unwrap_err();
+    let text = error_chain(&error);
+    assert_eq!(error.fault(), Fault::Denied, "{text}");
+    assert!(
+        text.contains("\"keys\"") && text.contains(lab.right[0].0),
+        "{text}"
+    );
+    lab.write(&lab.right);
+    assert_eq!(store.get("late").await.unwrap().as_deref(), Some(&b"v"[..]));
+}
+
 /// Refusal is never absence, whatever is asked.
 async fn wrong_keys_are_denied(lab: Lab) {
     assert_eq!(
@@ -199,6 +231,11 @@ macro_rules! on_each {
             #[tokio::test(flavor = "multi_thread")]
             async fn wrong_keys_are_denied() {
                 super::wrong_keys_are_denied(super::$server().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn keys_are_read_anew() {
+                super::keys_are_read_anew(super::$server().await).await;
             }
 
             #[tokio::test(flavor = "multi_thread")]

@@ -1,25 +1,22 @@
 //! Azure Blob Storage. Create-only is `If-None-Match: *`, a conditional update `If-Match`.
 
-use std::sync::Arc;
-
 use kafka_backup_shared::report::error_chain;
 use kafka_backup_shared::spec::AzureStorage;
 use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
 
+use super::StoreError;
 use super::open::{Http, Places, client};
-use super::{Store, StoreError};
 
-pub(super) fn open(azure: &AzureStorage, places: &Places) -> Result<Store, StoreError> {
-    let store = build(azure, places)?;
+/// What messages call it.
+pub(super) fn place(azure: &AzureStorage) -> String {
     let (container, account) = (&azure.container, &azure.account_name);
-    let place = match &azure.endpoint {
+    match &azure.endpoint {
         Some(endpoint) => format!("container {container} of account {account} at {endpoint}"),
         None => format!("container {container} of account {account}"),
-    };
-    Store::new(Arc::new(store), &place, azure.prefix.as_deref())
+    }
 }
 
-fn build(azure: &AzureStorage, places: &Places) -> Result<MicrosoftAzure, StoreError> {
+pub(super) fn build(azure: &AzureStorage, places: &Places) -> Result<MicrosoftAzure, StoreError> {
     let (options, once) = client(Http::of(azure.endpoint.as_deref()));
     let mut builder = identified(azure, places)?
         .with_account(&azure.account_name)
@@ -61,7 +58,11 @@ fn identified(azure: &AzureStorage, places: &Places) -> Result<MicrosoftAzureBui
             read(&secret.tenant_id_key)?,
         ));
     }
-    let platform = MicrosoftAzureBuilder::from_env();
+    let mut platform = MicrosoftAzureBuilder::from_env();
+    // AKS' webhook writes it with a slash at its end, to which the client adds another.
+    if let Some(host) = platform.get_config_value(&AzureConfigKey::AuthorityHost) {
+        platform = platform.with_authority_host(host.trim_end_matches('/'));
+    }
     Ok(match azure.use_workload_identity {
         true => platform.with_credential_type("workload_identity"),
         // Variables of the environment, else the machine's managed identity.
@@ -75,7 +76,7 @@ mod tests {
     use kafka_backup_shared::report::Fault;
     use serde_json::{Value, json};
 
-    fn opened(extra: Value, files: &[(&str, &str)]) -> Result<Store, StoreError> {
+    fn opened(extra: Value, files: &[(&str, &str)]) -> Result<MicrosoftAzure, StoreError> {
         let secrets = tempfile::tempdir().unwrap();
         std::fs::create_dir(secrets.path().join("keys")).unwrap();
         for (key, content) in files {
@@ -90,7 +91,7 @@ mod tests {
         };
         // As main does; a second test finds it installed.
         drop(rustls::crypto::ring::default_provider().install_default());
-        open(&serde_json::from_value(block).unwrap(), &places)
+        build(&serde_json::from_value(block).unwrap(), &places)
     }
 
     #[test]

@@ -1,25 +1,22 @@
 //! Google Cloud Storage by its XML API. Create-only is `x-goog-if-generation-match: 0`, a conditional update the same header with the
 //! generation that was seen.
 
-use std::sync::Arc;
-
 use kafka_backup_shared::report::error_chain;
 use kafka_backup_shared::spec::GcsStorage;
 use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
 
+use super::StoreError;
 use super::open::{Http, Places, client};
-use super::{Store, StoreError};
 
-pub(super) fn open(gcs: &GcsStorage, places: &Places) -> Result<Store, StoreError> {
-    let store = build(gcs, places)?;
-    let place = match &gcs.endpoint {
+/// What messages call it.
+pub(super) fn place(gcs: &GcsStorage) -> String {
+    match &gcs.endpoint {
         Some(endpoint) => format!("bucket {} at {endpoint}", gcs.bucket),
         None => format!("bucket {}", gcs.bucket),
-    };
-    Store::new(Arc::new(store), &place, gcs.prefix.as_deref())
+    }
 }
 
-fn build(gcs: &GcsStorage, places: &Places) -> Result<GoogleCloudStorage, StoreError> {
+pub(super) fn build(gcs: &GcsStorage, places: &Places) -> Result<GoogleCloudStorage, StoreError> {
     let (options, once) = client(Http::of(gcs.endpoint.as_deref()));
     let mut builder = match &gcs.credentials_secret {
         Some(secret) => {

@@ -24,6 +24,7 @@ mod gcs;
 mod open;
 mod part;
 mod retry;
+mod rotating;
 mod s3;
 #[cfg(test)]
 mod tests;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use kafka_backup_shared::spec::{PvcStorage, Storage, StorageType};
 use object_store::local::LocalFileSystem;
-use object_store::{ClientOptions, RetryConfig};
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use super::folder::Folder;
+use super::rotating::Rotating;
 use super::{Store, StoreError, azure, gcs, s3};
 use crate::secrets;
 
@@ -22,12 +23,45 @@ pub struct Places {
 }
 
 pub(super) fn open(storage: &Storage, places: &Places) -> Result<Store, StoreError> {
-    match storage.storage_type {
-        StorageType::S3 => s3::open(required("spec.storage.s3", &storage.s3)?, places),
-        StorageType::Azure => azure::open(required("spec.storage.azure", &storage.azure)?, places),
-        StorageType::Gcs => gcs::open(required("spec.storage.gcs", &storage.gcs)?, places),
-        StorageType::Pvc => open_pvc(required("spec.storage.pvc", &storage.pvc)?, places),
+    let (place, prefix) = match storage.storage_type {
+        StorageType::S3 => {
+            let s3 = required("spec.storage.s3", &storage.s3)?;
+            (s3::place(s3), &s3.prefix)
+        }
+        StorageType::Azure => {
+            let azure = required("spec.storage.azure", &storage.azure)?;
+            (azure::place(azure), &azure.prefix)
+        }
+        StorageType::Gcs => {
+            let gcs = required("spec.storage.gcs", &storage.gcs)?;
+            (gcs::place(gcs), &gcs.prefix)
+        }
+        StorageType::Pvc => {
+            return open_pvc(required("spec.storage.pvc", &storage.pvc)?, places);
+        }
+    };
+    let folders: Vec<PathBuf> = storage
+        .secret_names()
+        .into_iter()
+        .map(|secret| places.secrets_dir.join(secret))
+        .collect();
+    if folders.is_empty() {
+        return Store::new(client_of(storage, places)?, &place, prefix.as_deref());
     }
+    let (storage, places) = (storage.clone(), places.clone());
+    let open = Box::new(move || client_of(&storage, &places));
+    let store = Rotating::new(folders, open)?;
+    Ok(Store::new(Arc::new(store), &place, prefix.as_deref())?.rotated())
+}
+
+/// The client of a bucket or container, with the Secrets as they are.
+fn client_of(storage: &Storage, places: &Places) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    Ok(match (&storage.s3, &storage.azure, &storage.gcs) {
+        (Some(s3), ..) => Arc::new(s3::build(s3, places)?),
+        (_, Some(azure), _) => Arc::new(azure::build(azure, places)?),
+        (.., Some(gcs)) => Arc::new(gcs::build(gcs, places)?),
+        (None, None, None) => unreachable!("a volume is opened otherwise"),
+    })
 }
 
 fn required<'a, T>(field: &'static str, block: &'a Option<T>) -> Result<&'a T, StoreError> {

@@ -1,40 +1,25 @@
-//! Amazon S3 and servers that speak its protocol. Keys of a Secret are read anew for each request. Create-only is `If-None-Match: *`, a conditional update `If-Match`.
+//! Amazon S3 and servers that speak its protocol. Create-only is `If-None-Match: *`, a conditional update `If-Match`.
 
-use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use kafka_backup_shared::report::error_chain;
-use kafka_backup_shared::spec::{
-    EncryptionType, S3CredentialsSecret, S3Storage, ServerSideEncryption,
-};
-use object_store::aws::{
-    AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, S3ConditionalPut,
-};
-use object_store::{Certificate, CredentialProvider};
+use kafka_backup_shared::spec::{EncryptionType, S3Storage, ServerSideEncryption};
+use object_store::Certificate;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 
+use super::StoreError;
 use super::open::{Http, Places, client};
-use super::{Store, StoreError};
-use crate::secrets::{self, SecretError};
 
 /// An endpoint without a region of its own is asked with this one, as every S3 server takes it.
 const DEFAULT_REGION: &str = "us-east-1";
 
-pub(super) fn open(s3: &S3Storage, places: &Places) -> Result<Store, StoreError> {
-    let store = build(s3, places)?;
-    let place = match &s3.endpoint {
+/// What messages call it.
+pub(super) fn place(s3: &S3Storage) -> String {
+    match &s3.endpoint {
         Some(endpoint) => format!("bucket {} at {endpoint}", s3.bucket),
         None => format!("bucket {}", s3.bucket),
-    };
-    let store = Store::new(Arc::new(store), &place, s3.prefix.as_deref())?;
-    Ok(match s3.credentials_secret {
-        Some(_) => store.rotated(),
-        None => store,
-    })
+    }
 }
 
-fn build(s3: &S3Storage, places: &Places) -> Result<AmazonS3, StoreError> {
+pub(super) fn build(s3: &S3Storage, places: &Places) -> Result<AmazonS3, StoreError> {
     let http = if s3.allow_http {
         Http::Allowed
     } else {
@@ -58,13 +43,14 @@ fn build(s3: &S3Storage, places: &Places) -> Result<AmazonS3, StoreError> {
     }
     let mut builder = match &s3.credentials_secret {
         Some(secret) => {
-            let keys = Keys {
-                secret: secret.clone(),
-                secrets_dir: places.secrets_dir.clone(),
-            };
-            // What is missing is told now.
-            keys.read()?;
-            AmazonS3Builder::new().with_credentials(Arc::new(keys))
+            let read = |key: &str| places.secret(&secret.name, key);
+            let builder = AmazonS3Builder::new()
+                .with_access_key_id(read(&secret.access_key_key)?)
+                .with_secret_access_key(read(&secret.secret_key_key)?);
+            match &secret.session_token_key {
+                Some(key) => builder.with_token(read(key)?),
+                None => builder,
+            }
         }
         // Environment, web identity (IRSA), container role (pod identity), instance role.
         None => AmazonS3Builder::from_env(),
@@ -103,51 +89,6 @@ fn build(s3: &S3Storage, places: &Places) -> Result<AmazonS3, StoreError> {
         field: "spec.storage.s3",
         problem: error_chain(&error),
     })
-}
-
-/// Keys that are read anew for each request, so that a Secret may be rotated while a run goes on.
-struct Keys {
-    secret: S3CredentialsSecret,
-    secrets_dir: PathBuf,
-}
-
-impl fmt::Debug for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keys(Secret {:?})", self.secret.name)
-    }
-}
-
-impl Keys {
-    fn read_once(&self) -> Result<AwsCredential, SecretError> {
-        let read = |key: &str| secrets::read(&self.secrets_dir, &self.secret.name, key);
-        Ok(AwsCredential {
-            key_id: read(&self.secret.access_key_key)?,
-            secret_key: read(&self.secret.secret_key_key)?,
-            token: self
-                .secret
-                .session_token_key
-                .as_deref()
-                .map(read)
-                .transpose()?,
-        })
-    }
-
-    fn read(&self) -> Result<AwsCredential, SecretError> {
-        secrets::settled(|| self.read_once())
-    }
-}
-
-#[async_trait]
-impl CredentialProvider for Keys {
-    type Credential = AwsCredential;
-
-    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let keys = self.read().map_err(|source| object_store::Error::Generic {
-            store: "S3",
-            source: Box::new(source),
-        })?;
-        Ok(Arc::new(keys))
-    }
 }
 
 /// With virtual hosts the bucket is part of the endpoint's host name.

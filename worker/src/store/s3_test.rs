@@ -81,7 +81,8 @@ fn opened(address: &str, folder: &Path, extra: Value) -> Result<Store, StoreErro
         secrets_dir: folder.into(),
         volume_dir: None,
     };
-    open(&serde_json::from_value(block).unwrap(), &places)
+    let storage = json!({"storageType": "s3", "s3": block});
+    Store::open(&serde_json::from_value(storage).unwrap(), &places)
 }
 
 #[tokio::test]
