@@ -61,23 +61,47 @@ pub(crate) async fn ids(store: &Store, layout: &Layout) -> Result<Vec<String>, S
     Ok(ids)
 }
 
-/// The newest complete run, `but` one that is not meant; `None` where there is none.
+/// The newest complete run, and what is newer.
+#[derive(Clone, Debug)]
+pub(crate) struct Newest {
+    /// `None`: no run is complete.
+    pub(crate) complete: Option<Complete>,
+    /// Ids of the runs without manifest after it, the newest first.
+    pub(crate) newer: Vec<String>,
+}
+
+/// Looks for the newest complete run, `but` one that is not meant.
 ///
 /// # Errors
 /// The store's.
-pub(crate) async fn newest_complete(
+pub(crate) async fn newest(
     store: &Store,
     layout: &Layout,
     but: Option<&str>,
-) -> Result<Option<Complete>, StoreError> {
+) -> Result<Newest, StoreError> {
+    let mut newer = Vec::new();
     for run in ids(store, layout).await? {
         if but == Some(&*run) {
             continue;
         }
         let key = layout.manifest(&run);
         if let Some(manifest) = store.get(&key).await? {
-            return Ok(Some(Complete { run, key, manifest }));
+            let complete = Some(Complete { run, key, manifest });
+            return Ok(Newest { complete, newer });
         }
+        newer.push(run);
     }
-    Ok(None)
+    let complete = None;
+    Ok(Newest { complete, newer })
+}
+
+/// The newest complete run; `None` where there is none.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn newest_complete(
+    store: &Store,
+    layout: &Layout,
+) -> Result<Option<Complete>, StoreError> {
+    Ok(newest(store, layout, None).await?.complete)
 }

@@ -4,20 +4,26 @@
 mod backup_support;
 mod faulty_store;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use backup_support::*;
 use faulty_store::{Fault, FaultyStore};
+use jiff::Timestamp;
 use kafka_backup_shared::archive::FORMAT_VERSION;
 use kafka_backup_shared::archive::chain::uncovered;
-use kafka_backup_shared::archive::manifest::{ArchiveInfo, GapReason, to_json};
-use kafka_backup_shared::plan::IsolationLevel;
+use kafka_backup_shared::archive::manifest::{
+    ArchiveInfo, Begin, GapReason, Manifest, from_json, to_json,
+};
+use kafka_backup_shared::archive::retention::Policy;
+use kafka_backup_shared::plan::{BackupPlan, IsolationLevel, Retention};
 use kafka_backup_shared::report::{self, error_chain};
 use kafka_backup_shared::spec::MissingTopics;
 use kafka_backup_worker::backup;
 use kafka_backup_worker::context::Completed;
 use kafka_backup_worker::kafka::{FetchOptions, FetchPartition, IsolationLevel as Visible};
+use kafka_backup_worker::retention::{self, Scope};
 use kafka_backup_worker::store::Store;
 use object_store::local::LocalFileSystem;
 use rdkafka::producer::Producer as _;
@@ -55,7 +61,7 @@ async fn broker_bytes(topic: &str, partition: i32, end: i64) -> Vec<u8> {
             .unwrap();
         let mut walk =
             kafka_backup_shared::archive::batch::Batches::new(&answer.partitions[0].records);
-        while let Some(batch) = walk.next() {
+        for batch in walk.by_ref() {
             offset = batch.unwrap().end_offset();
         }
         bytes.extend_from_slice(&answer.partitions[0].records[..walk.position()]);
@@ -458,10 +464,268 @@ async fn a_topic_that_was_made_anew_fails_by_name_and_alone() {
     assert_eq!(partial.failed.keys().collect::<Vec<_>>(), [&goes]);
     assert_eq!(archive.records(&partial, &stays, 0).await.len(), 100);
 
-    // The next run takes the topic under its new id, in a generation of its own; a partial run is nobody's base.
+    // The next run takes the topic under its new id, in a generation of its own; what no complete run had counts as added.
     let next = backup_support::plan("20260102-000000", &[&stays, &goes]);
     assert_eq!(run(&next, &archive.store).await.unwrap().records, 110);
     assert_eq!(archive.manifest("20260102-000000").await.base, None);
+}
+
+/// A run in which one topic fails for good: it is made anew between two attempts.
+async fn partial_run(archive: &Archive, plan: &BackupPlan, goes: &str) -> Manifest {
+    let objects = LocalFileSystem::new_with_prefix(archive.folder()).unwrap();
+    // One more record, so that there is something to store, and to be refused.
+    fill(goes, 1, 1, 100).await;
+    let refusing = FaultyStore::new(Arc::new(objects))
+        .only("/topics/")
+        .with_puts(&[Fault::Denied; 9]);
+    run(plan, &Archive::through(Arc::new(refusing)))
+        .await
+        .unwrap_err();
+    delete_topic(goes).await;
+    create_topic(goes, 1, &[]).await;
+    let failed = run(plan, &archive.store).await.unwrap_err();
+    assert_eq!(failed.fault(), report::Fault::Spec);
+    let partial = archive.partial(&plan.run.run["orders-".len()..]).await;
+    assert_eq!(partial.failed.keys().collect::<Vec<_>>(), [goes]);
+    partial
+}
+
+async fn partial_bases(archive: &Archive, run_id: &str) -> BTreeMap<String, String> {
+    let key = archive.layout.begin(&format!("orders-{run_id}"));
+    let begin: Begin = from_json(&key, &archive.read(&key).await).unwrap();
+    begin.partial_bases
+}
+
+/// Generations and first offsets of what is stored of a topic.
+async fn stored(archive: &Archive, topic: &str) -> Vec<(String, i64)> {
+    let keys = archive.segments().await.into_keys();
+    let mine = keys.filter(|key| key.contains(topic));
+    mine.map(|key| {
+        let mut names = key.rsplit('/');
+        let name = names.next().unwrap();
+        let generation = names.next().unwrap();
+        let start = name.split('.').next().unwrap().parse().unwrap();
+        (generation.to_owned(), start)
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partial_runs_are_gone_on_from_topic_by_topic() {
+    let archive = Archive::new();
+    let (stays, goes) = (name("stays"), name("goes"));
+    for topic in [&stays, &goes] {
+        create_topic(topic, 1, &[]).await;
+        fill(topic, 1, 100, 100).await;
+    }
+    let first = partial_run(&archive, &plan("20260101-000000", &[&stays, &goes]), &goes).await;
+    assert_eq!(first.records, 100);
+
+    // What is new is copied, and nothing else, though no run is complete.
+    fill(&stays, 1, 50, 100).await;
+    let before = stored(&archive, &stays).await;
+    let second = partial_run(&archive, &plan("20260102-000000", &[&stays, &goes]), &goes).await;
+    let after = stored(&archive, &stays).await;
+    let added = after.iter().filter(|segment| !before.contains(segment));
+    assert!(added.clone().count() > 0);
+    for (generation, start) in added {
+        assert_eq!(
+            (&**generation, *start >= 100),
+            ("orders-20260101-000000", true)
+        );
+    }
+    // Counted from the newest complete run, and there is none.
+    assert_eq!((second.base.clone(), second.records), (None, 150));
+    let expected = |run: &str| BTreeMap::from([(stays.clone(), format!("orders-{run}"))]);
+    let found = partial_bases(&archive, "20260102-000000").await;
+    assert_eq!(found, expected("20260101-000000"));
+
+    // Nothing is new.
+    let third = partial_run(&archive, &plan("20260103-000000", &[&stays, &goes]), &goes).await;
+    assert_eq!(third.topics[&stays].part, "orders-20260102-000000");
+    assert_eq!((third.base, third.records), (None, 150));
+    assert_eq!(stored(&archive, &stays).await, after);
+
+    // Older than the source's log, which the archive keeps; a worker that dies has the next attempt go on from the same run.
+    delete_records(&stays, 0, 120).await;
+    fill(&stays, 1, 5, 100).await;
+    fill(&goes, 1, 7, 100).await;
+    let plan = plan("20260104-000000", &[&stays, &goes]);
+    let objects = LocalFileSystem::new_with_prefix(archive.folder()).unwrap();
+    let refusing = FaultyStore::new(Arc::new(objects))
+        .only("/topics/")
+        .with_puts(&[Fault::Denied; 9]);
+    run(&plan, &Archive::through(Arc::new(refusing)))
+        .await
+        .unwrap_err();
+    let done = run(&plan, &archive.store).await.unwrap();
+    assert_eq!((done.records, done.gaps), (155 + 7, 0));
+    let found = partial_bases(&archive, "20260104-000000").await;
+    assert_eq!(found, expected("20260103-000000"));
+    let complete = archive.manifest("20260104-000000").await;
+    let records = archive.records(&complete, &stays, 0).await;
+    let offsets: Vec<i64> = records.iter().map(|record| record.0).collect();
+    assert_eq!(offsets, (0..155).collect::<Vec<_>>());
+    for (offset, key, value) in &records {
+        let number = match *offset {
+            0..100 => *offset,
+            100..150 => offset - 100,
+            _ => offset - 150,
+        };
+        assert_eq!(key.as_deref(), Some(format!("key-{number}").as_bytes()));
+        let value = value.as_deref().unwrap();
+        assert!(value.starts_with(format!("{number} of 0 .").as_bytes()));
+    }
+
+    // A complete run is the base again, and the partial ones before it are of no account.
+    fill(&stays, 1, 3, 100).await;
+    let plan = backup_support::plan("20260105-000000", &[&stays, &goes]);
+    assert_eq!(run(&plan, &archive.store).await.unwrap().records, 3);
+    assert_eq!(
+        partial_bases(&archive, "20260105-000000").await,
+        BTreeMap::new()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_newer_than_the_complete_run_goes_on_from_a_partial_one() {
+    let archive = Archive::new();
+    let (old, new, goes) = (name("old"), name("new"), name("goes"));
+    for topic in [&old, &new, &goes] {
+        create_topic(topic, 1, &[]).await;
+        fill(topic, 1, 100, 100).await;
+    }
+    let first = plan("20260101-000000", &[&old]);
+    assert_eq!(run(&first, &archive.store).await.unwrap().records, 100);
+    let partial = partial_run(&archive, &plan("20260102-000000", &[&new, &goes]), &goes).await;
+    assert_eq!(partial.base.as_deref(), Some("orders-20260101-000000"));
+    assert_eq!(partial.records, 100);
+
+    fill(&old, 1, 10, 100).await;
+    fill(&new, 1, 20, 100).await;
+    let all = plan("20260103-000000", &[&old, &new]);
+    let done = run(&all, &archive.store).await.unwrap();
+    assert_eq!((done.records, done.gaps), (10 + 120, 0));
+    let manifest = archive.manifest("20260103-000000").await;
+    for (topic, count) in [(&old, 110), (&new, 120)] {
+        assert_eq!(archive.records(&manifest, topic, 0).await.len(), count);
+    }
+    let generations: BTreeSet<String> = stored(&archive, &new)
+        .await
+        .into_iter()
+        .map(|(generation, _)| generation)
+        .collect();
+    assert_eq!(
+        generations,
+        BTreeSet::from(["orders-20260102-000000".into()])
+    );
+    // Of the partial run nothing stays but what the complete one needs: its part is its own, the segments are of the partial one.
+    let retention = Retention {
+        policy: Policy {
+            backups: Some(1),
+            max_age_hours: None,
+        },
+        dry_run: false,
+    };
+    let name = all.archive.clone();
+    for days in [8, 10] {
+        let now = Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+        retention::run(&archive.store, &name, &retention, Scope::All, now)
+            .await
+            .unwrap();
+    }
+    let runs: BTreeSet<String> = archive
+        .keys()
+        .await
+        .iter()
+        .filter_map(|key| Some(key.split_once("/runs/")?.1.split('/').next()?.to_owned()))
+        .collect();
+    assert_eq!(runs, BTreeSet::from(["orders-20260103-000000".into()]));
+    for (topic, count) in [(&old, 110), (&new, 120)] {
+        assert_eq!(archive.records(&manifest, topic, 0).await.len(), count);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_partial_run_had_is_a_gap_to_those_that_do_not_go_on_from_it() {
+    let archive = Archive::new();
+    let (stays, goes) = (name("stays"), name("goes"));
+    for topic in [&stays, &goes] {
+        create_topic(topic, 1, &[]).await;
+        fill(topic, 1, 100, 100).await;
+    }
+    let all = [&*stays, &*goes];
+    run(&plan("20260101-000000", &[&stays]), &archive.store)
+        .await
+        .unwrap();
+    // Captured otherwise, so in a generation of its own.
+    fill(&stays, 1, 100, 100).await;
+    delete_records(&stays, 0, 120).await;
+    let uncommitted = BackupPlan {
+        isolation_level: IsolationLevel::ReadUncommitted,
+        ..plan("20260102-000000", &all)
+    };
+    let partial = partial_run(&archive, &uncommitted, &goes).await;
+    let topic = &partial.topics[&stays];
+    assert_eq!((topic.records, topic.gaps, topic.added_gaps), (80, 1, 1));
+    // Again as at first: it has neither what the partial run found missing, nor what it has.
+    delete_records(&stays, 0, 150).await;
+    let next = plan("20260103-000000", &all);
+    let done = run(&next, &archive.store).await.unwrap();
+    assert_eq!((done.gaps, done.new_gaps), (1, 1));
+    let manifest = archive.manifest("20260103-000000").await;
+    let part = archive.part(&manifest, &stays).await;
+    let gaps: Vec<(i64, i64)> = part.partitions[0]
+        .gaps
+        .iter()
+        .map(|gap| (gap.range.start, gap.range.end))
+        .collect();
+    assert_eq!(gaps, [(100, 150)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_partial_run_is_left() {
+    let (stays, goes) = (name("stays"), name("goes"));
+    for topic in [&stays, &goes] {
+        create_topic(topic, 1, &[]).await;
+        fill(topic, 1, 100, 100).await;
+    }
+    let mut log_start = 0;
+    for damage in ["no part", "no JSON", "no manifest", "no segment"] {
+        let archive = Archive::new();
+        let all = [&*stays, &*goes];
+        let partial = plan("20260101-000000", &all);
+        partial_run(&archive, &partial, &goes).await;
+        let part = archive.layout.topic_part(&partial.run.run, &stays);
+        match damage {
+            "no part" => archive.remove(&part).await,
+            "no JSON" => archive.write(&part, "no zstd").await,
+            "no manifest" => {
+                let key = archive.layout.partial(&partial.run.run);
+                archive.write(&key, "no JSON").await;
+            }
+            _ => {
+                let segments = archive.segments().await;
+                let mut mine = segments.keys().filter(|key| key.contains(&stays));
+                archive.remove(mine.next().unwrap()).await;
+                // The source cannot give it again.
+                log_start += 50;
+                delete_records(&stays, 0, log_start).await;
+            }
+        }
+        fill(&stays, 1, 10, 100).await;
+        let next = plan("20260102-000000", &all);
+        run(&next, &archive.store).await.unwrap();
+        assert_eq!(
+            partial_bases(&archive, "20260102-000000").await,
+            BTreeMap::new()
+        );
+        let manifest = archive.manifest("20260102-000000").await;
+        let found = archive.records(&manifest, &stays, 0).await;
+        let offsets: Vec<i64> = found.iter().map(|record| record.0).collect();
+        let end = offsets.last().unwrap() + 1;
+        assert_eq!(offsets, (log_start..end).collect::<Vec<_>>(), "{damage}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1286,7 +1286,7 @@ async fn what_cannot_be_carried_over_is_refused_before_anything_is_written() {
         }
     }))
     .unwrap();
-    let error = plans::restore(&object, None, "back-1").unwrap_err();
+    let error = plans::restore(&object, &plans::Referenced::default(), "back-1").unwrap_err();
     assert_eq!(error.field, "spec.offsetReset.strategy", "{error}");
 }
 
@@ -1592,7 +1592,7 @@ impl Many {
             (report.groups_done as usize, report.partitions),
             (Self::GROUPS, 0)
         );
-        let mut found = all_committed(Side::Target, [group].into_iter()).await;
+        let mut found = all_committed(Side::Target, [group]).await;
         let found = found.remove(group).unwrap();
         let found = found.iter().find(|one| *one.topic == *target).unwrap();
         assert_eq!(found.offset, offset, "{suffix}");

@@ -1,6 +1,6 @@
 //! Verification of an archive, whole and with every kind of damage: in a folder, and with the feature `lab-tests` also on the S3
 //! server of the lab (`KAFKA_BACKUP_LAB_S3`, which `cargo lab test` sets).
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 #[cfg(feature = "lab-tests")]
 mod lab_s3;
@@ -178,6 +178,7 @@ impl Archive {
                 source_cluster_id: None,
                 isolation_level: IsolationLevel::ReadCommitted,
                 base: None,
+                partial_bases: BTreeMap::new(),
                 groups: None,
                 topics: BTreeMap::new(),
                 missing_topics: vec![],

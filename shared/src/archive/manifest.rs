@@ -6,7 +6,7 @@
 //! - A manifest pins every segment of every topic, directly or through the part of an earlier run; nothing that is written
 //!   later changes a finished run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -74,6 +74,9 @@ pub struct Begin {
     pub isolation_level: IsolationLevel,
     /// The newest complete run before this one.
     pub base: Option<String>,
+    /// The topics that go on from where a partial run after the base has ended, with its id; the others go on from the base.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub partial_bases: BTreeMap<String, String>,
     /// The topics of the run.
     pub topics: BTreeMap<String, BeginTopic>,
     /// Literal names that do not exist in the source cluster.
@@ -182,6 +185,20 @@ pub struct PinnedPartition {
     /// Offsets that are missing for good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
+}
+
+impl Begin {
+    /// The run that a topic goes on from.
+    pub fn base_of(&self, topic: &str) -> Option<&str> {
+        let base = self.partial_bases.get(topic).or(self.base.as_ref());
+        base.map(String::as_str)
+    }
+
+    /// All runs that it goes on from.
+    pub fn bases(&self) -> BTreeSet<String> {
+        let partial = self.partial_bases.values();
+        partial.chain(&self.base).cloned().collect()
+    }
 }
 
 impl PinnedPartition {

@@ -3,8 +3,9 @@
 //! # The rules
 //! - A run goes when as many complete runs as the policy keeps are newer, or when it is older than the policy's age. The newest
 //!   complete run never goes; where there is none, nothing does.
-//! - A run without manifest that is young ([`ABANDONED_AFTER`]) or newer than every complete run is *live*: it stays, the run
-//!   that it continues stays, and so does every segment that it may build on. An older one was given up, and goes.
+//! - A run without manifest that is young ([`ABANDONED_AFTER`]), newer than every complete run or goes on from the newest one is
+//!   *live*: it stays, the runs that it goes on from stay, and so does every segment that it may build on. An older one was given
+//!   up, and goes.
 //! - The run that a young restore without an end reads stays, and what the restore's plan pins.
 //! - A segment goes when no run that stays pins it, no live run may build on it, and neither may a run that begins now.
 //! - First everything that may go is marked, in a list of its own ([`Marked`]). A marked object is deleted when the mark is
@@ -15,6 +16,8 @@
 //!   may build on beyond that run's ends stays, for every look treats such a run as if it had begun ([`Continuation`]). If it
 //!   chose its base before a newer run was complete, that was after the mark: what lies above the base's ends lay above the
 //!   ends of the newest run when marks were made, for ends of a generation do not go back, and was not marked.
+//!   It may go on from partial runs that are newer than its base: these are live, and what lies beyond their ends they may build
+//!   on themselves.
 //! - *A run that commits between a look and its deletions* was live at the look. It pins what its base pins and what a live run
 //!   may build on, nothing else.
 //! - *Two retentions at once* mark the same, and delete what both may; an object that is gone is as good as deleted.
@@ -60,8 +63,8 @@ pub struct KnownRun {
     pub state: RunState,
     /// When it was fixed.
     pub start_time: Timestamp,
-    /// The run that it continues.
-    pub base: Option<String>,
+    /// The runs that it goes on from, where it has no manifest yet.
+    pub bases: BTreeSet<String>,
 }
 
 /// Which objects a run has.
@@ -122,13 +125,15 @@ pub fn decide_runs(
     let is_live = |run: &&KnownRun| match run.state {
         RunState::Complete | RunState::Dying => false,
         RunState::Partial | RunState::Unfinished => {
-            !is_older(run.start_time, ABANDONED_AFTER, now) || run.start_time > newest.start_time
+            !is_older(run.start_time, ABANDONED_AFTER, now)
+                || run.start_time > newest.start_time
+                || run.bases.contains(&newest.id)
         }
     };
     let live: Vec<&KnownRun> = runs.iter().filter(is_live).collect();
     let held: BTreeSet<&str> = live
         .iter()
-        .filter_map(|run| run.base.as_deref())
+        .flat_map(|run| run.bases.iter().map(String::as_str))
         .chain(live.iter().map(|run| &*run.id))
         .chain(
             restores

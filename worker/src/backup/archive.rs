@@ -1,22 +1,34 @@
-//! What the archive already holds: whose copy it is, the newest complete run, topic parts, segments.
+//! What the archive already holds: whose copy it is, the runs that a run may go on from, topic parts, segments.
+//!
+//! # From where a topic goes on
+//! From the newest complete run. Where that has been followed by partial runs, a topic that one of them completed goes on from
+//! there: otherwise a topic that fails for good would have all the others copied anew by each run that has no complete one
+//! before it, and the topics that are newer than the complete one too. What a run adds is counted from the complete run, as
+//! no partial one has been counted.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use std::sync::Arc;
+
 use futures::{StreamExt, TryStreamExt};
 use kafka_backup_shared::archive::layout::{Layout, TopicId};
 use kafka_backup_shared::archive::manifest::{
-    ArchiveInfo, Begin, Manifest, TopicPart, from_json, from_json_zst, to_json,
+    ArchiveInfo, Begin, BeginPartition, BeginTopic, Manifest, ManifestTopic, TopicPart, from_json,
+    from_json_zst, to_json,
 };
 use kafka_backup_shared::archive::tiles::Sizes;
 use kafka_backup_shared::archive::{FORMAT_VERSION, FormatError};
 
 use super::error::BackupError;
+use super::generation::tombstone_window;
 use crate::runs::{self, Complete};
 use crate::store::{Created, Store, StoreError};
 
 /// Requests to the store at the same time.
 pub(super) const CONCURRENCY: usize = 16;
+/// Partial runs after the newest complete one that are looked at. A topic that failed in all of them goes on from the complete one.
+const PARTIAL_RUNS: usize = 8;
 
 /// An archive in a store.
 #[derive(Clone, Debug)]
@@ -25,12 +37,66 @@ pub(super) struct Archive {
     pub(super) layout: Layout,
 }
 
-/// The newest complete run.
+/// A run that ended with a manifest, or with a `partial.json`.
 #[derive(Clone, Debug)]
 pub(super) struct Base {
     pub(super) run: String,
     pub(super) begin: Begin,
     pub(super) manifest: Manifest,
+}
+
+impl Base {
+    /// A complete topic of the run, as `begin.json` described it, and what the manifest says of it.
+    pub(super) fn topic(&self, name: &str) -> Option<(&BeginTopic, &ManifestTopic)> {
+        Some((
+            self.begin.topics.get(name)?,
+            self.manifest.topics.get(name)?,
+        ))
+    }
+}
+
+impl Base {
+    /// Whether the run has surely seen every tombstone of a topic of which it opened a generation. A complete run that has not
+    /// says so; nobody has heard it of a partial one.
+    fn was_in_time(&self, topic: &str) -> bool {
+        let Some((begun, _)) = self.topic(topic) else {
+            return false;
+        };
+        let window = tombstone_window(&begun.description.configs);
+        let opened = |partition: &BeginPartition| partition.generation == self.run;
+        let limit = window.filter(|_| begun.partitions.iter().any(opened));
+        limit.is_none_or(|window| {
+            let limit = self.begin.start_time.saturating_add(window);
+            limit.is_ok_and(|limit| self.manifest.completion_time <= limit)
+        })
+    }
+}
+
+/// The runs that a run goes on from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bases {
+    /// The newest complete one.
+    pub(super) complete: Option<Arc<Base>>,
+    /// By topic, the partial ones: see [`Begin::partial_bases`].
+    pub(super) partial: BTreeMap<String, Arc<Base>>,
+}
+
+impl Bases {
+    /// The run that a topic goes on from, if that has it.
+    pub(super) fn of(&self, topic: &str) -> Option<&Base> {
+        let base = self.partial.get(topic).or(self.complete.as_ref())?;
+        base.topic(topic).map(|_| &**base)
+    }
+
+    /// Whether `begin` goes on from these.
+    pub(super) fn are_of(&self, begin: &Begin) -> bool {
+        let complete = self.complete.as_ref().map(|base| &base.run);
+        let same = |topic: &String| {
+            let partial = self.partial.get(topic).map(|base| &base.run);
+            partial == begin.partial_bases.get(topic)
+        };
+        complete == begin.base.as_ref() && begin.topics.keys().all(same)
+    }
 }
 
 /// The segments of a topic's id that a listing shows, with their sizes, by partition and generation.
@@ -100,21 +166,87 @@ impl Archive {
     }
 
     /// A complete run by its id.
-    pub(super) async fn base(&self, run: &str) -> Result<Option<Base>, BackupError> {
+    pub(super) async fn complete(&self, run: &str) -> Result<Option<Base>, BackupError> {
         match self.manifest(run).await? {
             Some(manifest) => Ok(Some(self.with_begin(run.to_owned(), manifest).await?)),
             None => Ok(None),
         }
     }
 
-    /// The newest complete run other than `own`.
-    pub(super) async fn newest_complete(&self, own: &str) -> Result<Option<Base>, BackupError> {
-        let found = runs::newest_complete(&self.store, &self.layout, Some(own)).await?;
-        let Some(Complete { run, key, manifest }) = found else {
+    /// A run by its id, as its `partial.json` has it.
+    async fn partial(&self, run: &str) -> Result<Option<Base>, BackupError> {
+        let key = self.layout.partial(run);
+        let Some(bytes) = self.store.get(&key).await? else {
             return Ok(None);
         };
-        let manifest = from_json(&key, &manifest)?;
-        Ok(Some(self.with_begin(run, manifest).await?))
+        let manifest = from_json(&key, &bytes)?;
+        Ok(Some(self.with_begin(run.to_owned(), manifest).await?))
+    }
+
+    /// The runs that one which begins now goes on from.
+    pub(super) async fn newest_bases(&self, own: &str) -> Result<Bases, BackupError> {
+        let mut bases = Bases::default();
+        let newest = runs::newest(&self.store, &self.layout, Some(own)).await?;
+        if let Some(Complete { run, key, manifest }) = newest.complete {
+            let manifest = from_json(&key, &manifest)?;
+            bases.complete = Some(Arc::new(self.with_begin(run, manifest).await?));
+        }
+        let complete = bases.complete.as_ref().map(|base| base.run.clone());
+        let mut seen = 0;
+        for run in newest.newer {
+            if seen == PARTIAL_RUNS {
+                break;
+            }
+            let base = match self.partial(&run).await {
+                Ok(Some(base)) => base,
+                Ok(None) => continue,
+                // Nothing needs it: without it more is copied.
+                Err(BackupError::Format(error)) => {
+                    tracing::warn!(%error, "a partial run cannot be gone on from");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            seen += 1;
+            // What it added was counted from its own base.
+            if base.manifest.base != complete {
+                continue;
+            }
+            let base = Arc::new(base);
+            for topic in base.manifest.topics.keys() {
+                if base.was_in_time(topic) {
+                    let newest = bases.partial.entry(topic.clone());
+                    newest.or_insert_with(|| base.clone());
+                }
+            }
+        }
+        Ok(bases)
+    }
+
+    /// The runs that one which has begun goes on from.
+    pub(super) async fn bases(&self, begin: &Begin) -> Result<Bases, BackupError> {
+        let gone = |base: &str| BackupError::BaseGone {
+            run: begin.run.run.clone(),
+            base: base.to_owned(),
+        };
+        let mut bases = Bases::default();
+        if let Some(run) = &begin.base {
+            let complete = self.complete(run).await?;
+            bases.complete = Some(Arc::new(complete.ok_or_else(|| gone(run))?));
+        }
+        let mut read: BTreeMap<&str, Arc<Base>> = BTreeMap::new();
+        for (topic, run) in &begin.partial_bases {
+            let base = match read.get(&**run) {
+                Some(base) => base.clone(),
+                None => Arc::new(self.partial(run).await?.ok_or_else(|| gone(run))?),
+            };
+            if base.topic(topic).is_none() {
+                return Err(gone(run));
+            }
+            read.insert(run, base.clone());
+            bases.partial.insert(topic.clone(), base);
+        }
+        Ok(bases)
     }
 
     async fn with_begin(&self, run: String, manifest: Manifest) -> Result<Base, BackupError> {

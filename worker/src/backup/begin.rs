@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use kafka_backup_shared::archive::FORMAT_VERSION;
 use kafka_backup_shared::archive::layout::TopicId;
@@ -23,7 +24,7 @@ use kafka_backup_shared::selector::{has_glob, is_internal};
 use kafka_backup_shared::spec::MissingTopics;
 use tokio::time::Instant;
 
-use super::archive::{Archive, Base};
+use super::archive::{Archive, Bases, CONCURRENCY};
 use super::error::{BackupError, TopicFailure, kafka};
 use super::generation::{Before, Now, Reopened, last_epoch, may_continue, may_refill, resume_at};
 use super::groups;
@@ -41,9 +42,9 @@ pub(super) async fn fix(
     plan: &BackupPlan,
     archive: &Archive,
     client: &Client,
-    base: Option<&Base>,
+    bases: &mut Bases,
 ) -> Result<Begin, BackupError> {
-    let (begin, groups) = decide(plan, archive, client, base).await?;
+    let (begin, groups) = decide(plan, archive, client, bases).await?;
     if let Some((part, bytes)) = begin.groups.as_ref().zip(groups) {
         // Another attempt's, which then finds the run fixed, is not named by begin.json and stays unread.
         let key = archive.layout.groups(&plan.run.run, part.crc32c);
@@ -61,7 +62,7 @@ async fn decide(
     plan: &BackupPlan,
     archive: &Archive,
     client: &Client,
-    base: Option<&Base>,
+    bases: &mut Bases,
 ) -> Result<(Begin, Option<Bytes>), BackupError> {
     let start_time = Timestamp::now();
     let Selected {
@@ -112,6 +113,7 @@ async fn decide(
             run: plan.run.run.clone(),
         });
     }
+    leave_damaged(bases, &topics, archive).await?;
     let mut begin = Begin {
         format_version: FORMAT_VERSION,
         run: plan.run.clone(),
@@ -119,7 +121,11 @@ async fn decide(
         cluster_id: client.cluster_id().to_owned(),
         source_cluster_id: plan.source_cluster_id.clone(),
         isolation_level: plan.isolation_level,
-        base: base.map(|base| base.run.clone()),
+        base: bases.complete.as_ref().map(|base| base.run.clone()),
+        partial_bases: topics
+            .keys()
+            .filter_map(|topic| Some((topic.clone(), bases.partial.get(topic)?.run.clone())))
+            .collect(),
         topics,
         missing_topics: missing,
         only_visible,
@@ -135,8 +141,60 @@ async fn decide(
         groups,
         include_offset_headers: plan.include_offset_headers,
     };
-    choose_generations(&mut begin, archive, client, base, &chosen).await?;
+    choose_generations(&mut begin, archive, client, bases, &chosen).await?;
     Ok((begin, object))
+}
+
+/// Leaves out the partial runs of which something is lost that the source cannot give again. Nothing needs them, and a topic goes on
+/// from the complete run as if there had been none: what it lacks is damage, and what a partial one lacks is not.
+async fn leave_damaged(
+    bases: &mut Bases,
+    topics: &BTreeMap<String, BeginTopic>,
+    archive: &Archive,
+) -> Result<(), BackupError> {
+    let changed = bases.partial.iter().filter_map(|(name, base)| {
+        let (now, (before, entry)) = (topics.get(name)?, base.topic(name)?);
+        let same_id = before.description.topic_id == now.description.topic_id;
+        (same_id && before != now).then(|| (name.clone(), entry.part.clone(), now.clone()))
+    });
+    let changed: Vec<_> = changed.collect();
+    let looked = futures::stream::iter(changed)
+        .map(|(name, part, now)| damage_of(archive, name, part, now))
+        .buffer_unordered(CONCURRENCY);
+    let damaged: Vec<Option<(String, String)>> = looked.try_collect().await?;
+    for (topic, damage) in damaged.into_iter().flatten() {
+        tracing::warn!(topic, damage, "a partial run cannot be gone on from");
+        bases.partial.remove(&topic);
+    }
+    Ok(())
+}
+
+/// The topic with what is lost for good of the part that a run has of it.
+async fn damage_of(
+    archive: &Archive,
+    name: String,
+    run: String,
+    now: BeginTopic,
+) -> Result<Option<(String, String)>, BackupError> {
+    let part = match archive.part(&run, &name).await {
+        Err(BackupError::Format(error)) => return Ok(Some((name, error.to_string()))),
+        part => part?,
+    };
+    let listing = archive.segments(&name, now.description.topic_id).await?;
+    let gone = now.partitions.iter().find_map(|partition| {
+        let number = partition.partition;
+        let pinned = part.partitions.iter().find(|p| p.partition == number)?;
+        let there = listing.get(&(number, pinned.generation.clone()));
+        let lost = Foundation::new(pinned).lost(there.unwrap_or(&Sizes::new()));
+        let gone = lost
+            .first()
+            .filter(|link| link.range.start < partition.log_start)?;
+        Some(format!(
+            "partition {number} lacks the segment {}",
+            gone.name
+        ))
+    });
+    Ok(gone.map(|gone| (name, gone)))
 }
 
 /// What the source has of the topics that are meant.
@@ -358,13 +416,15 @@ async fn choose_generations(
     begin: &mut Begin,
     archive: &Archive,
     client: &Client,
-    base: Option<&Base>,
+    bases: &Bases,
     metadata: &[TopicMetadata],
 ) -> Result<(), BackupError> {
     let run = begin.run.run.clone();
     let mut to_ask: Vec<(String, usize)> = Vec::new();
     for (name, topic) in &mut begin.topics {
-        let before_topic = base.and_then(|base| Some((base, complete_topic(base, name)?)));
+        let before_topic = bases
+            .of(name)
+            .and_then(|base| Some((base, base.topic(name)?.0)));
         for (index, partition) in topic.partitions.iter_mut().enumerate() {
             let before_partition = before_topic.and_then(|(_, topic)| {
                 topic
@@ -404,8 +464,7 @@ async fn choose_generations(
             };
         }
     }
-    let Some(base) = base else { return Ok(()) };
-    let parts = archive.parts(changed_parts(begin, base)).await?;
+    let parts = archive.parts(changed_parts(begin, bases)).await?;
     let diverged = ask_leaders(begin, client, &parts, metadata, to_ask).await?;
     let diverged = diverged.into_iter().map(|at| (at, Reopened::Diverged));
     let lost = find_lost(begin, archive, &parts).await?;
@@ -422,13 +481,12 @@ async fn choose_generations(
     Ok(())
 }
 
-/// Where the base's parts of the topics are that are not wholly as they were.
-fn changed_parts(begin: &Begin, base: &Base) -> Vec<(String, String)> {
+/// Where the bases' parts of the topics are that are not wholly as they were.
+fn changed_parts(begin: &Begin, bases: &Bases) -> Vec<(String, String)> {
     let part = |(name, topic): (&String, &BeginTopic)| {
-        let before = complete_topic(base, name)?;
+        let (before, entry) = bases.of(name)?.topic(name)?;
         let same_id = before.description.topic_id == topic.description.topic_id;
-        let part = base.manifest.topics.get(name)?.part.clone();
-        (same_id && before != topic).then(|| (part, name.clone()))
+        (same_id && before != topic).then(|| (entry.part.clone(), name.clone()))
     };
     begin.topics.iter().filter_map(part).collect()
 }
@@ -481,12 +539,6 @@ fn opened(run: &str, topic: &str, partition: i32, reason: Reopened) -> String {
         tracing::info!(topic, partition, ?reason, "the partition is copied anew");
     }
     run.to_owned()
-}
-
-/// A topic of a complete run as its begin.json described it.
-pub(super) fn complete_topic<'a>(base: &'a Base, name: &str) -> Option<&'a BeginTopic> {
-    base.manifest.topics.get(name)?;
-    base.begin.topics.get(name)
 }
 
 /// Of the partitions that have moved, those whose leader knows nothing of what was captured.

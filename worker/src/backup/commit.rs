@@ -5,7 +5,7 @@
 //!   reason.
 //! - Where an object of the run is there already it is what counts: another attempt has written it.
 //! - `partial.json` says what can be restored although the run has no manifest, which wins over it. It is no end: an attempt
-//!   cannot know whether it is the last one. So each that fails leaves the one of all attempts that names the most topics.
+//!   cannot know whether it is the last one. So each that fails adds the topics that it has completed.
 //! - A topic that was complete once stays so, whatever keeps a later attempt from looking at it again.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,6 @@ use kafka_backup_shared::report::{Fault, HeldBack, StuckPartition, TopicReport};
 use futures::{StreamExt, TryStreamExt};
 
 use super::archive::{Archive, Base, CONCURRENCY};
-use super::begin::complete_topic;
 use super::error::{BackupError, TopicFailure};
 use super::groups;
 use super::work::TopicState;
@@ -47,7 +46,7 @@ pub(super) async fn commit(
     let written = futures::stream::iter(topics)
         .map(|topic| async move {
             let name = topic.name.to_string();
-            Ok::<_, BackupError>((name, commit_topic(archive, begin, base, topic).await?))
+            Ok::<_, BackupError>((name, commit_topic(archive, begin, topic).await?))
         })
         .buffer_unordered(CONCURRENCY);
     let written: BTreeMap<String, Result<ManifestTopic, TopicFailure>> =
@@ -118,27 +117,42 @@ fn failed_at_begin(begin: &Begin) -> BTreeMap<String, TopicFailure> {
     begin.failed.iter().map(failure).collect()
 }
 
-/// Creates `partial.json`, or replaces that of an attempt which had completed fewer topics.
+/// Creates `partial.json`, or adds to that of another attempt: later runs may go on from any topic that it has named.
 async fn write_partial(archive: &Archive, run: &str, own: &Manifest) -> Result<(), BackupError> {
     let key = archive.layout.partial(run);
-    let content: Bytes = to_json(own).into();
     loop {
         let Some((found, version)) = archive.store.get_versioned(&key).await? else {
-            match archive.store.create(&key, content.clone()).await? {
+            match archive.store.create(&key, to_json(own).into()).await? {
                 Created::New | Created::Same => return Ok(()),
                 Created::Exists(_) => continue,
             }
         };
         let found: Manifest = from_json(&key, &found)?;
-        if found.topics.len() >= own.topics.len() {
+        if own
+            .topics
+            .keys()
+            .all(|topic| found.topics.contains_key(topic))
+        {
             return Ok(());
         }
-        let update = archive.store.update(&key, content.clone(), &version);
+        let content: Bytes = to_json(&with_topics(own.clone(), found.topics)).into();
+        let update = archive.store.update(&key, content, &version);
         match update.await? {
             Updated::Done(_) => return Ok(()),
             Updated::Changed => {}
         }
     }
+}
+
+/// The manifest with what another attempt has completed too.
+fn with_topics(mut own: Manifest, others: BTreeMap<String, ManifestTopic>) -> Manifest {
+    for (name, topic) in others {
+        own.failed.remove(&name);
+        own.topics.entry(name).or_insert(topic);
+    }
+    own.records = own.topics.values().map(|topic| topic.added_records).sum();
+    own.bytes = own.topics.values().map(|topic| topic.added_bytes).sum();
+    own
 }
 
 /// What open transactions keep from the run. A partition is stuck where the last stable offset is that of the complete run
@@ -149,7 +163,7 @@ fn held_back(begin: &Begin, base: Option<&Base>) -> HeldBack {
     let base = base.filter(|base| base.begin.isolation_level == begin.isolation_level);
     for (name, topic) in begin.topics.iter().filter(|_| committed_only) {
         let before = base
-            .and_then(|base| complete_topic(base, name))
+            .and_then(|base| Some(base.topic(name)?.0))
             .filter(|before| before.description.topic_id == topic.description.topic_id);
         for partition in &topic.partitions {
             let waiting = partition.high_watermark - partition.end;
@@ -178,7 +192,6 @@ fn held_back(begin: &Begin, base: Option<&Base>) -> HeldBack {
 async fn commit_topic(
     archive: &Archive,
     begin: &Begin,
-    base: Option<&Base>,
     mut topic: TopicState,
 ) -> Result<Result<ManifestTopic, TopicFailure>, BackupError> {
     let run = &begin.run.run;
@@ -189,14 +202,8 @@ async fn commit_topic(
         topic.list(archive).await?;
         return Ok(Ok(sum(&topic, &part, run)));
     }
-    let before = base.and_then(|base| base.manifest.topics.get(&*topic.name));
-    if let Some(before) = before.filter(|_| topic.unchanged) {
-        return Ok(Ok(ManifestTopic {
-            added_records: 0,
-            added_bytes: 0,
-            added_gaps: 0,
-            ..before.clone()
-        }));
+    if let Some(unchanged) = topic.unchanged.take() {
+        return Ok(Ok(unchanged));
     }
     let mut partitions = Vec::new();
     for partition in &topic.begin.partitions {
@@ -310,8 +317,10 @@ fn older_gaps(topic: &TopicState, partition: &BeginPartition, links: &[Link]) ->
         .filter(|range| !range.is_empty())
         .collect();
     }
-    // A new generation of a partition that was captured before: between its end and the log start nothing is left.
-    let before = topic.base.as_ref().and_then(|part| {
+    // A new generation of a partition that was captured before: between its end and the log start nothing is left. What a partial
+    // run had of that, and what it found missing, only that one has.
+    let before = topic.counted.as_ref().or(topic.base.as_ref());
+    let before = before.and_then(|part| {
         part.partitions
             .iter()
             .find(|p| p.partition == partition.partition)
@@ -342,8 +351,8 @@ fn sum(topic: &TopicState, part: &TopicPart, run: &str) -> ManifestTopic {
         let sizes = topic
             .segments
             .get(&(partition.partition, partition.generation.clone()));
-        let before = topic.base.as_ref().and_then(|base| {
-            base.partitions.iter().find(|p| {
+        let before = topic.counted.as_ref().and_then(|part| {
+            part.partitions.iter().find(|p| {
                 p.partition == partition.partition && p.generation == partition.generation
             })
         });
@@ -368,9 +377,9 @@ fn sum(topic: &TopicState, part: &TopicPart, run: &str) -> ManifestTopic {
     sum
 }
 
-/// Gaps of a partition that do not lie within one that the base has, of whatever generation.
+/// Gaps of a partition that do not lie within one that the complete base has, of whatever generation.
 fn added_gaps(topic: &TopicState, partition: &PinnedPartition) -> u64 {
-    let base = topic.base.iter().flat_map(|part| &part.partitions);
+    let base = topic.counted.iter().flat_map(|part| &part.partitions);
     let known: Vec<OffsetRange> = base
         .filter(|before| before.partition == partition.partition)
         .flat_map(|before| before.gaps.iter().map(|gap| gap.range))

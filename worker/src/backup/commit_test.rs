@@ -1,5 +1,7 @@
 //! Attempts of one run that end in failures, and what they leave.
 
+use std::sync::Arc;
+
 use kafka_backup_shared::archive::layout::{Layout, TopicId};
 use kafka_backup_shared::archive::manifest::{BeginTopic, TopicDescription};
 use kafka_backup_shared::plan::{ArchiveName, RunRef};
@@ -38,6 +40,7 @@ fn begin(partition: &BeginPartition) -> Begin {
         source_cluster_id: None,
         isolation_level: IsolationLevel::ReadCommitted,
         base: None,
+        partial_bases: BTreeMap::new(),
         topics: TOPICS.map(|name| (name.to_owned(), topic.clone())).into(),
         missing_topics: Vec::new(),
         only_visible: false,
@@ -78,7 +81,8 @@ impl Rig {
             name: name.into(),
             begin: self.begin.topics[name].clone(),
             base: None,
-            unchanged: false,
+            counted: None,
+            unchanged: None,
             segments: Listing::new(),
             failure: failing
                 .contains(&name)
@@ -168,6 +172,46 @@ async fn a_worse_attempt_takes_nothing_away() {
     assert_eq!(rig.partial().await, Some(("ab".into(), "c".into())));
 }
 
+#[tokio::test]
+async fn what_attempts_complete_side_by_side_adds_up() {
+    let rig = Rig::new();
+    let all = rig.attempt(&[]).await.unwrap();
+    let with = |names: &[&str]| Manifest {
+        topics: all
+            .topics
+            .iter()
+            .filter(|(name, _)| names.contains(&name.as_str()))
+            .map(|(name, topic)| {
+                let topic = ManifestTopic {
+                    added_records: 10,
+                    added_bytes: 100,
+                    ..topic.clone()
+                };
+                (name.clone(), topic)
+            })
+            .collect(),
+        failed: TOPICS
+            .iter()
+            .filter(|name| !names.contains(name))
+            .map(|name| (name.to_string(), "no leader".to_owned()))
+            .collect(),
+        records: 10 * names.len() as u64,
+        bytes: 100 * names.len() as u64,
+        ..all.clone()
+    };
+    let rig = Rig::new();
+    let run = &rig.begin.run.run;
+    // Neither has looked at what the other has done.
+    for names in [&["a"][..], &["b", "c"], &["b"]] {
+        write_partial(&rig.archive, run, &with(names))
+            .await
+            .unwrap();
+    }
+    assert_eq!(rig.partial().await, Some(("abc".into(), String::new())));
+    let found = rig.read(&rig.archive.layout.partial(run)).await.unwrap();
+    assert_eq!((found.records, found.bytes), (30, 300));
+}
+
 #[test]
 fn a_partition_is_stuck_when_only_its_high_watermark_has_moved() {
     let held = |isolation, before: Option<BeginPartition>, now| {
@@ -223,17 +267,20 @@ fn gaps_count_once_and_again_where_they_grow() {
     };
     let added = |before: Option<PinnedPartition>, now: &PinnedPartition| {
         let begin = begin(&partition(0, 0)).topics["a"].clone();
-        let base = before.map(|before| TopicPart {
-            format_version: FORMAT_VERSION,
-            topic: "a".into(),
-            description: begin.description.clone(),
-            partitions: vec![before],
+        let base = before.map(|before| {
+            Arc::new(TopicPart {
+                format_version: FORMAT_VERSION,
+                topic: "a".into(),
+                description: begin.description.clone(),
+                partitions: vec![before],
+            })
         });
         let topic = TopicState {
             name: "a".into(),
             begin,
-            base,
-            unchanged: false,
+            base: base.clone(),
+            counted: base,
+            unchanged: None,
             segments: Listing::new(),
             failure: None,
             lost: Vec::new(),

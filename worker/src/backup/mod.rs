@@ -47,7 +47,7 @@ use crate::kafka::{
 use crate::rate::Rate;
 use crate::store::Store;
 
-use archive::{Archive, Base};
+use archive::{Archive, Bases};
 use error::kafka;
 pub use error::{BackupError, TopicFailure};
 
@@ -81,7 +81,7 @@ pub async fn run(
     let client = interruptible(context, connect(plan, context)).await?;
     let name = plan.source_cluster_id.as_deref();
     interruptible(context, archive.claim(client.cluster_id(), name)).await?;
-    let (begin, base) = interruptible(context, begin(plan, &archive, &client)).await?;
+    let (begin, bases) = interruptible(context, begin(plan, &archive, &client)).await?;
     if begin.cluster_id != client.cluster_id() {
         return Err(BackupError::OtherClusterInRun {
             run: run.clone(),
@@ -89,12 +89,18 @@ pub async fn run(
             found: client.cluster_id().to_owned(),
         });
     }
-    let base = base.as_ref();
-    let mut topics = interruptible(context, work::look(&archive, &begin, base)).await?;
+    let mut topics = interruptible(context, work::look(&archive, &begin, &bases)).await?;
     let mut warnings = Vec::new();
     let work = interruptible(
         context,
-        work::plan(&archive, &begin, base, &client, &mut topics, &mut warnings),
+        work::plan(
+            &archive,
+            &begin,
+            &bases,
+            &client,
+            &mut topics,
+            &mut warnings,
+        ),
     )
     .await?;
     let counts = work::counts(&topics);
@@ -128,6 +134,7 @@ pub async fn run(
         warnings: &mut warnings,
     };
     capture.run(work).await?;
+    let base = bases.complete.as_deref();
     let commit = commit::commit(&archive, &begin, base, topics);
     let manifest = within_grace(context, commit).await?;
     tracing::info!(
@@ -246,37 +253,26 @@ async fn connect(plan: &BackupPlan, context: &Context) -> Result<Client, BackupE
         .map_err(kafka("reach the source cluster"))
 }
 
-/// What the run set out to do, now or in an earlier attempt, with the run that it continues.
+/// What the run set out to do, now or in an earlier attempt, with the runs that it goes on from.
 async fn begin(
     plan: &BackupPlan,
     archive: &Archive,
     client: &Client,
-) -> Result<(Begin, Option<Base>), BackupError> {
+) -> Result<(Begin, Bases), BackupError> {
     let run = &plan.run.run;
     let begin = match archive.begin(run).await? {
         Some(begin) => begin,
         None => {
-            let newest = archive.newest_complete(run).await?;
-            let begin = begin::fix(plan, archive, client, newest.as_ref()).await?;
-            if newest.as_ref().map(|base| &base.run) == begin.base.as_ref() {
+            let mut newest = archive.newest_bases(run).await?;
+            let begin = begin::fix(plan, archive, client, &mut newest).await?;
+            if newest.are_of(&begin) {
                 return Ok((begin, newest));
             }
             begin
         }
     };
-    let base = match &begin.base {
-        Some(base) => Some(
-            archive
-                .base(base)
-                .await?
-                .ok_or_else(|| BackupError::BaseGone {
-                    run: run.clone(),
-                    base: base.clone(),
-                })?,
-        ),
-        None => None,
-    };
-    Ok((begin, base))
+    let bases = archive.bases(&begin).await?;
+    Ok((begin, bases))
 }
 
 /// The outcome of a run that an earlier attempt completed.
@@ -286,7 +282,7 @@ async fn report(
     manifest: &Manifest,
 ) -> Result<Completed, BackupError> {
     let base = match &manifest.base {
-        Some(base) => interruptible(context, archive.base(base)).await?,
+        Some(base) => interruptible(context, archive.complete(base)).await?,
         None => None,
     };
     context.progress.add(manifest.records, manifest.bytes, 0);

@@ -246,11 +246,26 @@ fn a_batch_stays_as_it_is_where_nothing_is_gained() {
     };
     let bytes = large.build();
     // It has the codec; a level that is asked for is obeyed all the same.
-    assert_eq!(joined(&recode_all(&[large.clone()], Codec::Zstd)), bytes);
-    let level = recode(&[large.clone()], Codec::Zstd, Some(19), EVERYTHING, 1 << 20);
+    assert_eq!(
+        joined(&recode_all(std::slice::from_ref(&large), Codec::Zstd)),
+        bytes
+    );
+    let level = recode(
+        std::slice::from_ref(&large),
+        Codec::Zstd,
+        Some(19),
+        EVERYTHING,
+        1 << 20,
+    );
     assert_ne!(joined(&level), bytes);
     // Decompressed it would not fit into its topic any more.
-    let plain = recode(&[large.clone()], Codec::None, None, EVERYTHING, 100_000);
+    let plain = recode(
+        std::slice::from_ref(&large),
+        Codec::None,
+        None,
+        EVERYTHING,
+        100_000,
+    );
     assert_eq!(joined(&plain), bytes);
     assert_ne!(joined(&recode_all(&[large], Codec::None)), bytes);
 }

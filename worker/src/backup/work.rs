@@ -9,13 +9,12 @@ use jiff::Timestamp;
 use kafka_backup_shared::archive::chain::{Link, OffsetRange, chain, uncovered};
 use kafka_backup_shared::archive::layout::{ChainKey, SegmentName};
 use kafka_backup_shared::archive::manifest::{
-    Begin, BeginPartition, BeginTopic, PinnedPartition, TopicPart,
+    Begin, BeginPartition, BeginTopic, ManifestTopic, PinnedPartition, TopicPart,
 };
 use kafka_backup_shared::archive::tiles::{Foundation, Sizes};
 use kafka_backup_shared::report::Fault;
 
-use super::archive::{Archive, Base, CONCURRENCY, Listing};
-use super::begin::complete_topic;
+use super::archive::{Archive, Base, Bases, CONCURRENCY, Listing};
 use super::error::{BackupError, TopicFailure};
 use super::generation::{
     Before, Now, cut, fetch_before, last_epoch, may_refill, resume_at, tombstone_window,
@@ -27,10 +26,12 @@ use crate::kafka::{Client, LedPartition, PartitionEpoch, TopicFilter, TopicMetad
 pub(super) struct TopicState {
     pub(super) name: Arc<str>,
     pub(super) begin: BeginTopic,
-    /// The base run's part, where it has one of this topic id.
-    pub(super) base: Option<TopicPart>,
-    /// Nothing differs from the base run: its part serves this run too.
-    pub(super) unchanged: bool,
+    /// The part of the run that the topic goes on from, where it has one of this topic id.
+    pub(super) base: Option<Arc<TopicPart>>,
+    /// The complete base run's: what a run adds is counted from there. It is the same part, but where a partial run is between.
+    pub(super) counted: Option<Arc<TopicPart>>,
+    /// Nothing differs from the run that it goes on from: what that says of the topic goes for this one too.
+    pub(super) unchanged: Option<ManifestTopic>,
     /// Segments that are durable.
     pub(super) segments: Listing,
     pub(super) failure: Option<TopicFailure>,
@@ -82,15 +83,9 @@ impl FetchBefore {
 }
 
 impl TopicState {
-    /// The base run's partition, if its generation is the one of this run.
+    /// The base's partition, if its generation is the one of this run.
     pub(super) fn base_partition(&self, partition: &BeginPartition) -> Option<&PinnedPartition> {
-        let pinned = self
-            .base
-            .as_ref()?
-            .partitions
-            .iter()
-            .find(|p| p.partition == partition.partition)?;
-        (pinned.generation == partition.generation).then_some(pinned)
+        same_generation(self.base.as_ref()?, partition)
     }
 
     /// Learns which segments are durable.
@@ -123,45 +118,72 @@ impl TopicState {
     }
 }
 
+/// The partition as a part has it, in the generation of this run.
+pub(super) fn same_generation<'a>(
+    part: &'a TopicPart,
+    partition: &BeginPartition,
+) -> Option<&'a PinnedPartition> {
+    let same = |pinned: &&PinnedPartition| {
+        pinned.partition == partition.partition && pinned.generation == partition.generation
+    };
+    part.partitions.iter().find(same)
+}
+
 /// The topics of a run with what is durable of them.
 pub(super) async fn look(
     archive: &Archive,
     begin: &Begin,
-    base: Option<&Base>,
+    bases: &Bases,
 ) -> Result<Vec<TopicState>, BackupError> {
     let topics = begin.topics.clone();
     let looked =
-        futures::stream::iter(topics).map(|(name, topic)| look_at(archive, base, name, topic));
+        futures::stream::iter(topics).map(|(name, topic)| look_at(archive, bases, name, topic));
     looked.buffered(CONCURRENCY).try_collect().await
 }
 
 async fn look_at(
     archive: &Archive,
-    base: Option<&Base>,
+    bases: &Bases,
     name: String,
     topic: BeginTopic,
 ) -> Result<TopicState, BackupError> {
-    let before = base.and_then(|base| Some((base, complete_topic(base, &name)?)));
+    let id = topic.description.topic_id;
     // Same id, or it is another topic, whose part is of no use.
-    let before =
-        before.filter(|(_, before)| before.description.topic_id == topic.description.topic_id);
-    let base_part =
-        before.and_then(|(base, _)| Some(base.manifest.topics.get(&name)?.part.clone()));
-    let unchanged = before.is_some_and(|(_, before)| *before == topic);
+    let of_base = |base: Option<&Base>| {
+        let (before, entry) = base?.topic(&name)?;
+        (before.description.topic_id == id).then(|| (before.clone(), entry.clone()))
+    };
+    let before = of_base(bases.of(&name));
+    let complete = of_base(bases.complete.as_deref()).map(|(_, entry)| entry.part);
     let mut state = TopicState {
         name: Arc::from(&*name),
         begin: topic,
         base: None,
-        unchanged,
+        counted: None,
+        unchanged: None,
         segments: Listing::new(),
         failure: None,
         lost: Vec::new(),
     };
-    if unchanged {
-        return Ok(state);
-    }
-    if let Some(part) = base_part {
-        state.base = Some(archive.part(&part, &name).await?);
+    if let Some((before, entry)) = before {
+        if before == state.begin {
+            state.unchanged = Some(match bases.partial.contains_key(&name) {
+                true => entry,
+                false => ManifestTopic {
+                    added_records: 0,
+                    added_bytes: 0,
+                    added_gaps: 0,
+                    ..entry
+                },
+            });
+            return Ok(state);
+        }
+        state.base = Some(Arc::new(archive.part(&entry.part, &name).await?));
+        state.counted = match complete {
+            Some(part) if part == entry.part => state.base.clone(),
+            Some(part) => Some(Arc::new(archive.part(&part, &name).await?)),
+            None => None,
+        };
     }
     state.list(archive).await?;
     Ok(state)
@@ -180,16 +202,22 @@ pub(super) struct Counts {
     pub(super) bytes: u64,
 }
 
-/// What earlier attempts have added beyond the base.
+/// What earlier attempts, and partial runs, have added beyond the complete base.
 pub(super) fn counts(topics: &[TopicState]) -> Counts {
     let mut counts = Counts::default();
-    for topic in topics.iter().filter(|topic| !topic.unchanged) {
+    for topic in topics {
+        if let Some(unchanged) = &topic.unchanged {
+            counts.records += unchanged.added_records;
+            counts.bytes += unchanged.added_bytes;
+            continue;
+        }
         for partition in &topic.begin.partitions {
             let wanted = OffsetRange {
                 start: partition.log_start,
                 end: partition.end,
             };
-            let pinned = topic.base_partition(partition);
+            let counted = topic.counted.as_ref();
+            let pinned = counted.and_then(|part| same_generation(part, partition));
             let mut before = pinned.map(PinnedPartition::links).unwrap_or_default();
             // What is fetched again takes its time too, though it adds nothing.
             let lost = topic.lost_from_archive(partition);
@@ -232,7 +260,7 @@ fn total(ranges: &[OffsetRange]) -> u64 {
 pub(super) async fn plan(
     archive: &Archive,
     begin: &Begin,
-    base: Option<&Base>,
+    bases: &Bases,
     client: &Client,
     topics: &mut [TopicState],
     warnings: &mut Vec<String>,
@@ -241,7 +269,7 @@ pub(super) async fn plan(
     for (index, topic) in topics
         .iter()
         .enumerate()
-        .filter(|(_, topic)| !topic.unchanged && topic.failure.is_none())
+        .filter(|(_, topic)| topic.unchanged.is_none() && topic.failure.is_none())
     {
         for partition in &topic.begin.partitions {
             let links = topic.links(partition);
@@ -258,7 +286,7 @@ pub(super) async fn plan(
     }
     fail_what_cannot_be_refilled(topics);
     warnings.extend(lost_warnings(topics));
-    fail_what_is_late(begin, base, topics, &open, Timestamp::now());
+    fail_what_is_late(begin, bases, topics, &open, Timestamp::now());
     let leaders = leaders(client, topics, &open).await?;
     let epochs: Vec<(usize, PartitionEpoch)> = open
         .iter()
@@ -332,7 +360,7 @@ pub(super) async fn plan(
             },
             led,
             holes,
-            fetch_before: limit_of(begin, base, topic, &partition),
+            fetch_before: limit_of(begin, bases, topic, &partition),
             max_message_bytes: config(topic, "max.message.bytes").unwrap_or(1 << 20),
         });
     }
@@ -343,14 +371,14 @@ pub(super) async fn plan(
 /// earlier attempts left were fetched, only that it was before the listing: what was listed in time counts, and else nothing.
 fn fail_what_is_late(
     begin: &Begin,
-    base: Option<&Base>,
+    bases: &Bases,
     topics: &mut [TopicState],
     open: &[(usize, BeginPartition, Vec<Link>)],
     listed: Timestamp,
 ) {
     for (index, partition, links) in open {
         let topic = &mut topics[*index];
-        let late = limit_of(begin, base, topic, partition)
+        let late = limit_of(begin, bases, topic, partition)
             .filter(|before| before.continued && listed > before.limit);
         let (Some(late), Some(pinned)) = (late, topic.base_partition(partition)) else {
             continue;
@@ -389,7 +417,7 @@ fn split(mut range: OffsetRange, lost: &[Link]) -> Vec<OffsetRange> {
 
 /// Fails the topics of which a segment is lost that the source cannot give again as it was.
 fn fail_what_cannot_be_refilled(topics: &mut [TopicState]) {
-    for topic in topics.iter_mut().filter(|topic| !topic.unchanged) {
+    for topic in topics.iter_mut().filter(|topic| topic.unchanged.is_none()) {
         let failure = topic.begin.partitions.iter().find_map(|partition| {
             let pinned = topic.base_partition(partition)?;
             let first = *topic.lost_from_archive(partition).first()?;
@@ -411,7 +439,7 @@ fn lost_warnings(topics: &[TopicState]) -> Vec<String> {
     let mut warnings = Vec::new();
     for topic in topics
         .iter()
-        .filter(|topic| !topic.unchanged && topic.failure.is_none())
+        .filter(|topic| topic.unchanged.is_none() && topic.failure.is_none())
     {
         for partition in &topic.begin.partitions {
             let lost = topic.lost_from_archive(partition);
@@ -488,12 +516,13 @@ fn check_pinned(
 
 fn limit_of(
     begin: &Begin,
-    base: Option<&Base>,
+    bases: &Bases,
     topic: &TopicState,
     partition: &BeginPartition,
 ) -> Option<FetchBefore> {
     let configs = &topic.begin.description.configs;
-    let before = base.and_then(|base| Some((base, complete_topic(base, &topic.name)?)));
+    let base = bases.of(&topic.name);
+    let before = base.and_then(|base| Some((base, base.topic(&topic.name)?.0)));
     if let Some((base, before)) = before.filter(|_| topic.base_partition(partition).is_some()) {
         let id = topic.begin.description.topic_id;
         let isolation = begin.isolation_level;

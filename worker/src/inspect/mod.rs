@@ -335,7 +335,7 @@ async fn newest_complete(
     named: Option<&ArchiveName>,
 ) -> Result<(ArchiveName, String), InspectError> {
     let archive = only_archive(store, named).await?;
-    let newest = runs::newest_complete(store, &Layout::new(&archive), None).await?;
+    let newest = runs::newest_complete(store, &Layout::new(&archive)).await?;
     match newest {
         Some(complete) => Ok((archive, complete.run)),
         None => Err(InspectError::NoCompleteRun {

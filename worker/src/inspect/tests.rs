@@ -105,6 +105,7 @@ fn begin(run: &str) -> Begin {
         cluster_id: "c1".into(),
         isolation_level: IsolationLevel::ReadCommitted,
         base: Some(RUN.into()),
+        partial_bases: BTreeMap::new(),
         topics: BTreeMap::from([(
             "clicks".into(),
             BeginTopic {

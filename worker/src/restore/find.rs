@@ -97,7 +97,7 @@ pub(super) async fn by_id(
 }
 
 async fn latest(layout: Layout, store: &Store) -> Result<Option<Found>, RestoreError> {
-    let Some(newest) = runs::newest_complete(store, &layout, None).await? else {
+    let Some(newest) = runs::newest_complete(store, &layout).await? else {
         return Ok(None);
     };
     let manifest = from_json(&newest.key, &newest.manifest)?;

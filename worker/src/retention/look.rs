@@ -180,7 +180,7 @@ async fn runs(
                 id: id.clone(),
                 state,
                 start_time: manifest.start_time,
-                base: manifest.base.clone(),
+                bases: BTreeSet::new(),
             },
             parts: manifest
                 .topics
@@ -192,10 +192,12 @@ async fn runs(
         let run = match ledger {
             None => continue,
             Some(Ledger::Complete(manifest)) => of_manifest(&manifest, RunState::Complete),
-            Some(Ledger::Partial(manifest)) => Run {
-                begin: begin(store, layout, id).await?,
-                ..of_manifest(&manifest, RunState::Partial)
-            },
+            Some(Ledger::Partial(manifest)) => {
+                let mut run = of_manifest(&manifest, RunState::Partial);
+                run.begin = begin(store, layout, id).await?;
+                run.known.bases = run.begin.as_ref().map(Begin::bases).unwrap_or_default();
+                run
+            }
             Some(Ledger::Unfinished(begin)) => Run {
                 known: KnownRun {
                     id: id.clone(),
@@ -204,7 +206,7 @@ async fn runs(
                         false => RunState::Unfinished,
                     },
                     start_time: begin.start_time,
-                    base: begin.base.clone(),
+                    bases: begin.bases(),
                 },
                 parts: BTreeMap::new(),
                 begin: Some(*begin),
@@ -451,8 +453,11 @@ impl Archive<'_> {
             .iter()
             .filter_map(|id| self.runs.get(&**id));
         live.flat_map(move |run| {
-            let begun = run.begin.iter().filter_map(|begin| begin.topics.get(topic));
-            begun.flat_map(move |begun| {
+            let begun = run
+                .begin
+                .iter()
+                .filter_map(|begin| Some((begin.topics.get(topic)?, begin.base_of(topic))));
+            begun.flat_map(move |(begun, base)| {
                 let id = begun.description.topic_id;
                 begun.partitions.iter().map(move |partition| {
                     let chain = ChainKey {
@@ -461,24 +466,23 @@ impl Archive<'_> {
                         partition: partition.partition,
                         generation: partition.generation.clone(),
                     };
-                    let base = self.base_of(run, topic, id, &chain, parts);
+                    let base = base.and_then(|run| self.pinned_in(run, topic, id, &chain, parts));
                     Continuation { chain, base }
                 })
             })
         })
     }
 
-    /// What the run's base, which stays, has pinned of a chain.
-    fn base_of(
+    /// What a run that stays has pinned of a chain.
+    fn pinned_in(
         &self,
-        run: &Run,
+        run: &str,
         topic: &str,
         id: TopicId,
         chain: &ChainKey,
         parts: &BTreeMap<&str, TopicPart>,
     ) -> Option<PinnedPartition> {
-        let base = self.runs.get(run.known.base.as_deref()?)?;
-        let part = parts.get(&**base.parts.get(topic)?)?;
+        let part = parts.get(&**self.runs.get(run)?.parts.get(topic)?)?;
         let mut same = part.partitions.iter().filter(|partition| {
             part.description.topic_id == id
                 && partition.partition == chain.partition

@@ -321,7 +321,7 @@ impl Work<'_> {
                 }
             }
             Which::Latest => {
-                let newest = runs::newest_complete(self.store, self.layout, None).await?;
+                let newest = runs::newest_complete(self.store, self.layout).await?;
                 let run = newest.ok_or_else(|| self.no_run("complete run"))?.run;
                 let newest = self.run(&run).await?;
                 found.push(newest.ok_or(VerifyError::Deleted { run })?);

@@ -20,7 +20,7 @@ fn run(number: usize, state: RunState, hour: i64) -> KnownRun {
         id: id(number),
         state,
         start_time: at(hour),
-        base: number.checked_sub(1).map(id),
+        bases: number.checked_sub(1).map(id).into_iter().collect(),
     }
 }
 
@@ -189,6 +189,10 @@ struct Model {
 #[derive(Clone, Debug)]
 struct ModelRun {
     known: KnownRun,
+    /// The newest complete run when it began.
+    complete: Option<String>,
+    /// What it goes on from: that, or a newer partial run.
+    base: Option<String>,
     generation: String,
     wanted: OffsetRange,
     pinned: Option<PinnedPartition>,
@@ -250,7 +254,7 @@ impl Model {
     }
 
     fn base_of(&self, run: &ModelRun) -> Option<PinnedPartition> {
-        let base = run.known.base.as_ref()?;
+        let base = run.base.as_ref()?;
         let base = self.runs.iter().find(|other| other.known.id == *base)?;
         base.pinned
             .clone()
@@ -345,18 +349,26 @@ impl Model {
 
     fn begin(&self, state: RunState, moves: i64, reopens: bool) -> ModelRun {
         let number = self.runs.len();
-        let newest = self.newest();
-        let end = newest.map_or(0, |run| run.wanted.end);
-        let continued = newest
-            .filter(|_| !reopens)
-            .map(|run| run.generation.clone());
+        let complete = self.newest().map(|run| run.known.id.clone());
+        let newer = self
+            .runs
+            .iter()
+            .rev()
+            .take_while(|run| run.known.state != RunState::Complete);
+        let mut partial = newer.filter(|run| run.pinned.is_some() && run.complete == complete);
+        let base = partial.next().or(self.newest());
+        let end = base.map_or(0, |run| run.wanted.end);
+        let continued = base.filter(|_| !reopens).map(|run| run.generation.clone());
+        let base = base.map(|run| run.known.id.clone());
         ModelRun {
             known: KnownRun {
                 id: id(number),
                 state,
                 start_time: at(self.hour),
-                base: newest.map(|run| run.known.id.clone()),
+                bases: base.iter().chain(&complete).cloned().collect(),
             },
+            complete,
+            base,
             generation: continued.unwrap_or_else(|| id(number)),
             wanted: OffsetRange {
                 start: 0,
@@ -430,7 +442,8 @@ proptest! {
         }
         let next = model.begin(RunState::Complete, 50, false);
         let live = model.runs.iter().filter(|run| decision.live.contains(&run.known.id));
-        let continuations: Vec<Continuation> = live.chain([&next]).map(|run| model.continuation(run)).collect();
+        let mut continuations: Vec<Continuation> = live.map(|run| model.continuation(run)).collect();
+        continuations.push(Continuation { chain: chain_of(&newest.generation), base: newest.pinned.clone() });
         let gone = expired_segments(&model.there, &pinned, &continuations);
         let after = model.without(&gone);
 
@@ -455,7 +468,8 @@ proptest! {
         // who goes on, or begins now, finds what was there before
         let young = |run: &&ModelRun| run.pinned.is_none() && now.duration_since(run.known.start_time).as_hours() <= 7 * 24;
         for run in model.runs.iter().filter(young).chain([&next]) {
-            prop_assert!(model.base_of(run).is_none() || stays(&model.runs.iter().find(|base| run.known.base.as_ref() == Some(&base.known.id)).unwrap()));
+            let mut bases = model.runs.iter().filter(|base| run.known.bases.contains(&base.known.id));
+            prop_assert!(bases.all(|base| stays(&base)));
             prop_assert_eq!(model.links(run), after.links(run));
         }
         // and nothing else stays
