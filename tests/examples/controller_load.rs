@@ -2,6 +2,7 @@
 //! No pod is placed; kubelets are played, and start every pod.
 //!
 //! Argument: the number of objects. Prints one line for each figure.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "../tests/cluster_support/mod.rs"]
 mod cluster_support;

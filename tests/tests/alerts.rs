@@ -2,6 +2,7 @@
 //! a restart of the controller and deletions. Needs `cargo lab up` and the installed operator.
 //!
 //! What takes longer than this is shown by promtool in monitoring.rs; what waits for five minutes also by `cargo lab soak --only alerts`.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::LazyLock;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! The values of the Helm chart: what each does, and what is refused. Needs Go the first time, for Helm.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod chart_support;
 mod golden;

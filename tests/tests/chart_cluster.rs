@@ -2,6 +2,7 @@
 //! installed operator.
 //!
 //! A file of its own: the installed operator is away meanwhile, and the CRDs belong to the releases of this test. Both are given back.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! What the Helm chart renders: the manifests of the tree, permissions, names, and the document's table. `GOLDEN=write` writes the files.
 //! Needs Go the first time, for Helm.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod chart_support;
 mod golden;

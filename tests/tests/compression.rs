@@ -1,4 +1,5 @@
 //! Backups with a codec of their own: stored, read by Kafka's tools, restored, compared. Needs `cargo lab up kafka`.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
 //! The controller is killed right before and right after every write of a run's life; its successor brings about the same objects, totals
 //! and Events as one that nobody kills. The writes are those of the controller's own list. Needs `cargo lab up kubernetes`.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cluster_support;
 
@@ -407,7 +408,7 @@ impl<'a> Led<'a> {
             text.split(' ').map(word_left).collect::<Vec<_>>().join(" ")
         };
         let jobs = place.jobs().list(&ListParams::default()).await.unwrap();
-        let mut jobs: Vec<Value> = jobs.iter().map(|job| job_left(job, &nameless)).collect();
+        let mut jobs: Vec<Value> = jobs.iter().map(|job| job_left(job, nameless)).collect();
         jobs.sort_by_key(Value::to_string);
         let events = place.events().await.into_iter();
         let events = events.map(|(reason, message)| (reason, nameless(&message)));
@@ -415,7 +416,7 @@ impl<'a> Led<'a> {
         let snapshots = self.config_maps().list(&snapshots).await.unwrap();
         Left {
             snapshots: snapshots.iter().map(ResourceExt::name_any).collect(),
-            status: status_left(&status, place.kind, &nameless),
+            status: status_left(&status, place.kind, nameless),
             jobs,
             events: events.collect(),
         }

@@ -1,4 +1,5 @@
 //! What is missing around the controller: a CRD at its start and in its life, and the API server. Needs `cargo lab up kubernetes`.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cluster_support;
 

@@ -3,6 +3,7 @@
 //! Needs `cargo lab up kubernetes`, and the CRDs, which the suite installs.
 //!
 //! What is exposed is read all the time; the controller's families about itself are left out, since they begin at 0 with its process.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cluster_support;
 

@@ -1,5 +1,6 @@
 //! What kubectl makes of the objects: columns, short names, the category, and waiting for a condition. Needs `cargo lab up` and the
 //! installed operator.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod slow_backup;
 

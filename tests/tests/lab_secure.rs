@@ -84,6 +84,7 @@ fn refused<T: std::fmt::Debug>(what: &str, result: Result<T, String>, words: &st
 }
 
 #[test]
+#[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
 fn right_credentials_write_and_read() {
     let lab = lab();
     let at = Secured::one(&lab);

@@ -3,6 +3,7 @@
 //! # Guarantees
 //! - What was promised (alerts, queries, panels, ServiceMonitor) stands here as it was promised, and is found in the files.
 //! - Every alert is seen firing and silent, and every query with an exact value, by promtool.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod golden;
 

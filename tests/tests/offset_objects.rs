@@ -1,5 +1,6 @@
 //! Consumer groups through the objects: moved, taken back, carried over by a restore, refused. Offsets are read by Kafka's own
 //! `kafka-consumer-groups`. Needs `cargo lab up` and the installed operator.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};

@@ -1,6 +1,7 @@
 //! A controller that watches one namespace, with the permissions that the chart gives it: it can do its work there, and nothing elsewhere. Needs `cargo lab up` and the installed operator.
 //!
 //! A file of its own: the installed operator, which watches everything, is away meanwhile.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod slow_backup;
 

@@ -2,6 +2,7 @@
 //! files come from a Secret and change under the controller. Needs `cargo lab up` and the installed operator.
 //!
 //! A file of its own: the operator has other arguments meanwhile.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod slow_backup;
 

@@ -1,4 +1,5 @@
 //! What the tree itself promises. Needs no lab.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! Objects whose pods are *restricted*, brokers with SASL over TLS and ACLs, a store with TLS by a private CA, two controllers of which
 //! the leader is killed: there and back, groups reset and given back, with a password that is exchanged between two runs. Each run
 //! counts once, what failed is alerted, and all that is kept or logged is searched for secrets. Needs the installed operator.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::time::Duration;
 

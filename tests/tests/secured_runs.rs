@@ -1,5 +1,6 @@
 //! Backups and restores by the worker's program through TLS and SASL: record by record, beyond the life of a session, and while a
 //! password is exchanged. What it says is searched for secrets.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

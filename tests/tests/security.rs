@@ -1,6 +1,7 @@
 //! Every way in which brokers are locked down, by both of the worker's clients: its own (`wire`) and rdkafka. What they are told is
 //! kept in docs/security-modes.md; `GOLDEN=write` writes it. Which cases work is compared, the words of refusals are not: of several,
 //! the first that comes is told.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod golden;
 

@@ -1,4 +1,5 @@
 //! A client quota on the source cluster: the backup takes longer, and that is all. Needs `cargo lab up kafka`.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
 

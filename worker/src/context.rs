@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Default of the memory budget that fetch buffers and open segments share: with what the program takes beside it, the process
 /// stays below 64 MiB (`cargo lab bench data`).
-pub const DEFAULT_MEMORY_BUDGET: usize = 40 << 20;
+pub const DEFAULT_MEMORY_BUDGET: usize = 36 << 20;
 
 /// Default of [`Context::lease`].
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(60);

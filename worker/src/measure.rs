@@ -92,6 +92,7 @@ fn own_labels(family: &'static Family) -> &'static [&'static str] {
 }
 
 /// Notes a request to a broker, whatever became of it.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
 pub(crate) fn observe_kafka(api: ApiKey, duration: Duration) {
     let request = match api {
         ApiKey::Fetch => "fetch",

@@ -1,4 +1,5 @@
 //! The Kafka client against a real broker. Needs `KAFKA_BACKUP_LAB_SOURCE` (bootstrap address), which `cargo lab test` sets.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 use std::sync::Arc;

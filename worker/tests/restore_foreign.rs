@@ -1,5 +1,6 @@
 //! Restores into a topic that somebody else writes to as well: they end as corrupt and say where, and write nothing behind it. Needs
 //! `KAFKA_BACKUP_LAB_TARGET` (bootstrap addresses), which `cargo lab test` sets.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod restore_support;
 

@@ -1,4 +1,5 @@
 //! What a restore does with its target and with an archive that is not whole. Needs `KAFKA_BACKUP_LAB_TARGET`, a cluster.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod restore_support;
 

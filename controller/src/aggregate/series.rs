@@ -200,6 +200,7 @@ impl Change {
 
 impl Last {
     /// Nothing where the kinds differ.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
     pub(super) fn compare(&self, after: &Value) -> Option<Before> {
         let (count, start, is) = match (self, after) {
             (Self::Number { value, start }, Value::Number(after)) => {

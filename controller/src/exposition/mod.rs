@@ -159,6 +159,10 @@ fn count(what: &str, value: Option<f64>) -> Result<f64, String> {
     Err(format!("has the {what} {value}"))
 }
 
+#[allow(
+    clippy::neg_cmp_op_on_partial_ord,
+    reason = "what is no number must fail, too"
+)]
 fn histogram(
     mut buckets: Vec<(f64, f64)>,
     all: Option<f64>,

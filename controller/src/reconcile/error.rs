@@ -35,6 +35,7 @@ impl ReconcileError {
     }
 
     /// The error with its causes; of the API server's answer its message and code.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
     pub(crate) fn chain(&self) -> String {
         match self {
             Self::Api { source, .. } => match &**source {

@@ -381,8 +381,12 @@ fn take(step: Step, server: &mut Server, controllers: &mut [Controller; 2], coun
         Step::SyncJobs(who) => controllers[who].jobs = server.jobs.values().cloned().collect(),
         Step::Look(who) => {
             if controllers[who].pending.is_empty() {
-                let exposed = if count % 3 == 0 { Duration::ZERO } else { HOLD };
-                let is_free = count % 2 == 0;
+                let exposed = if count.is_multiple_of(3) {
+                    Duration::ZERO
+                } else {
+                    HOLD
+                };
+                let is_free = count.is_multiple_of(2);
                 controllers[who].place = Some(if is_free {
                     Place::Free
                 } else {

@@ -92,6 +92,7 @@ impl Fault {
     }
 
     /// How long a broker is away or frozen.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
     pub(super) fn lasts(self, random: &mut Random) -> Duration {
         Duration::from_millis(match self {
             // Up to more than the session of a broker: it is deposed, and does not know.

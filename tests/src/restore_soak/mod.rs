@@ -344,6 +344,7 @@ impl Restore<'_> {
     }
 
     /// Brokers go away, or freeze, and come back. Sometimes the worker is killed just before.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
     fn without_brokers(
         &self,
         fault: Fault,

@@ -324,6 +324,7 @@ impl KafkaError {
     }
 
     /// Whether it was refused after a broker had taken us before.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
     pub(crate) fn is_denied_now(&self) -> bool {
         match self {
             Self::DeniedNow { .. } => true,
@@ -337,6 +338,7 @@ impl KafkaError {
     }
 
     /// Whether the same request may succeed a moment later.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
     pub fn is_retriable(&self) -> bool {
         match self {
             Self::Answered { code, .. } => code.is_retriable() || code::is_stale_metadata(*code),
@@ -398,6 +400,7 @@ impl From<SecurityError> for KafkaError {
 }
 
 /// What a broken stream means: TLS tells who refused whom.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
 fn io_fault(error: &io::Error) -> Fault {
     use rustls::AlertDescription as Alert;
     match tls_error(error) {
@@ -487,6 +490,7 @@ fn theirs_line(api: ApiKey, theirs: Option<VersionRange>) -> String {
 }
 
 /// Words for the permission that a refusal is about, as Kafka's ACLs name it; empty where it is no refusal.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
 pub(crate) fn missing_permission(
     api: ApiKey,
     code: ResponseError,
@@ -535,8 +539,10 @@ fn live_members(code: ResponseError) -> &'static str {
 }
 
 fn message_line(message: &Option<String>) -> String {
+    // FindCoordinator's answer has an empty one where there is nothing to say.
     message
         .as_ref()
+        .filter(|text| !text.is_empty())
         .map(|text| format!(": {text}"))
         .unwrap_or_default()
 }

@@ -513,6 +513,7 @@ async fn answer<R: Api>(
 }
 
 /// Proves the session anew before the broker would end it (KIP-368), as long as the connection lives.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
 async fn renew(wire: Weak<Wire>, state: Arc<State>, security: Security, mut lifetime: Duration) {
     loop {
         tokio::select! {

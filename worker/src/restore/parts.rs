@@ -112,6 +112,7 @@ mod tests {
         (batches.concat().into(), batches)
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
     fn take(parts: &mut Parts, found: &mut Vec<Bytes>) -> Next {
         loop {
             match parts.next().unwrap() {
