@@ -752,6 +752,11 @@ const FIRST: i64 = 5;
 
 impl Restored {
     async fn new(groups: &[&str]) -> Self {
+        Self::with(groups, &[]).await
+    }
+
+    /// Where there are groups `aside`, which have read only the second topic, that is not restored.
+    async fn with(groups: &[&str], aside: &[&str]) -> Self {
         let prefix = name("offsets-restored");
         let (plain, swapped) = (format!("{prefix}.plain"), format!("{prefix}.swapped"));
         for topic in [&plain, &swapped] {
@@ -775,21 +780,30 @@ impl Restored {
         for group in groups {
             commit(&bootstrap(), group, &restored.at_source()).await;
         }
+        for group in aside {
+            commit(&bootstrap(), group, &restored.at_source()[2..]).await;
+        }
+        let all = groups.iter().chain(aside);
         let backup = BackupPlan {
-            consumer_groups: Some(groups.iter().map(|group| (*group).to_owned()).collect()),
+            consumer_groups: Some(all.map(|group| (*group).to_owned()).collect()),
             source_cluster_id: Some("shop".into()),
             ..plan(RUN, &[&restored.plain, &restored.swapped])
         };
         run(&backup, &restored.archive.store).await.unwrap();
         let moves = [(0, 1), (1, 0)].map(|(source, target)| PartitionMove { source, target });
-        let topics = Topics {
+        let mut moved = BTreeMap::from([(restored.swapped.clone(), moves.to_vec())]);
+        let mut topics = Topics {
             include: vec!["*".into()],
             exclude: vec![],
             missing: MissingTopics::Fail,
         };
+        if !aside.is_empty() {
+            topics.exclude.extend(moved.into_keys());
+            moved = BTreeMap::new();
+        }
         let request = RestoreRequest {
             include_original_offset_header: Some(true),
-            partition_mapping: BTreeMap::from([(restored.swapped.clone(), moves.to_vec())]),
+            partition_mapping: moved,
             ..RestoreRequest::new(format!("orders-{RUN}"), topics)
         };
         let plan = RestorePlan {
@@ -904,6 +918,33 @@ async fn groups_of_a_restore_go_on_where_they_were_at_the_source() {
     let source = committed(&bootstrap(), &there, &topics).await;
     assert_eq!(source, offsets(&restored.at_source()));
     assert_eq!(bench.state(&groups, &topics).await, state);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_a_restore_has_nothing_to_do_with_are_left_to_themselves() {
+    let prefix = name("offsets-aside");
+    let (there, aside) = (format!("{prefix}-there"), format!("{prefix}-aside"));
+    let restored = Restored::with(&[&there], &[&aside]).await;
+    let bench = restored.bench();
+    let (groups, topics) = ([&*there, &*aside], [&*restored.plain]);
+    let reset = |groups: &[&str], id: &str| {
+        let reset = bench.reset(groups, restored.to(&bench), id);
+        OffsetsTask::Reset(reset)
+    };
+    let all = reset(&[&format!("{prefix}-*")], "all");
+    let done = bench.dry_and_real(all, &groups, &topics).await.unwrap();
+    assert_eq!((done.groups_done, done.partitions), (1, 2));
+    let state = bench.state(&groups, &topics).await;
+    assert!(state[&aside].is_empty(), "{state:?}");
+    // Who asks for it by its name is told, and so is who asks for nothing else.
+    let result = bench.run(reset(&[&aside], "named")).await;
+    failed(result, Fault::Spec, &[&aside, "is not part of the restore"]);
+    let result = bench.run(reset(&[&format!("{prefix}-a*")], "none")).await;
+    failed(
+        result,
+        Fault::Spec,
+        &["on the topics of the restore", "none that matches"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

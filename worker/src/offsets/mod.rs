@@ -43,14 +43,14 @@ use kafka_backup_shared::plan::{
     Mapping, OffsetTarget, OffsetsPlan, OffsetsTask, ResetTask, RunRef, SnapshotRef, SpecError,
 };
 use kafka_backup_shared::report::{Fault, OffsetsDeed, OffsetsReport, Verification};
-use kafka_backup_shared::selector::GroupSelector;
+use kafka_backup_shared::selector::{GroupSelector, is_meant};
 
 use crate::context::{Completed, Context};
 use crate::groups::refuse_hidden;
 use crate::human;
 use crate::kafka::{Client, ClientConfig, ListedGroup, ONLY_VISIBLE, TopicFilter};
 use crate::push::SnapshotPush;
-use crate::restore::groups::{TranslatedGroup, translate};
+use crate::restore::groups::{LeftOutReason, TranslatedGroup, translate};
 use crate::store::{Places, Store};
 use crate::verify::against::find;
 use apply::{apply, planned};
@@ -303,7 +303,13 @@ impl Work<'_> {
                 }
                 let selector = GroupSelector::parse(GROUPS, &task.groups)?;
                 let found = translate(&store, &found.layout, decision, Some(&selector)).await?;
-                let groups = found.groups()?.collect::<Result<Vec<_>, _>>()?;
+                let mut groups = found.groups()?.collect::<Result<Vec<_>, _>>()?;
+                // A glob means those that the restore has to do with.
+                let topics = task.topics.as_deref();
+                groups.retain(|group| {
+                    let mut literals = selector.literals();
+                    literals.any(|id| id == group.group) || has_to_do_with(group, topics)
+                });
                 Ok(Source::Restore(Restored {
                     groups,
                     target_ids: target_ids(decision),
@@ -327,7 +333,12 @@ impl Work<'_> {
             }
             Source::Restore(restored) => {
                 let names = restored.groups.iter().map(|group| group.group.as_str());
-                among(&task.groups, names, &listed, "the backup")
+                among(
+                    &task.groups,
+                    names,
+                    &listed,
+                    "the backup with offsets on the topics of the restore",
+                )
             }
         }
     }
@@ -559,6 +570,14 @@ fn refuse_unkept(plans: &mut [GroupPlan], had: &Snapshot) {
             *plan = GroupPlan::refused(&plan.group, reason.into());
         }
     }
+}
+
+/// Whether a restore has written what a group had read, or was asked to and could not.
+fn has_to_do_with(group: &TranslatedGroup, topics: Option<&[String]>) -> bool {
+    let mut offsets = group.offsets.iter();
+    let mut left = group.left_out.iter();
+    offsets.any(|one| is_meant(topics, &one.target_topic))
+        || left.any(|left| left.reason != LeftOutReason::NotAsked)
 }
 
 /// The end of a comparison with `snapshot`: a difference is a failure.
