@@ -5,6 +5,14 @@ use super::{Doing, Lab, LabError, parts};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Held while apt-get is at work: components come up side by side, and `DPkg::Lock::Timeout` has it wait for dpkg only, not for
+/// another one that fetches lists.
+static APT: Mutex<()> = Mutex::new(());
+/// For how long the machine's own apt-get, as that of unattended upgrades, is waited for.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Tells maintainer scripts that they must not start services (Debian policy, section 9.3.3); ours if it has this text.
 const POLICY: &str =
@@ -52,7 +60,8 @@ pub fn require(programs: &[(&str, &str)]) -> Result<(), LabError> {
 
 /// Installs packages without starting any service they bring.
 fn install(packages: &[&str]) -> Result<(), LabError> {
-    run(&mut apt(&["update", "-qq"]))?;
+    let _alone = APT.lock().unwrap_or_else(PoisonError::into_inner);
+    update()?;
     let policy = Path::new(POLICY_PATH);
     let made = !policy.exists();
     if made {
@@ -73,7 +82,8 @@ pub fn unpacked(lab: &Lab, package: &str, program: &str) -> Result<PathBuf, LabE
         return Ok(path);
     }
     let folder = parts::part(lab, package, "debian", |folder| {
-        run(&mut apt(&["update", "-qq"]))?;
+        let _alone = APT.lock().unwrap_or_else(PoisonError::into_inner);
+        update()?;
         run(apt(&["download", "-qq", package]).current_dir(folder))?;
         let entries = fs::read_dir(folder).doing(|| format!("list {}", folder.display()))?;
         let archive = entries
@@ -87,6 +97,22 @@ pub fn unpacked(lab: &Lab, package: &str, program: &str) -> Result<PathBuf, LabE
         run(extract.arg("--extract").arg(&archive).arg(folder)).map(drop)
     })?;
     Ok(folder.join("usr/bin").join(program))
+}
+
+/// Fetches the lists of packages, as soon as nobody else does.
+fn update() -> Result<(), LabError> {
+    let start = Instant::now();
+    loop {
+        match run(&mut apt(&["update", "-qq"])) {
+            Err(error)
+                if error.to_string().contains("Could not get lock")
+                    && start.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_secs(2));
+            }
+            done => return done.map(drop),
+        }
+    }
 }
 
 fn apt(args: &[&str]) -> Command {
