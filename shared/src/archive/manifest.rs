@@ -166,6 +166,16 @@ pub struct TopicPart {
     pub partitions: Vec<PinnedPartition>,
 }
 
+impl TopicPart {
+    /// A partition, if it is of that generation.
+    pub fn pinned(&self, partition: i32, generation: &str) -> Option<&PinnedPartition> {
+        let is_it = |pinned: &&PinnedPartition| {
+            pinned.partition == partition && pinned.generation == generation
+        };
+        self.partitions.iter().find(is_it)
+    }
+}
+
 /// A partition in a [`TopicPart`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -7,9 +7,9 @@
 //! no partial one has been counted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use kafka_backup_shared::archive::layout::{Layout, TopicId};
@@ -53,12 +53,17 @@ impl Base {
             self.manifest.topics.get(name)?,
         ))
     }
-}
 
-impl Base {
+    /// The run with the part of a topic that is still the same one, but not wholly as it was.
+    pub(super) fn changed_part(&self, name: &str, now: &BeginTopic) -> Option<String> {
+        let (before, entry) = self.topic(name)?;
+        let same_id = before.description.topic_id == now.description.topic_id;
+        (same_id && before != now).then(|| entry.part.clone())
+    }
+
     /// Whether the run has surely seen every tombstone of a topic of which it opened a generation. A complete run that has not
     /// says so; nobody has heard it of a partial one.
-    fn was_in_time(&self, topic: &str) -> bool {
+    pub(super) fn was_in_time(&self, topic: &str) -> bool {
         let Some((begun, _)) = self.topic(topic) else {
             return false;
         };

@@ -153,9 +153,8 @@ async fn leave_damaged(
     archive: &Archive,
 ) -> Result<(), BackupError> {
     let changed = bases.partial.iter().filter_map(|(name, base)| {
-        let (now, (before, entry)) = (topics.get(name)?, base.topic(name)?);
-        let same_id = before.description.topic_id == now.description.topic_id;
-        (same_id && before != now).then(|| (name.clone(), entry.part.clone(), now.clone()))
+        let now = topics.get(name)?;
+        Some((name.clone(), base.changed_part(name, now)?, now.clone()))
     });
     let changed: Vec<_> = changed.collect();
     let looked = futures::stream::iter(changed)
@@ -484,9 +483,8 @@ async fn choose_generations(
 /// Where the bases' parts of the topics are that are not wholly as they were.
 fn changed_parts(begin: &Begin, bases: &Bases) -> Vec<(String, String)> {
     let part = |(name, topic): (&String, &BeginTopic)| {
-        let (before, entry) = bases.of(name)?.topic(name)?;
-        let same_id = before.description.topic_id == topic.description.topic_id;
-        (same_id && before != topic).then(|| (entry.part.clone(), name.clone()))
+        let part = bases.of(name)?.changed_part(name, topic)?;
+        Some((part, name.clone()))
     };
     begin.topics.iter().filter_map(part).collect()
 }
@@ -504,9 +502,7 @@ async fn find_lost(
             continue;
         };
         let continued = |(index, partition): (usize, &BeginPartition)| {
-            let pinned = part.partitions.iter().find(|pinned| {
-                pinned.partition == partition.partition && pinned.generation == partition.generation
-            })?;
+            let pinned = part.pinned(partition.partition, &partition.generation)?;
             let refilled = may_refill(pinned, &topic.description.configs);
             (!refilled).then(|| (index, partition.log_start, pinned.clone()))
         };

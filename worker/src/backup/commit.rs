@@ -351,11 +351,9 @@ fn sum(topic: &TopicState, part: &TopicPart, run: &str) -> ManifestTopic {
         let sizes = topic
             .segments
             .get(&(partition.partition, partition.generation.clone()));
-        let before = topic.counted.as_ref().and_then(|part| {
-            part.partitions.iter().find(|p| {
-                p.partition == partition.partition && p.generation == partition.generation
-            })
-        });
+        let counted = topic.counted.as_ref();
+        let before =
+            counted.and_then(|part| part.pinned(partition.partition, &partition.generation));
         // A merged tile of what was pinned before adds nothing.
         let before = before.map(Foundation::new);
         let held = |name: &SegmentName| before.as_ref().is_some_and(|before| before.holds(name));

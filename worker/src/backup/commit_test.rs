@@ -1,13 +1,14 @@
 //! Attempts of one run that end in failures, and what they leave.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_backup_shared::archive::layout::{Layout, TopicId};
-use kafka_backup_shared::archive::manifest::{BeginTopic, TopicDescription};
+use kafka_backup_shared::archive::manifest::{BeginTopic, ConfigValue, TopicDescription};
 use kafka_backup_shared::plan::{ArchiveName, RunRef};
 
 use super::*;
-use crate::backup::archive::Listing;
+use crate::backup::archive::{Base, Listing};
 use crate::store::Store;
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
@@ -317,6 +318,40 @@ fn lag_is_known_when_every_partition_has_told() {
     assert_eq!(told(&[("a", 10), ("b", 15)]), None);
     // The topic c was made anew.
     assert_eq!(told(&[("a", 10), ("b", 10), ("c", 2)]), Some(0));
+}
+
+#[test]
+fn a_partial_run_is_a_base_while_no_tombstone_can_have_been_missed() {
+    let was_in_time = |policy: &str, generation: &str, seconds: u64| {
+        let mut begin = begin(&partition(10, 12));
+        let topic = begin.topics.get_mut("a").unwrap();
+        let configs = [
+            ("cleanup.policy", policy),
+            ("delete.retention.ms", "100000"),
+        ];
+        topic.description.configs = configs
+            .map(|(name, value)| {
+                let value = Some(value.to_owned());
+                (name.to_owned(), ConfigValue { value, source: 1 })
+            })
+            .into();
+        topic.partitions[0].generation = generation.to_owned();
+        let mut manifest = manifest_of(&begin);
+        manifest.completion_time += Duration::from_secs(seconds);
+        let base = Base {
+            run: "mine".into(),
+            begin,
+            manifest,
+        };
+        assert!(!base.was_in_time("unknown"));
+        base.was_in_time("a")
+    };
+    // Nine tenths of the time for which tombstones stay.
+    assert!(was_in_time("compact", "mine", 90));
+    assert!(!was_in_time("compact", "mine", 91));
+    assert!(was_in_time("delete", "mine", 91));
+    // Only whoever opens a generation reads it from its start.
+    assert!(was_in_time("compact", "before", 91));
 }
 
 /// The manifest of a run that captured all.

@@ -85,7 +85,8 @@ impl FetchBefore {
 impl TopicState {
     /// The base's partition, if its generation is the one of this run.
     pub(super) fn base_partition(&self, partition: &BeginPartition) -> Option<&PinnedPartition> {
-        same_generation(self.base.as_ref()?, partition)
+        let base = self.base.as_ref()?;
+        base.pinned(partition.partition, &partition.generation)
     }
 
     /// Learns which segments are durable.
@@ -116,17 +117,6 @@ impl TopicState {
         let nothing = Sizes::new();
         Foundation::new(pinned).lost(self.segments.get(&key).unwrap_or(&nothing))
     }
-}
-
-/// The partition as a part has it, in the generation of this run.
-pub(super) fn same_generation<'a>(
-    part: &'a TopicPart,
-    partition: &BeginPartition,
-) -> Option<&'a PinnedPartition> {
-    let same = |pinned: &&PinnedPartition| {
-        pinned.partition == partition.partition && pinned.generation == partition.generation
-    };
-    part.partitions.iter().find(same)
 }
 
 /// The topics of a run with what is durable of them.
@@ -217,7 +207,8 @@ pub(super) fn counts(topics: &[TopicState]) -> Counts {
                 end: partition.end,
             };
             let counted = topic.counted.as_ref();
-            let pinned = counted.and_then(|part| same_generation(part, partition));
+            let generation = &partition.generation;
+            let pinned = counted.and_then(|part| part.pinned(partition.partition, generation));
             let mut before = pinned.map(PinnedPartition::links).unwrap_or_default();
             // What is fetched again takes its time too, though it adds nothing.
             let lost = topic.lost_from_archive(partition);
