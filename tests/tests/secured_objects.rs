@@ -1,6 +1,7 @@
 //! Objects whose pods are *restricted*, brokers with SASL over TLS and ACLs, a store with TLS by a private CA, two controllers of which
-//! the leader is killed: there and back, groups reset and given back, with a password that is exchanged between two runs. Each run
-//! counts once, what failed is alerted, and all that is kept or logged is searched for secrets. Needs the installed operator.
+//! the leader is killed: there and back, groups reset and given back. A password is exchanged between two runs, and during one,
+//! together with the keys of the store. Each run counts once, what failed is alerted, and all that is kept or logged is searched for
+//! secrets. Needs the installed operator.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::time::Duration;
@@ -16,6 +17,11 @@ const NAMESPACE: &str = "t-secured";
 const LIMIT: Duration = Duration::from_secs(180);
 const USER: &str = "operator-user";
 const TOPIC: &str = "vault";
+const RECORDS: u64 = 60_000;
+/// The backup during which everything is exchanged takes a minute, of many sessions.
+const SLOWLY: u64 = RECORDS / 60;
+/// The exchanged keys of the store.
+const NEW_SECRET_KEY: &str = "exchanged-secret-key";
 /// What a backup needs of the brokers, and what a restore needs besides.
 const BACKUP: &[&str] = &[
     "topic:vault:READ",
@@ -101,9 +107,18 @@ fn set_password(lab: &Lab, password: &str) {
     apply(lab, "secured-user", &user);
 }
 
+fn set_keys(lab: &Lab, secret_key: &str) {
+    let keys = json!({"accessKey": versitygw::ACCESS_KEY, "secretKey": secret_key});
+    apply(lab, "secured-keys", &secret("keys", keys));
+}
+
 fn cluster(secured: &Secured) -> Value {
+    cluster_at(secured, Listener::SaslTls)
+}
+
+fn cluster_at(secured: &Secured, listener: Listener) -> Value {
     json!({
-        "bootstrapServers": secured.bootstrap(Listener::SaslTls).split(',').collect::<Vec<_>>(),
+        "bootstrapServers": secured.bootstrap(listener).split(',').collect::<Vec<_>>(),
         "securityProtocol": "SASL_SSL",
         "caSecret": {"name": "private-ca"},
         "saslSecret": {"name": "kafka-user", "mechanism": "SCRAM-SHA-512"},
@@ -132,17 +147,64 @@ fn finished(lab: &Lab, kind: &str, name: &str) -> Value {
     operator::wait_finished(lab, NAMESPACE, kind, name, LIMIT, |_| {}).unwrap()
 }
 
-fn backup(lab: &Lab, secured: &Secured, name: &str) -> Value {
-    let spec = json!({
-        "kafkaCluster": cluster(secured), "topics": [TOPIC], "storage": storage(),
-        "job": {"backoffLimit": 0},
+fn begin_backup(lab: &Lab, name: &str, cluster: Value, more: Value) {
+    let mut spec = json!({
+        "kafkaCluster": cluster, "topics": [TOPIC], "storage": storage(), "job": {"backoffLimit": 0},
     });
-    apply(
-        lab,
-        &format!("secured-{name}"),
-        &object("KafkaBackup", name, &spec),
-    );
+    for (field, value) in more.as_object().unwrap() {
+        spec[field] = value.clone();
+    }
+    let object = object("KafkaBackup", name, &spec);
+    apply(lab, &format!("secured-{name}"), &object);
+}
+
+fn backup(lab: &Lab, secured: &Secured, name: &str) -> Value {
+    begin_backup(lab, name, cluster(secured), json!({}));
     finished(lab, "kafkabackup", name)
+}
+
+/// A backup during which the brokers and the store get other secrets, and then the Secrets, which a kubelet brings into the pod.
+fn backup_during_an_exchange(lab: &Lab, secured: &Secured, name: &str, password: &str) {
+    let cluster = cluster_at(secured, Listener::Reauthenticating);
+    let rate = json!({"rateLimit": {"recordsPerSecond": SLOWLY}, "segmentMaxBytes": 1_048_576});
+    begin_backup(lab, name, cluster, rate);
+    let moves = |object: &Value| object["status"]["activeRun"]["records"].as_u64() > Some(0);
+    let kind = "kafkabackup";
+    operator::wait_object(lab, NAMESPACE, kind, name, "progress", LIMIT, moves).unwrap();
+    secured
+        .set_scram(USER, Mechanism::ScramSha512, password)
+        .unwrap();
+    versitygw::exchange_tls_key(lab, NEW_SECRET_KEY).unwrap();
+    let pod = format!("batch.kubernetes.io/job-name={}", job_of(lab, name));
+    let says = |what: &str| {
+        let args = ["--namespace", NAMESPACE, "logs", "--tail=-1", "--selector"];
+        let said = operator::kubectl(lab, &[&args[..], &[&pod]].concat()).unwrap();
+        said.lines().any(|line| line.contains(what))
+    };
+    let refusals = ["failed to authenticate with SCRAM-SHA-512", "403 Forbidden"];
+    for refusal in refusals {
+        wait_for(refusal, LIMIT, || says(refusal)).unwrap();
+    }
+    set_password(lab, password);
+    set_keys(lab, NEW_SECRET_KEY);
+    let done = finished(lab, kind, name);
+    assert_eq!(done["status"]["phase"], "Completed", "{:#}", done["status"]);
+    assert_eq!(done["status"]["lastBackupRecords"], RECORDS);
+    assert!(says("the Secrets of the store have changed"));
+    let pods = operator::list(lab, NAMESPACE, "pods").unwrap();
+    let of_run = |pod: &&Value| {
+        let labels = &pod["metadata"]["labels"];
+        labels["batch.kubernetes.io/job-name"] == job_of(lab, name)
+    };
+    assert_eq!(pods.iter().filter(of_run).count(), 1, "it is the same pod");
+}
+
+/// The Job of the object's only run.
+fn job_of(lab: &Lab, name: &str) -> String {
+    let jobs = operator::list(lab, NAMESPACE, "jobs").unwrap();
+    let owned = |job: &&Value| job["metadata"]["ownerReferences"][0]["name"] == name;
+    let job = jobs.iter().find(owned).unwrap();
+    job["metadata"]["name"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -152,18 +214,19 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
     let secured = Secured::three(&lab);
     secured.up().unwrap();
     versitygw::down_with_tls(&lab).unwrap();
-    versitygw::up_with_tls(&lab).unwrap();
+    versitygw::up_with_tls(&lab, versitygw::SECRET_KEY).unwrap();
     operator::fresh_namespace(&lab, NAMESPACE).unwrap();
     let controllers = Controllers::two(&lab);
     let rules = Rules::load(&lab).unwrap();
     let mechanism = Mechanism::ScramSha512;
     let (first, second) = (password(USER), "exchanged-secret".to_owned());
+    let third = "exchanged-again".to_owned();
     secured.set_scram(USER, mechanism, &first).unwrap();
     secured.allow(USER, BACKUP).unwrap();
     let what = Produce {
         topic: TOPIC,
         partitions: 3,
-        records: 3000,
+        records: RECORDS,
         create: Some(&[]),
         ..Produce::default()
     };
@@ -177,18 +240,17 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
         "secured-ca",
         &secret("private-ca", json!({"ca.crt": ca})),
     );
-    let keys = json!({"accessKey": versitygw::ACCESS_KEY, "secretKey": versitygw::SECRET_KEY});
-    apply(&lab, "secured-keys", &secret("keys", keys));
+    set_keys(&lab, versitygw::SECRET_KEY);
     set_password(&lab, &first);
 
     let done = backup(&lab, &secured, "vault");
     assert_eq!(done["status"]["phase"], "Completed", "{:#}", done["status"]);
-    assert_eq!(done["status"]["lastBackupRecords"], 3000);
+    assert_eq!(done["status"]["lastBackupRecords"], RECORDS);
 
     // The restore lacks every permission of its own: it says which, and is not tried again.
-    let begin_restore = |name: &str| {
+    let begin_restore = |name: &str, backup: &str| {
         let spec = json!({
-            "targetCluster": cluster(&secured), "backupRef": {"name": "vault"}, "topics": [TOPIC],
+            "targetCluster": cluster(&secured), "backupRef": {"name": backup}, "topics": [TOPIC],
             "topicMapping": {TOPIC: "vault-back"}, "job": {"backoffLimit": 0},
         });
         apply(
@@ -197,7 +259,7 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
             &object("KafkaRestore", name, &spec),
         );
     };
-    begin_restore("refused");
+    begin_restore("refused", "vault");
     let refused = finished(&lab, "kafkarestore", "refused");
     let told = refused["status"].to_string();
     assert_eq!(refused["status"]["phase"], "Failed");
@@ -216,7 +278,8 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
         "{told}"
     );
     set_password(&lab, &second);
-    begin_restore("vault");
+    backup_during_an_exchange(&lab, &secured, "during", &third);
+    begin_restore("vault", "during");
     controllers.kill_leader();
     let back = finished(&lab, "kafkarestore", "vault");
     assert_eq!(back["status"]["phase"], "Completed", "{:#}", back["status"]);
@@ -268,7 +331,8 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
 
     // Each run counts once, whoever leads; what has failed is told.
     let counted = |family: &str, object: &str, outcome: &str| {
-        let page = operator::metrics(&lab).unwrap();
+        // Nobody may answer for a moment, after the death of the leader.
+        let page = operator::metrics(&lab).ok()?;
         let parts = [
             format!("{}_name=\"{object}\"", family.trim_start_matches("offset_")),
             format!("outcome=\"{outcome}\""),
@@ -284,6 +348,7 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
     for (family, object, outcome) in [
         ("backup", "vault", "success"),
         ("backup", "stale", "failure"),
+        ("backup", "during", "success"),
         ("restore", "refused", "failure"),
         ("restore", "vault", "success"),
         ("offset_reset", "vault", "success"),
@@ -326,7 +391,8 @@ fn restricted_pods_reach_brokers_and_a_store_that_are_locked_down() {
     said += &operator::kubectl(&lab, &[&all[..], &[&label, "--tail=-1"]].concat()).unwrap();
     said += &operator::metrics(&lab).unwrap();
     assert!(said.contains("vault"), "it was searched");
-    for canary in [first.as_str(), &second, versitygw::SECRET_KEY] {
+    let keys = [versitygw::SECRET_KEY, NEW_SECRET_KEY];
+    for canary in [&*first, &second, &third].into_iter().chain(keys) {
         assert!(!said.contains(canary), "{canary} is shown");
     }
     versitygw::down_with_tls(&lab).unwrap();

@@ -322,7 +322,7 @@ fn an_s3_server_is_trusted_by_the_ca_of_its_secret_only() {
     let runs = Runs::new(&lab, Secured::one(&lab));
     produce(&runs, "private", 2000);
     versitygw::down_with_tls(&lab).unwrap();
-    versitygw::up_with_tls(&lab).unwrap();
+    versitygw::up_with_tls(&lab, versitygw::SECRET_KEY).unwrap();
     write(&runs.secrets(), "keys", "accessKey", versitygw::ACCESS_KEY);
     write(&runs.secrets(), "keys", "secretKey", versitygw::SECRET_KEY);
     let store = format!(

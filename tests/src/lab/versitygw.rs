@@ -67,8 +67,9 @@ pub const TLS_ENDPOINT: &str = "https://198.18.0.2:7071";
 const TLS_LISTEN: &str = "198.18.0.2:7071";
 const TLS_PORT: u16 = 7071;
 
-/// Starts another server that speaks TLS by a certificate of [`secure::pki::ca`](super::secure::pki::ca); [`down_with_tls`] ends it.
-pub fn up_with_tls(lab: &Lab) -> Result<(), LabError> {
+/// Starts another server that speaks TLS by a certificate of [`secure::pki::ca`](super::secure::pki::ca), with this secret key;
+/// [`down_with_tls`] ends it.
+pub fn up_with_tls(lab: &Lab, secret_key: &str) -> Result<(), LabError> {
     let (certificate, key) = super::secure::pki::server(lab);
     let buckets = lab.state(TLS_NAME).join("buckets");
     let bucket = buckets.join(BUCKET);
@@ -82,11 +83,17 @@ pub fn up_with_tls(lab: &Lab) -> Result<(), LabError> {
         .arg("posix")
         .arg(&buckets)
         .env("ROOT_ACCESS_KEY", ACCESS_KEY)
-        .env("ROOT_SECRET_KEY", SECRET_KEY);
+        .env("ROOT_SECRET_KEY", secret_key);
     process::spawn(lab, TLS_NAME, &command)?;
     process::wait_ready(lab, TLS_NAME, Duration::from_secs(60), || {
         net::listens(lab, TLS_PORT)
     })
+}
+
+/// Has it take another secret key from now on, and no longer the one that it had.
+pub fn exchange_tls_key(lab: &Lab, secret_key: &str) -> Result<(), LabError> {
+    process::kill_now(lab, TLS_NAME)?;
+    up_with_tls(lab, secret_key)
 }
 
 /// Kills it and removes its data.
