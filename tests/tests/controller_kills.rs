@@ -1,5 +1,5 @@
 //! The controller is killed right before and right after every write of a run's life; its successor brings about the same objects, totals
-//! and Events as one that nobody kills. The writes are those of the controller's own list. Needs `cargo lab up kubernetes`.
+//! and Events as one that nobody kills. The writes are those of the controller's own list. Needs the installed operator.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cluster_support;
@@ -45,9 +45,9 @@ enum Life {
     MeetsStray,
     /// The node of its first pod dies with it.
     LosesNode,
-    /// Its worker has a snapshot kept before it resets offsets.
+    /// Its worker has a snapshot kept before it resets offsets; a stray comes after.
     KeepsSnapshot,
-    /// Its worker has a snapshot deleted.
+    /// Its worker has a snapshot deleted; a stray comes after.
     DeletesSnapshot,
 }
 
@@ -138,9 +138,20 @@ impl<'a> Led<'a> {
     }
 
     /// What `life` leaves behind, with a successor for a controller that dies.
-    async fn lead(&self, life: Life) -> Left {
+    async fn lead(&self, life: Life, deaths: u32) -> Left {
+        let whole = async {
+            let left = self.live(life).await;
+            if self.deaths.load(Ordering::Relaxed) == deaths {
+                return left;
+            }
+            // The last write of a life was seen before the death that follows it: what counts is what the successor makes of it.
+            let died = async || (self.deaths.load(Ordering::Relaxed) == deaths).then_some(());
+            self.place.until("death of the controller", died).await;
+            drop(self.controller.lock().await);
+            self.left(life).await
+        };
         tokio::select! {
-            left = self.live(life) => left,
+            left = whole => left,
             () = self.succeed() => unreachable!("it goes on for ever"),
         }
     }
@@ -211,14 +222,15 @@ impl<'a> Led<'a> {
             Life::KeepsSnapshot => {
                 let spec = json!({ "consumerGroups": ["shop"], "strategy": "earliest", "snapshotId": SNAPSHOT });
                 place.create(spec).await;
-                self.ask_for_snapshot("PUT").await;
+                self.meet_stray(&self.ask_for_snapshot("PUT").await).await;
             }
             Life::DeletesSnapshot => {
                 self.make_snapshot().await;
                 place
                     .create(json!({ "operation": "delete", "snapshotId": SNAPSHOT }))
                     .await;
-                self.ask_for_snapshot("DELETE").await;
+                self.meet_stray(&self.ask_for_snapshot("DELETE").await)
+                    .await;
             }
         }
         self.left(life).await
@@ -280,10 +292,11 @@ impl<'a> Led<'a> {
         (job, uid)
     }
 
-    /// Plays kubelet and worker of the active run, which has its snapshot kept or deleted until that is answered.
-    async fn ask_for_snapshot(&self, method: &str) {
+    /// Plays kubelet and worker of the active run, which has its snapshot kept or deleted until that is answered. Its Job, when the
+    /// run is counted.
+    async fn ask_for_snapshot(&self, method: &str) -> Job {
         let place = &self.place;
-        let (_, uid) = place.job_of_run().await;
+        let (job, uid) = place.job_of_run().await;
         let pod = place.pod_of(&uid).await;
         let id = pod.annotations()["kafka-backup.dev/run"].clone();
         play(&place.pods(), &pod, "Running", running()).await;
@@ -318,6 +331,7 @@ impl<'a> Led<'a> {
             .await;
         let message = place.success(&id).await.to_string();
         play(&place.pods(), &pod, "Succeeded", ended(&message)).await;
+        place.marked(&job).await
     }
 
     fn config_maps(&self) -> Api<ConfigMap> {
@@ -503,9 +517,9 @@ async fn killed_at_any_write_it_leaves_what_it_would_have_left() {
     let lives: Vec<_> = stream::iter(lives)
         .map(async |(number, (life, dies))| {
             let led = Led::begin(&lab, &client, &node, number, (life, dies)).await;
-            let left = led.lead(life).await;
-            let deaths = led.deaths.into_inner();
-            assert_eq!(deaths, u32::from(dies.is_some()), "{life:?} {dies:?}");
+            let meant = u32::from(dies.is_some());
+            let left = led.lead(life, meant).await;
+            assert_eq!(led.deaths.into_inner(), meant, "{life:?} {dies:?}");
             led.place.leave().await;
             (life, dies, left)
         })

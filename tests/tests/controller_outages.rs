@@ -1,4 +1,4 @@
-//! What is missing around the controller: a CRD at its start and in its life, and the API server. Needs `cargo lab up kubernetes`.
+//! What is missing around the controller: a CRD at its start and in its life, and the API server. Needs the installed operator.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cluster_support;

@@ -1,6 +1,6 @@
 //! Counters never fall, whatever becomes of the controller, and at rest they say how many runs there were: a minute and a half of runs
 //! that succeed and fail, pushes that come twice and late, and a controller that is killed, told to stop and paused at random.
-//! Needs `cargo lab up kubernetes`, and the CRDs, which the suite installs.
+//! Needs the installed operator.
 //!
 //! What is exposed is read all the time; the controller's families about itself are left out, since they begin at 0 with its process.
 #![allow(clippy::unwrap_used, reason = "a test")]

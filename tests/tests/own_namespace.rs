@@ -1,12 +1,14 @@
-//! A controller that watches one namespace, with the permissions that the chart gives it: it can do its work there, and nothing elsewhere. Needs `cargo lab up` and the installed operator.
+//! A controller that watches one namespace, with the permissions that the chart gives it: it can do its work there, and nothing
+//! elsewhere. Needs `cargo lab up` and the installed operator.
 //!
 //! A file of its own: the installed operator, which watches everything, is away meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod golden;
 mod slow_backup;
 
 use kafka_backup_tests::lab::{helm, wait_for};
-use kafka_backup_tests::operator;
+use kafka_backup_tests::{operator, permissions};
 use serde_json::{Value, json};
 use slow_backup::{Place, RECORDS, RUN, place};
 
@@ -64,6 +66,24 @@ fn installation(place: &Place) -> String {
     )
 }
 
+fn is_permitted_what_the_document_says(place: &Place) {
+    let granted = |home: &str, namespace: &str| {
+        let lines = permissions::granted(&place.lab, home, namespace).unwrap();
+        permissions::table(&lines)
+    };
+    // tests/permissions holds that one against the document.
+    let everywhere = granted(operator::NAMESPACE, "default");
+    assert_eq!(granted(HOME, WATCHED), everywhere);
+    let own = granted(HOME, HOME).replace(WATCHED, "NAMESPACE");
+    let marks = ["<!-- watching -->\n", "<!-- end watching -->"];
+    golden::assert_golden_part("docs/permissions.md", marks[0], marks[1], &own);
+    let others = permissions::granted(&place.lab, HOME, ELSEWHERE).unwrap();
+    assert!(
+        matches!(&others[..], [review] if review.resource == "tokenreviews.authentication.k8s.io"),
+        "{others:?}"
+    );
+}
+
 #[test]
 fn a_controller_of_one_namespace_works_there_and_is_forbidden_nothing() {
     let elsewhere = place(ELSEWHERE);
@@ -72,6 +92,7 @@ fn a_controller_of_one_namespace_works_there_and_is_forbidden_nothing() {
     let _away = Away::send(&place);
     operator::apply(&place.lab, HOME, &install).unwrap();
     operator::rolled_out(&place.lab, HOME).unwrap();
+    is_permitted_what_the_document_says(&place);
 
     elsewhere.start_slow_backup();
     place.start_slow_backup();

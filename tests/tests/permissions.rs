@@ -1,5 +1,5 @@
 //! What the installed controller may do, as the API server says it: the list of docs/permissions.md. Needs the installed operator.
-//! Which of them it uses is told at the end of the suite (`kafka_backup_tests::permissions`).
+//! That it uses all of them is looked at when the suite ends (`kafka_backup_tests::permissions`).
 
 mod golden;
 
@@ -11,18 +11,11 @@ use kafka_backup_tests::{operator, permissions};
 fn the_controllers_permissions_are_those_of_the_document() {
     let lab = Lab::open().unwrap();
     let table = |namespace: &str| {
-        let mut text = String::from("\n| resource | named | verbs |\n|---|---|---|\n");
-        let ours = permissions::granted(&lab, namespace).unwrap();
+        let ours = permissions::granted(&lab, operator::NAMESPACE, namespace).unwrap();
         assert!(ours.len() >= 2, "{ours:?}");
-        for line in ours {
-            let verbs = line.verbs.join(", ");
-            text.push_str(&format!(
-                "| `{}` | {} | {verbs} |\n",
-                line.resource, line.names
-            ));
-        }
+        let text = permissions::table(&ours);
         assert!(!text.contains("secrets"), "it reads no Secrets:\n{text}");
-        text + "\n"
+        text
     };
     let document = "docs/permissions.md";
     for (namespace, place) in [("default", "any"), (operator::NAMESPACE, "own")] {

@@ -1,7 +1,7 @@
 //! Clients as they are published push to the shipped controller with the static token: client_golang, the crate `prometheus`,
 //! prometheus_client, and curl as Pushgateway's README shows it. The page says what they counted together, and other programs read it.
 //! The same programs push to Debian's Pushgateway, so that it is known to be them that differ if anything does.
-//! Needs `cargo lab up kubernetes prometheus`.
+//! Needs `cargo lab up prometheus` and the installed operator.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cluster_support;

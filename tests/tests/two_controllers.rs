@@ -1,5 +1,5 @@
 //! Two controllers of the same objects: one leads, and when it ends, dies or stands still, the other one goes on, and each run is counted
-//! once. Needs `cargo lab up kubernetes`.
+//! once. Needs the installed operator.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod cluster_support;

@@ -53,7 +53,10 @@ pub(super) fn start(lab: &Lab, series: u64) -> Result<process::Record, LabError>
         .arg(format!("--health-addr={NODE_IP}:0"))
         .arg(format!("--push-token-file={}", token.display()))
         .arg(format!("--push-max-series={}", series + 1))
-        .env("KUBECONFIG", kubernetes::kubeconfig_in(lab, NAMESPACE)?)
+        .env(
+            "KUBECONFIG",
+            kubernetes::kubeconfig_in(lab, NAMESPACE, None)?,
+        )
         .env("POD_NAME", POD)
         .env("POD_UID", uid);
     gateways::start(lab, &command, || takes_pushes(lab))

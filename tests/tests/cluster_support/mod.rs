@@ -1,5 +1,6 @@
 //! Controllers as processes beside the lab's API server, and a kubelet that a test plays: pods are never placed, because the scheduler is held;
-//! everything else (API server, Job controller, tokens, garbage collection) is real.
+//! everything else (API server, Job controller, tokens, garbage collection) is real. The controllers are the installed operator's
+//! account, with its permissions: the namespace of a test is to them what its own one is to it.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -13,12 +14,14 @@ pub mod node;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kafka_backup_controller::Failpoint;
 use kafka_backup_tests::lab::kubernetes::{self, Component};
 use kafka_backup_tests::lab::{Lab, wait_for};
@@ -157,6 +160,8 @@ pub struct Place {
     pub lab: Lab,
     pub client: Client,
     pub namespace: String,
+    /// Of its controllers.
+    kubeconfig: PathBuf,
     /// The kind of its object `orders`.
     pub kind: Kind,
 }
@@ -165,21 +170,23 @@ impl Place {
     /// A new namespace whose name begins with `name`.
     pub async fn new(lab: &Lab, client: &Client, name: &str) -> Self {
         let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() % 100_000_000;
-        let place = Self {
-            lab: lab.clone(),
-            client: client.clone(),
-            namespace: format!("{name}-{since}"),
-            kind: BACKUP,
-        };
+        let name = format!("{name}-{since}");
         let (key, value) = OURS.split_once('=').unwrap();
-        let namespace =
-            json!({ "metadata": { "name": place.namespace, "labels": { key: value } } });
+        let namespace = json!({ "metadata": { "name": name, "labels": { key: value } } });
         let namespace: Namespace = serde_json::from_value(namespace).unwrap();
         let namespaces = Api::<Namespace>::all(client.clone());
         namespaces
             .create(&PostParams::default(), &namespace)
             .await
             .unwrap();
+        let token = employ(client, &name).await;
+        let place = Self {
+            lab: lab.clone(),
+            client: client.clone(),
+            kubeconfig: kubernetes::kubeconfig_in(lab, &name, Some(&token)).unwrap(),
+            namespace: name,
+            kind: BACKUP,
+        };
         let accounts = Api::<ServiceAccount>::namespaced(client.clone(), &place.namespace);
         place
             .until("the namespace's service account", async || {
@@ -375,6 +382,39 @@ impl Place {
     }
 }
 
+/// Grants the operator's account in a namespace what the chart grants it in the operator's own; a token of the account.
+async fn employ(client: &Client, namespace: &str) -> String {
+    let params = PostParams::default();
+    let leader = format!("{}-leader", operator::NAME);
+    let own = Api::<Role>::namespaced(client.clone(), operator::NAMESPACE);
+    let mut rules = own.get(&leader).await.unwrap().rules.unwrap();
+    let names = rules
+        .iter_mut()
+        .filter_map(|rule| rule.resource_names.as_mut());
+    for name in names.flatten() {
+        // The Lease of a controller that watches one namespace.
+        *name = format!("{name}.{namespace}");
+    }
+    let role = json!({ "metadata": { "name": leader }, "rules": rules });
+    let role: Role = serde_json::from_value(role).unwrap();
+    let roles = Api::<Role>::namespaced(client.clone(), namespace);
+    roles.create(&params, &role).await.unwrap();
+    let binding = json!({
+        "metadata": { "name": leader },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": leader },
+        "subjects": [{ "kind": "ServiceAccount", "name": operator::NAME, "namespace": operator::NAMESPACE }],
+    });
+    let binding: RoleBinding = serde_json::from_value(binding).unwrap();
+    let bindings = Api::<RoleBinding>::namespaced(client.clone(), namespace);
+    bindings.create(&params, &binding).await.unwrap();
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), operator::NAMESPACE);
+    let granted = accounts
+        .create_token_request(operator::NAME, &params, &TokenRequest::default())
+        .await
+        .unwrap();
+    granted.status.unwrap().token
+}
+
 /// A KafkaBackup with `more` in its spec.
 pub fn backup(name: &str, more: Value) -> DynamicObject {
     let mut object = json!({
@@ -494,10 +534,7 @@ impl Controller {
             // A port that was free a moment ago may be another one's when it is taken.
             .args(["--metrics-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0"])
             .arg(format!("--watch-namespace={}", place.namespace))
-            .env(
-                "KUBECONFIG",
-                kubernetes::kubeconfig_in(&place.lab, &place.namespace).unwrap(),
-            )
+            .env("KUBECONFIG", &place.kubeconfig)
             .env("POD_NAME", pod.name_any())
             .env("POD_UID", pod.uid().unwrap())
             .stdin(Stdio::null())

@@ -27,7 +27,7 @@ use super::components::Row;
 use super::images::{self, Image};
 use super::process::{self, run};
 use super::{Doing, Lab, LabError, NODE_IP, POD_CIDR, SERVICE_CIDR, net, packages, parts, step};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -78,16 +78,20 @@ pub fn audit_log(lab: &Lab) -> PathBuf {
     lab.state(NAME).join("audit.log")
 }
 
-/// The administrator's kubeconfig with another namespace for those that name none, in a file of the lab.
+/// The administrator's kubeconfig with another namespace for those that name none, in a file of the lab. With a `token` it is
+/// that of the token's account.
 ///
 /// # Errors
 /// The cluster is not up, or the file cannot be written.
-pub fn kubeconfig_in(lab: &Lab, namespace: &str) -> Result<PathBuf, LabError> {
+pub fn kubeconfig_in(lab: &Lab, namespace: &str, token: Option<&str>) -> Result<PathBuf, LabError> {
     let path = kubeconfig(lab);
     let text = fs::read(&path).doing(|| format!("read {}", path.display()))?;
     let mut config: Value = serde_json::from_slice(&text)
         .map_err(|error| LabError::State(format!("{} is no JSON: {error}", path.display())))?;
     config["contexts"][0]["context"]["namespace"] = namespace.into();
+    if let Some(token) = token {
+        config["users"][0]["user"] = json!({ "token": token });
+    }
     lab.write_private(
         &format!("kubeconfigs/{namespace}.conf"),
         &config.to_string(),
@@ -321,7 +325,6 @@ fn takes_pods(node: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn node_takes_pods_when_ready_and_untainted() {
