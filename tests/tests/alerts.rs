@@ -65,6 +65,11 @@ fn apply_objects(lab: &Lab) {
             "---\napiVersion: kafka-backup.dev/v1alpha1\nkind: KafkaBackup\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  {cluster}\n  topics: [{topic}]\n{more}{storage}"
         )
     };
+    let offsets = |kind: &str, name: &str, more: &str| {
+        format!(
+            "---\napiVersion: kafka-backup.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  {cluster}\n{more}"
+        )
+    };
     let yaml = [
         backup("good", TOPIC, ""),
         backup("bad", "t-alerts-no-such-topic", ""),
@@ -77,6 +82,16 @@ fn apply_objects(lab: &Lab) {
         format!(
             "---\napiVersion: kafka-backup.dev/v1alpha1\nkind: KafkaRestore\nmetadata: {{name: lost, namespace: {namespace}}}\nspec:\n  targetCluster: {{bootstrapServers: [\"{}\"]}}\n  archive: {namespace}/nobody\n  backupId: latest\n  topics: [\"*\"]\n{storage}",
             SOURCE.bootstrap(lab)
+        ),
+        offsets(
+            "KafkaOffsetReset",
+            "stray",
+            "  consumerGroups: [t-alerts-nobody]\n  strategy: earliest\n",
+        ),
+        offsets(
+            "KafkaOffsetRollback",
+            "never",
+            "  operation: rollback\n  snapshotId: never\n  job: {startDeadlineSeconds: 5}\n",
         ),
     ];
     operator::apply(lab, "alerts", &yaml.concat()).unwrap();
@@ -106,6 +121,14 @@ fn the_promised_queries_panels_and_alerts_work_through_failures_restarts_and_del
     // The first failure of an object ever is seen: it was 0 before it was 1.
     until(&lab, &firing("KafkaBackupFailed", "backup_name", "bad"));
     until(&lab, &firing("KafkaRestoreFailed", "restore_name", "lost"));
+    until(
+        &lab,
+        &firing("KafkaOffsetResetFailed", "reset_name", "stray"),
+    );
+    until(
+        &lab,
+        &firing("KafkaOffsetRollbackFailed", "rollback_name", "never"),
+    );
     let good = until(&lab, &format!("{} == 1", total("good", "success")));
     assert_eq!(
         good[0].0["namespace"],
