@@ -211,6 +211,7 @@ impl Store {
         families: &'p [Family<'p>],
     ) -> Result<Vec<Step<'p>>, StoreError> {
         let process = process_start(families);
+        let guesses = self.last_series(&source.id);
         let points = families.iter().map(|family| family.points.len()).sum();
         let mut steps = Vec::with_capacity(points);
         let mut labels = String::new();
@@ -219,7 +220,12 @@ impl Store {
             for point in &family.points {
                 labels.clear();
                 write_labels(&mut labels, &point.labels, &source.labels);
-                let place = known.and_then(|known| Some((known, self.find(known, &labels)?)));
+                let place = known.and_then(|known| {
+                    let (place, has) = guesses.get(steps.len())?;
+                    (place.0 == known && *has == Some(labels.as_str())).then_some(*place)
+                });
+                let place = place
+                    .or_else(|| known.and_then(|known| Some((known, self.find(known, &labels)?))));
                 steps.push(Step {
                     family: index,
                     place,
@@ -237,6 +243,26 @@ impl Store {
         }
         self.check_distinct(families, &steps)?;
         Ok(steps)
+    }
+
+    /// The series of which a source told last time, with their labels where they are still there: clients send their points in one order, so that they are
+    /// mostly those of this time. With many series what costs most is spared by it: looks into an index, and waiting for one
+    /// series after another, none of which is in a cache of the processor.
+    fn last_series(&self, source: &str) -> Vec<(Place, Option<&str>)> {
+        let last = self.sources.get(source).map(|state| &state.last);
+        let labels = |(family, series): Place| {
+            let series = self.families[family as usize].series.get(series as usize)?;
+            Some(&*series.as_ref()?.labels)
+        };
+        let last = last.into_iter().flatten();
+        let last: Vec<_> = last.map(|(place, _)| (*place, labels(*place))).collect();
+        // Memory is waited for here, for all of it at once, and not for one series after another where they are compared.
+        let first = |labels: &&str| labels.bytes().next();
+        let touched = last
+            .iter()
+            .filter_map(|(_, labels)| labels.as_ref().and_then(first));
+        std::hint::black_box(touched.fold(0, |all, one| all ^ one));
+        last
     }
 
     fn find(&self, family: u32, labels: &str) -> Option<u32> {
@@ -426,8 +452,12 @@ impl Store {
         }
     }
 
+    /// The series at a place that a source remembers. Another one may be there by now, or a family with fewer.
     fn series_mut(&mut self, (family, series): Place) -> Option<&mut Series> {
-        self.families[family as usize].series[series as usize].as_mut()
+        let series = self.families[family as usize]
+            .series
+            .get_mut(series as usize)?;
+        series.as_mut()
     }
 
     fn add(

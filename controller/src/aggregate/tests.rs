@@ -116,6 +116,37 @@ fn sources_add_up_and_a_repeated_push_changes_nothing() {
     assert_eq!(rig.samples(), ["a_total{job=\"j\"} 10"]);
 }
 
+/// Where a series was last time is a guess, and may be wrong.
+#[test]
+fn series_are_found_in_another_order_and_when_others_took_their_place() {
+    let rig = Rig::new();
+    // Without any label: nothing tells it from a place that is empty.
+    let bare = |id: &str| Source {
+        labels: BTreeMap::new(),
+        ..source(id)
+    };
+    let push = |id: &str, text: &str| {
+        let taken = rig.send(&bare(id), Replace::Named, text);
+        assert_eq!(taken, Ok(Taken::Yes), "{text}");
+    };
+    let (a, b) = (
+        "# TYPE a gauge\na 1\na{x=\"y\"} 3\n",
+        "# TYPE b counter\nb 2\n",
+    );
+    push("one", &format!("{a}{b}"));
+    push("two", a);
+    // It was the last to write it, and `one` still remembers it.
+    rig.end("two");
+    assert_eq!(rig.samples(), ["b 2"]);
+    // A family with fewer series is where `a` was.
+    push("three", "# TYPE c gauge\nc 5\n");
+    push("one", &format!("{b}{a}"));
+    push("one", &format!("{a}{b}"));
+    let mut samples = rig.samples();
+    samples.sort();
+    assert_eq!(samples, ["a 1", "a{x=\"y\"} 3", "b 2", "c 5"]);
+}
+
 #[test]
 fn a_lower_counter_is_late_from_the_same_start_and_a_new_process_from_a_later_one() {
     let rig = Rig::new();
