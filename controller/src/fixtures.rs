@@ -203,6 +203,7 @@ pub(crate) fn success_report(records: u64) -> Report {
         retention: None,
         held_back: HeldBack::default(),
         retention_held: RetentionHeld::default(),
+        backup_id: None,
         dry_run: None,
         offsets: None,
         warnings: Vec::new(),

@@ -390,6 +390,7 @@ impl Kind for KafkaRestore {
             return;
         }
         status.completion_time = Some(run.completion_time.clone());
+        status.backup_id = report.and_then(|report| report.backup_id.clone());
         status.restored_records = Some(run.records);
         status.restored_bytes = Some(run.size);
         status.percent = Some(100);

@@ -455,6 +455,9 @@ pub struct Report {
     /// Restore: topics whose retention is held.
     #[serde(default, skip_serializing_if = "RetentionHeld::is_nothing")]
     pub retention_held: RetentionHeld,
+    /// Restore: run id of the backup that it read; `None` of one that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_id: Option<String>,
     /// Restore: what would be written. Nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<DryRun>,
@@ -605,6 +608,7 @@ mod tests {
                 topics: 3,
                 example: "x".repeat(400),
             },
+            backup_id: None,
             dry_run: None,
             offsets: Some(OffsetsReport {
                 groups_failed: 200,

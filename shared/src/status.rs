@@ -138,7 +138,7 @@ impl RunOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FinishedRun {
-    /// Run id.
+    /// Id of this run, of whatever kind.
     pub backup_id: String,
     /// Name of the Job.
     pub job: String,

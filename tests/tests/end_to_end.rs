@@ -24,6 +24,10 @@ fn restored_topics_equal_the_source_record_by_record() {
     assert_eq!(shown.comparison.topics.len(), 3);
     assert_eq!(shown.backup["status"]["lastBackupRecords"], 60_000);
     assert_eq!(shown.restore["status"]["restoredRecords"], 60_000);
+    // Asked for was the newest.
+    let backup_id = &shown.backup["status"]["lastBackupId"];
+    assert!(backup_id.is_string());
+    assert_eq!(&shown.restore["status"]["backupId"], backup_id);
     let history = &shown.backup["status"]["backupHistory"][0];
     assert_eq!(
         (&history["outcome"], &history["records"]),

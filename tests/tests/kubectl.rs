@@ -39,7 +39,7 @@ fn assert_full(row: &[(String, String)]) {
         "SCHEDULE",
         "LAST BACKUP",
         "NEXT",
-        "RECORDS",
+        "NEW RECORDS",
         "SIZE",
         "AGE",
     ];
@@ -85,7 +85,7 @@ fn columns_are_full_at_any_time_and_a_condition_can_be_waited_for() {
     let after = row(&place, "kafkabackup");
     assert_full(&after);
     assert_eq!(
-        ["PHASE", "RECORDS"].map(|name| cell(&after, name).to_owned()),
+        ["PHASE", "NEW RECORDS"].map(|name| cell(&after, name).to_owned()),
         ["Completed".to_owned(), RECORDS.to_string()]
     );
     assert!(

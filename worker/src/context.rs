@@ -124,6 +124,8 @@ pub struct Completed {
     pub held_back: HeldBack,
     /// Topics whose retention is held.
     pub retention_held: RetentionHeld,
+    /// Of a restore, the run id of the backup that it read.
+    pub backup_id: Option<String>,
     /// What would be written; nothing was.
     pub dry_run: Option<DryRun>,
     /// What became of committed offsets.

@@ -118,6 +118,7 @@ fn report(topics: usize) -> Report {
         retention: None,
         held_back: HeldBack::default(),
         retention_held: RetentionHeld::default(),
+        backup_id: None,
         dry_run: None,
         offsets: None,
         warnings: vec![],

@@ -30,8 +30,12 @@ fn completed(plan: &Plan, report: &Report) -> String {
     }
     if let Some(dry_run) = &report.dry_run {
         let mut text = format!(
-            "Dry run of restore {}: {} and {} would be written to {}. Nothing was written.\n",
+            "Dry run of restore {}{}: {} and {} would be written to {}. Nothing was written.\n",
             report.run.name,
+            report
+                .backup_id
+                .as_ref()
+                .map_or_else(String::new, |run| format!(" of backup {run}")),
             human::counted(dry_run.records, "record", "records"),
             human::bytes(dry_run.bytes),
             human::counted(dry_run.topics, "topic", "topics"),
@@ -51,7 +55,9 @@ fn completed(plan: &Plan, report: &Report) -> String {
         Plan::Restore(plan) => (
             format!(
                 "Restore {} of backup {} is complete",
-                report.run.name, plan.request.backup_id
+                report.run.name,
+                // Of `latest`, which one that was.
+                report.backup_id.as_ref().unwrap_or(&plan.request.backup_id)
             ),
             "in the target",
         ),
@@ -367,6 +373,7 @@ mod tests {
             retention: None,
             held_back: HeldBack::default(),
             retention_held: RetentionHeld::default(),
+            backup_id: None,
             dry_run: None,
             offsets: None,
             warnings: vec!["look".into()],

@@ -1078,6 +1078,15 @@ fn held_retention_is_a_condition_with_the_command_that_ends_it() {
 }
 
 #[test]
+fn a_restore_says_which_backup_the_newest_one_was() {
+    let mut report = success_report(5);
+    report.backup_id = Some("orders-20260101-000000".into());
+    let status = restored(report).object.status();
+    assert_eq!(status.backup_id.as_deref(), Some("orders-20260101-000000"));
+    assert_eq!(status.columns.unwrap().backup, "latest");
+}
+
+#[test]
 fn a_dry_run_says_what_it_would_write_and_counts_no_record() {
     let mut report = success_report(0);
     report.dry_run = Some(DryRun {

@@ -44,7 +44,7 @@ use crate::status::{FinishedRun, Life};
     ),
     printcolumn(name = "Next", type_ = "string", json_path = ".status.columns.next"),
     printcolumn(
-        name = "Records",
+        name = "New Records",
         type_ = "string",
         json_path = ".status.columns.records"
     ),

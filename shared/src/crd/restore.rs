@@ -215,6 +215,9 @@ pub struct KafkaRestoreStatus {
     /// When the restore was complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
+    /// Run id of the backup that was read: of `latest`, which one that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_id: Option<String>,
     /// Records in the target so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_records: Option<u64>,

@@ -99,7 +99,11 @@ pub async fn run(
         let decision = &earlier.decision;
         decision.request.check_same(request, &decision.backup_id)?;
         if let Some(done) = &earlier.done {
-            return Ok(finish::repeated(done));
+            let backup_id = Some(decision.backup_id.clone());
+            return Ok(Completed {
+                backup_id,
+                ..finish::repeated(done)
+            });
         }
     }
     let found = match &earlier {
@@ -143,6 +147,7 @@ pub async fn run(
     };
     let mut completed = worked?;
     completed.warnings.append(&mut warnings);
+    completed.backup_id = Some(found.backup_id.clone());
     Ok(completed)
 }
 
