@@ -68,10 +68,18 @@ impl fmt::Display for Target {
 /// What was found, when all of it was as it should be.
 pub(crate) fn check(arguments: &CheckArguments) -> Result<String, CheckError> {
     let deadline = Instant::now() + arguments.patience;
+    let mut told = String::new();
     loop {
         match round(arguments) {
             Err(error) if Instant::now() < deadline => {
-                eprintln!("{}", kafka_backup_shared::report::error_chain(&error));
+                let text = kafka_backup_shared::report::error_chain(&error);
+                if text != told {
+                    let seconds = (deadline - Instant::now()).as_secs();
+                    eprintln!(
+                        "{text}; asking again for up to {seconds} s, a new leader takes some of them"
+                    );
+                    told = text;
+                }
                 std::thread::sleep(PAUSE);
             }
             ended => return ended,

@@ -344,14 +344,18 @@ fn install(stage: &Stage, chart: &Path, values: Value) {
     stage.release(HOME, chart, values, &["--take-ownership"]);
     assert_eq!(stage.field("topics"), OLDER);
     let notes = stage.helm(&["get", "notes", NAME, "--namespace", HOME]);
-    let forward = format!("port-forward -n {HOME} deployment/{NAME} 8080:8080");
-    assert!(notes.contains(&forward), "{notes}");
+    assert!(notes.contains(&line_of_notes()), "{notes}");
     // Helm keeps each revision in a Secret, which may have 1 MiB.
     let secret = format!("sh.helm.release.v1.{NAME}.v1");
     let path = "jsonpath={.data.release}";
     let kept = stage.kubectl(&["-n", HOME, "get", "secret", &secret, "-o", path]);
     println!("a revision takes {} bytes", kept.len());
     assert!(kept.len() < 400 * 1024, "{} bytes", kept.len());
+}
+
+/// To the leader, which alone is behind the Service.
+fn line_of_notes() -> String {
+    format!("port-forward -n {HOME} service/{NAME} 8080:8080")
 }
 
 /// Both pods are ready, one of them leads, and the release's own test finds it.
@@ -368,8 +372,7 @@ fn look_at_two(stage: &Stage) {
         "{tested}"
     );
     assert_eq!(stage.leaders(), 1);
-    let line = format!("port-forward -n {HOME} {deployment} 8080:8080");
-    let _forward = Forward::start(&stage.lab, &line, 8080);
+    let _forward = Forward::start(&stage.lab, &line_of_notes(), 8080);
     let page = curl(&stage.lab, "http://localhost:8080/metrics").unwrap();
     assert!(page.contains(OWN_METRIC), "{page}");
 }

@@ -21,6 +21,7 @@ impl Retry {
     const FIRST_PAUSE: Duration = Duration::from_millis(100);
     const LONGEST_PAUSE: Duration = Duration::from_secs(2);
     const FEWEST_ATTEMPTS: u32 = 3;
+    const SHORT: Duration = Duration::from_secs(1);
 
     pub(crate) fn new(timeout: Duration) -> Self {
         let begun = Instant::now();
@@ -45,8 +46,10 @@ impl Retry {
         if !error.is_retriable() || over {
             return Err(error);
         }
-        if !self.told {
-            tracing::warn!(error = %chain(&error), "no answer yet, trying again");
+        // What passes within a second is not worth a word: leaders of a new topic, say.
+        if !self.told && self.begun.elapsed() > Self::SHORT {
+            let more_s = self.deadline.saturating_duration_since(Instant::now());
+            tracing::warn!(error = %chain(&error), for_s = more_s.as_secs(), "no answer yet, trying again");
             self.told = true;
         }
         measure::count_retry(Peer::Kafka);

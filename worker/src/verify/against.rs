@@ -133,6 +133,8 @@ pub struct Comparisons {
     pub archive: String,
     /// Uid of the restore.
     pub restore: String,
+    /// Its name.
+    pub restore_name: String,
     /// Run id of the backup that it restores.
     pub backup_id: String,
     /// Id of the target cluster.
@@ -249,6 +251,7 @@ pub async fn against(
     Ok(Comparisons {
         archive: found.archive.to_string(),
         restore: uid.clone(),
+        restore_name: decision.run.name.clone(),
         backup_id: decision.backup_id.clone(),
         cluster_id: decision.target_cluster_id.clone(),
         complete: done.is_some(),

@@ -55,7 +55,7 @@ pub fn comparisons(found: &Comparisons) -> String {
     let records = found.topics.iter().map(|topic| topic.records).sum();
     let compared = format!(
         "restore {} of backup {}: compared {} of {}",
-        found.restore,
+        found.restore_name,
         found.backup_id,
         human::counted(records, "record", "records"),
         human::counted(found.topics.len() as u64, "topic", "topics"),
@@ -115,7 +115,8 @@ mod tests {
     fn found() -> Comparisons {
         Comparisons {
             archive: "shop/orders".into(),
-            restore: "shop.back".into(),
+            restore: "9b0c".into(),
+            restore_name: "orders-back".into(),
             backup_id: "orders-20260102-030405".into(),
             cluster_id: "c".into(),
             complete: true,
@@ -137,7 +138,7 @@ mod tests {
 TOPIC        SOURCE  PARTITIONS  COMPARED  COMPACTED  STATE
 orders-back  orders           3     1,234          0  equal
 
-restore shop.back of backup orders-20260102-030405: compared 1,234 records of 1 topic: the target has what was restored.
+restore orders-back of backup orders-20260102-030405: compared 1,234 records of 1 topic: the target has what was restored.
 ";
         assert_eq!(comparisons(&found()), expected);
     }
