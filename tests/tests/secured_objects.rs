@@ -175,7 +175,8 @@ fn backup_during_an_exchange(lab: &Lab, secured: &Secured, name: &str, password:
         .set_scram(USER, Mechanism::ScramSha512, password)
         .unwrap();
     versitygw::exchange_tls_key(lab, NEW_SECRET_KEY).unwrap();
-    let pod = format!("batch.kubernetes.io/job-name={}", job_of(lab, name));
+    let job = job_of(lab, name);
+    let pod = format!("batch.kubernetes.io/job-name={job}");
     let says = |what: &str| {
         let args = ["--namespace", NAMESPACE, "logs", "--tail=-1", "--selector"];
         let said = operator::kubectl(lab, &[&args[..], &[&pod]].concat()).unwrap();
@@ -192,10 +193,7 @@ fn backup_during_an_exchange(lab: &Lab, secured: &Secured, name: &str, password:
     assert_eq!(done["status"]["lastBackupRecords"], RECORDS);
     assert!(says("the Secrets of the store have changed"));
     let pods = operator::list(lab, NAMESPACE, "pods").unwrap();
-    let of_run = |pod: &&Value| {
-        let labels = &pod["metadata"]["labels"];
-        labels["batch.kubernetes.io/job-name"] == job_of(lab, name)
-    };
+    let of_run = |pod: &&Value| pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] == *job;
     assert_eq!(pods.iter().filter(of_run).count(), 1, "it is the same pod");
 }
 

@@ -245,9 +245,9 @@ impl Store {
         Ok(steps)
     }
 
-    /// The series of which a source told last time, with their labels where they are still there: clients send their points in one order, so that they are
-    /// mostly those of this time. With many series what costs most is spared by it: looks into an index, and waiting for one
-    /// series after another, none of which is in a cache of the processor.
+    /// The series of which a source told last time, with their labels where they are still there: clients send their points in
+    /// one order, so that they are mostly those of this time. With many series what costs most is spared by it: looks into an
+    /// index, and waiting for one series after another, none of which is in a cache of the processor.
     fn last_series(&self, source: &str) -> Vec<(Place, Option<&str>)> {
         let last = self.sources.get(source).map(|state| &state.last);
         let labels = |(family, series): Place| {

@@ -12,6 +12,16 @@ fn refused(text: &str) -> String {
     kafka_backup_shared::report::error_chain(&convert(text).unwrap_err())
 }
 
+/// There is a note about each of the fields.
+fn assert_noted(notes: &[String], paths: &[&str]) {
+    for path in paths {
+        assert!(
+            notes.iter().any(|note| note.starts_with(path)),
+            "{path}: {notes:?}"
+        );
+    }
+}
+
 const BACKUP: &str = r#"
 apiVersion: kafka.oso.sh/v1alpha1
 kind: KafkaBackup
@@ -78,18 +88,16 @@ fn a_backup_keeps_what_it_says_and_tells_what_it_cannot() {
             },
         })
     );
-    for path in [
-        "spec.kafkaCluster.connection",
-        "spec.schedule",
-        "spec.circuitBreaker",
-        "spec.retention.maxAgeDays",
-        "spec.storage.storageType",
-    ] {
-        assert!(
-            notes.iter().any(|note| note.starts_with(path)),
-            "{path}: {notes:?}"
-        );
-    }
+    assert_noted(
+        &notes,
+        &[
+            "spec.kafkaCluster.connection",
+            "spec.schedule",
+            "spec.circuitBreaker",
+            "spec.retention.maxAgeDays",
+            "spec.storage.storageType",
+        ],
+    );
 }
 
 #[test]
@@ -206,16 +214,14 @@ spec:
             "createTopics": false,
         })
     );
-    for path in [
-        "spec.offsetReset.strategy",
-        "spec.rollback.snapshotBeforeRestore",
-        "spec.kafkaCluster.tlsSecret.caKey",
-    ] {
-        assert!(
-            notes.iter().any(|note| note.starts_with(path)),
-            "{path}: {notes:?}"
-        );
-    }
+    assert_noted(
+        &notes,
+        &[
+            "spec.offsetReset.strategy",
+            "spec.rollback.snapshotBeforeRestore",
+            "spec.kafkaCluster.tlsSecret.caKey",
+        ],
+    );
     let lz4 = BACKUP
         .replace("compression: zstd", "compression: lz4")
         .replace("enabled: true, maxAgeDays", "maxAgeDays");
