@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::ObjectName;
+use super::store::Relation;
 use crate::exposition::{Buckets, Family, Kind, Value};
 
 /// What is held of one set of labels.
@@ -51,39 +52,63 @@ pub(super) enum Last {
 }
 
 impl Series {
-    /// Adds what the point says beyond `before`, and returns what the source has said by now.
+    /// Asks for its memory; the value is of no use.
+    pub(super) fn prefetch(&self) -> u64 {
+        let labels = self.labels.as_bytes();
+        let ends = labels.first().into_iter().chain(labels.last());
+        let labels = ends.fold(0, |all, byte| all ^ u64::from(*byte));
+        match &self.value {
+            Total::Histogram(histogram) => labels ^ histogram.prefetch(),
+            Total::Number(_) | Total::Summary { .. } => labels,
+        }
+    }
+
+    /// Adds what the point says beyond `last`, where its source goes on from there, and leaves there what it has said by now.
     pub(super) fn add(
         &mut self,
         family: &Family<'_>,
         value: &Value,
         start: Option<f64>,
-        before: Option<&Last>,
-    ) -> Last {
+        last: &mut Last,
+        relation: Relation,
+    ) {
+        let goes_on = relation == Relation::Continued;
         match (&mut self.value, value) {
             (Total::Number(total), Value::Number(value)) if family.kind == Kind::Counter => {
-                let counted = match before {
-                    Some(Last::Number { value, .. }) => *value,
+                let counted = match last {
+                    Last::Number { value, .. } if goes_on => *value,
                     _ => 0.0, // nothing before
                 };
                 *total += value - counted;
-                Last::Number {
+                *last = Last::Number {
                     value: *value,
                     start,
-                }
+                };
             }
             (Total::Number(total), Value::Number(value)) => {
                 let is_late = family.name.contains("_timestamp") && *value < *total;
                 if !is_late {
                     *total = *value;
                 }
-                Last::Gauge
+                *last = Last::Gauge;
             }
             (Total::Histogram(total), Value::Histogram(value)) => {
-                let before = match before {
-                    Some(Last::Histogram { value, .. }) => Some(&**value),
+                let before = match last {
+                    Last::Histogram { value, .. } if goes_on => Some(&**value),
                     _ => None, // nothing before
                 };
                 total.add(value, before);
+                if let Last::Histogram {
+                    value: known,
+                    start: known_start,
+                } = last
+                    && *known.bounds == *value.bounds
+                {
+                    known.counts.copy_from_slice(&value.counts);
+                    (known.count, known.sum) = (value.count, value.sum);
+                    *known_start = start;
+                    return;
+                }
                 let bounds = match *total.bounds == *value.bounds {
                     true => total.bounds.clone(),
                     false => value.bounds.as_slice().into(),
@@ -94,20 +119,20 @@ impl Series {
                     count: value.count,
                     sum: value.sum,
                 });
-                Last::Histogram { value, start }
+                *last = Last::Histogram { value, start };
             }
             (Total::Summary { sum, count }, Value::Summary { sum: a, count: b }) => {
-                let (sum_before, count_before) = match before {
-                    Some(Last::Summary { sum, count, .. }) => (*sum, *count),
+                let (sum_before, count_before) = match last {
+                    Last::Summary { sum, count, .. } if goes_on => (*sum, *count),
                     _ => (0.0, 0.0), // nothing before
                 };
                 *sum += a - sum_before;
                 *count += b - count_before;
-                Last::Summary {
+                *last = Last::Summary {
                     sum: *a,
                     count: *b,
                     start,
-                }
+                };
             }
             (Total::Number(_) | Total::Histogram(_) | Total::Summary { .. }, _) => {
                 unreachable!("the kinds were compared before")
@@ -117,6 +142,11 @@ impl Series {
 }
 
 impl Histogram {
+    fn prefetch(&self) -> u64 {
+        let ends = self.counts.first().into_iter().chain(self.counts.last());
+        ends.fold(0, |all, count| all ^ count.to_bits())
+    }
+
     /// Keeps the bounds that both have.
     fn add(&mut self, value: &Buckets, before: Option<&Histogram>) {
         let shares = |bound: &f64| {
@@ -145,15 +175,21 @@ impl Histogram {
 }
 
 impl Total {
-    pub(super) fn of_nothing(value: &Value) -> Self {
+    /// Nothing yet of what `value` is. A histogram shares `bounds` where they are its own, and leaves its own there where not.
+    pub(super) fn of_nothing(value: &Value, bounds: &mut Arc<[f64]>) -> Self {
         match value {
             Value::Number(_) => Self::Number(0.0),
-            Value::Histogram(buckets) => Self::Histogram(Box::new(Histogram {
-                bounds: buckets.bounds.as_slice().into(),
-                counts: vec![0.0; buckets.counts.len()].into(),
-                count: 0.0,
-                sum: 0.0,
-            })),
+            Value::Histogram(buckets) => {
+                if **bounds != *buckets.bounds {
+                    *bounds = buckets.bounds.as_slice().into();
+                }
+                Self::Histogram(Box::new(Histogram {
+                    bounds: bounds.clone(),
+                    counts: vec![0.0; buckets.counts.len()].into(),
+                    count: 0.0,
+                    sum: 0.0,
+                }))
+            }
             Value::Summary { .. } => Self::Summary {
                 sum: 0.0,
                 count: 0.0,
@@ -199,6 +235,14 @@ impl Change {
 }
 
 impl Last {
+    /// As [`Series::prefetch`].
+    pub(super) fn prefetch(&self) -> u64 {
+        match self {
+            Self::Histogram { value, .. } => value.prefetch(),
+            Self::Gauge | Self::Number { .. } | Self::Summary { .. } => 0,
+        }
+    }
+
     /// Nothing where the kinds differ.
     #[allow(clippy::wildcard_enum_match_arm, reason = "the rest is alike")]
     pub(super) fn compare(&self, after: &Value) -> Option<Before> {

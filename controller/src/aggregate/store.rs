@@ -78,6 +78,8 @@ pub(super) struct FamilyState {
     pub(super) series: Vec<Option<Series>>,
     free: Vec<u32>,
     index: HashTable<u32>,
+    /// Of the last histogram that was new; others mostly have the same, and then share them.
+    bounds: Arc<[f64]>,
 }
 
 struct SourceState {
@@ -102,7 +104,7 @@ struct Step<'p> {
 
 /// What a point is to what its source said before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Relation {
+pub(super) enum Relation {
     /// It counts from nothing: the first one, or that of a new process.
     Fresh,
     /// It goes on.
@@ -221,8 +223,9 @@ impl Store {
                 labels.clear();
                 write_labels(&mut labels, &point.labels, &source.labels);
                 let place = known.and_then(|known| {
-                    let (place, has) = guesses.get(steps.len())?;
-                    (place.0 == known && *has == Some(labels.as_str())).then_some(*place)
+                    let (place, series) = guesses.get(steps.len())?;
+                    let is_it = place.0 == known && *series.as_ref()?.labels == *labels;
+                    is_it.then_some(*place)
                 });
                 let place = place
                     .or_else(|| known.and_then(|known| Some((known, self.find(known, &labels)?))));
@@ -245,24 +248,25 @@ impl Store {
         Ok(steps)
     }
 
-    /// The series of which a source told last time, with their labels where they are still there: clients send their points in
+    /// The series of which a source told last time, where they are still there: clients send their points in
     /// one order, so that they are mostly those of this time. With many series what costs most is spared by it: looks into an
     /// index, and waiting for one series after another, none of which is in a cache of the processor.
-    fn last_series(&self, source: &str) -> Vec<(Place, Option<&str>)> {
-        let last = self.sources.get(source).map(|state| &state.last);
-        let labels = |(family, series): Place| {
-            let series = self.families[family as usize].series.get(series as usize)?;
-            Some(&*series.as_ref()?.labels)
+    fn last_series(&self, source: &str) -> Vec<(Place, Option<&Series>)> {
+        let Some(state) = self.sources.get(source) else {
+            return Vec::new();
         };
-        let last = last.into_iter().flatten();
-        let last: Vec<_> = last.map(|(place, _)| (*place, labels(*place))).collect();
+        let series = |(family, series): Place| {
+            let series = self.families[family as usize].series.get(series as usize)?;
+            series.as_ref()
+        };
+        let found = state.last.iter().map(|(place, _)| (*place, series(*place)));
+        let found: Vec<_> = found.collect();
         // Memory is waited for here, for all of it at once, and not for one series after another where they are compared.
-        let first = |labels: &&str| labels.bytes().next();
-        let touched = last
-            .iter()
-            .filter_map(|(_, labels)| labels.as_ref().and_then(first));
-        std::hint::black_box(touched.fold(0, |all, one| all ^ one));
-        last
+        let series = found.iter().filter_map(|(_, series)| *series);
+        let asked = series.fold(0, |all, series| all ^ series.prefetch());
+        let last = state.last.iter();
+        std::hint::black_box(last.fold(asked, |all, (_, last)| all ^ last.prefetch()));
+        found
     }
 
     fn find(&self, family: u32, labels: &str) -> Option<u32> {
@@ -280,21 +284,20 @@ impl Store {
         families: &[Family<'_>],
         steps: &[Step<'_>],
     ) -> Result<(), StoreError> {
-        let mut known = HashSet::with_capacity(steps.len());
+        let mut known: Vec<Place> = steps.iter().filter_map(|step| step.place).collect();
+        known.sort_unstable();
+        let twice = known.windows(2).find(|pair| pair[0] == pair[1]);
+        let twice = twice.map(|pair| &*self.families[pair[0].0 as usize].name);
         let mut unknown = HashSet::new();
-        for step in steps {
-            let is_new = match step.place {
-                Some(place) => known.insert(place),
-                None => unknown.insert((step.family, &*step.labels)),
-            };
-            if !is_new {
-                let name = &families[step.family].name;
-                return Err(StoreError::Invalid(format!(
-                    "a second sample of the same series of {name}, once it has the labels of the path"
-                )));
-            }
+        let steps = steps.iter().filter(|step| step.place.is_none());
+        let mut again = steps.filter(|step| !unknown.insert((step.family, &*step.labels)));
+        let twice = twice.or_else(|| Some(families[again.next()?.family].name.as_ref()));
+        match twice {
+            None => Ok(()),
+            Some(name) => Err(StoreError::Invalid(format!(
+                "a second sample of the same series of {name}, once it has the labels of the path"
+            ))),
         }
-        Ok(())
     }
 
     /// Compares with what the source said before; tells why the push is late, if it is.
@@ -386,61 +389,60 @@ impl Store {
         steps: Vec<Step<'_>>,
         now: Instant,
     ) {
-        let mut state = match self.sources.remove(source.id.as_str()) {
-            Some(state) => state,
+        let (id, mut state) = match self.sources.remove_entry(source.id.as_str()) {
+            Some(known) => known,
             None => {
                 self.next_number += 1;
-                SourceState::new(self.next_number, &source.owner, now)
+                let state = SourceState::new(self.next_number, &source.owner, now);
+                (source.id.as_str().into(), state)
             }
         };
         state.pushed = now;
         state.is_ended = false;
-        let mut said = HashSet::with_capacity(steps.len());
-        let mut named = HashSet::new();
+        let mut said = Vec::with_capacity(steps.len());
         for (position, step) in steps.into_iter().enumerate() {
             let family = &families[step.family];
             let place = match step.place {
                 Some(place) => place,
                 None => self.add(family, step.labels, &state, &step.point.value, now),
             };
-            said.insert(place);
-            named.insert(place.0);
+            said.push(place);
             let series = self.families[place.0 as usize].series[place.1 as usize]
                 .as_mut()
                 .expect("a place that was found or made holds a series");
             series.writer = state.number;
-            let last = state.find(place, position);
-            let before = last
-                .ok()
-                .map(|index| &state.last[index].1)
-                .filter(|_| step.relation == Relation::Continued);
+            let (known, mut new) = (state.find(place, position), Last::Gauge);
+            let last = match known {
+                Ok(index) => &mut state.last[index].1,
+                Err(_) => &mut new,
+            };
             let lines = series.value.lines();
-            let said = series.add(family, &step.point.value, step.start, before);
+            self.remembered -= if known.is_ok() { last.lines() } else { 0 };
+            series.add(family, &step.point.value, step.start, last, step.relation);
             // A histogram may have lost bounds.
             self.samples = self.samples - lines + series.value.lines();
-            match last {
-                Ok(index) => {
-                    self.remembered = self.remembered - state.last[index].1.lines() + said.lines();
-                    state.last[index].1 = said;
-                }
-                Err(index) => {
-                    self.remembered += said.lines();
-                    state.last.insert(index, (place, said));
-                }
+            self.remembered += last.lines();
+            if let Err(index) = known {
+                state.last.insert(index, (place, new));
             }
         }
+        said.sort_unstable();
+        let is_named = |family: u32| {
+            let at = said.partition_point(|place| place.0 < family);
+            said.get(at).is_some_and(|place| place.0 == family)
+        };
         let gone: Vec<Place> = state
             .last
             .iter()
             .filter(|(place, last)| {
-                let is_replaced = replace == Replace::All || named.contains(&place.0);
-                matches!(last, Last::Gauge) && is_replaced && !said.contains(place)
+                let is_replaced = replace == Replace::All || is_named(place.0);
+                matches!(last, Last::Gauge) && is_replaced && said.binary_search(place).is_err()
             })
             .map(|(place, _)| *place)
             .collect();
         self.drop_gauges(&mut state, &gone);
         self.touch(&state, now);
-        self.sources.insert(source.id.as_str().into(), state);
+        self.sources.insert(id, state);
     }
 
     /// A series is there for as long as a source remembers it, whether or not it is said again.
@@ -476,7 +478,7 @@ impl Store {
         let state = &mut self.families[index as usize];
         let series = Series {
             labels,
-            value: Total::of_nothing(value),
+            value: Total::of_nothing(value, &mut state.bounds),
             writer: source.number,
             pushed: now,
             object: source.object.clone(),
@@ -511,6 +513,7 @@ impl Store {
             series: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
+            bounds: Arc::new([]),
         };
         let index = match empty {
             Some(index) => {
@@ -567,7 +570,7 @@ impl Store {
     }
 
     pub(super) fn end(&mut self, source: &str, now: Instant) {
-        let Some(mut state) = self.sources.remove(source) else {
+        let Some((id, mut state)) = self.sources.remove_entry(source) else {
             return;
         };
         let gauges = state.last.iter();
@@ -579,7 +582,7 @@ impl Store {
         state.is_ended = true;
         state.pushed = now;
         self.touch(&state, now);
-        self.sources.insert(source.into(), state);
+        self.sources.insert(id, state);
     }
 
     pub(super) fn sweep(&mut self, objects: &HashMap<ObjectName, Option<String>>, now: Instant) {

@@ -294,6 +294,16 @@ fn histograms_add_up_on_the_bounds_that_they_share() {
 }
 
 #[test]
+fn a_bound_below_zero_by_its_sign_alone_is_zero() {
+    let rig = Rig::new();
+    for (id, bound) in [("one", "-0"), ("two", "0")] {
+        rig.taken(id, &histogram(&[(bound, 1), ("+Inf", 2)], 3));
+    }
+    rig.taken("one", &histogram(&[("0", 2), ("+Inf", 4)], 6));
+    assert_eq!(rig.samples()[0], "h_bucket{job=\"j\",le=\"0\"} 3");
+}
+
+#[test]
 fn summaries_add_up_without_their_quantiles() {
     let rig = Rig::new();
     let push = |sum: u32, count: u32| {

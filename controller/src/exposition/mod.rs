@@ -191,7 +191,11 @@ fn histogram(
         }
         before = (bound, within);
     }
-    let (bounds, counts) = buckets.into_iter().unzip();
+    // -0 is 0, also for who compares bits.
+    let buckets = buckets
+        .into_iter()
+        .map(|(bound, count)| (bound + 0.0, count));
+    let (bounds, counts) = buckets.unzip();
     Ok(Buckets {
         bounds,
         counts,

@@ -135,6 +135,9 @@ enum Bench {
         /// Only these servers
         #[arg(long, value_enum)]
         only: Vec<bench::Server>,
+        /// How often each is measured; the median by CPU counts, and --json prints all
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+        repeat: u32,
         /// One JSON object a line
         #[arg(long)]
         json: bool,
@@ -272,8 +275,19 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             bench::data(&lab, &data)?;
         }
         Verb::Bench(Bench::Controller { objects }) => bench::controller(&lab, objects)?,
-        Verb::Bench(Bench::Exporter { sizes, only, json }) => {
-            bench::exporter(&lab, &bench::Exporter { sizes, only, json })?;
+        Verb::Bench(Bench::Exporter {
+            sizes,
+            only,
+            repeat,
+            json,
+        }) => {
+            let exporter = bench::Exporter {
+                sizes,
+                only,
+                repeat,
+                json,
+            };
+            bench::exporter(&lab, &exporter)?;
         }
         Verb::NodeInit => match kubernetes::init::main(&lab)? {},
         Verb::TokenServer => match tokens::main(&lab)? {},
