@@ -7,6 +7,8 @@
 //! - A worker that did not complete its run has not said so, by exit code or report; one that said so has written the manifest.
 //! - The seed decides all that is decided here. What a worker has done when a signal reaches it is the machine's affair.
 
+pub mod beside;
+
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;

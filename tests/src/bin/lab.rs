@@ -81,6 +81,9 @@ enum Verb {
         /// Brokers of the cluster, which is the soak's own
         #[arg(long, default_value_t = 3, value_parser = brokers)]
         brokers: u16,
+        /// Labs beside each other that share the rounds of backups and restores
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+        labs: u16,
     },
     /// Measure what worker and controller cost
     #[command(subcommand)]
@@ -237,6 +240,7 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             rounds,
             seed,
             brokers,
+            labs,
         } => {
             if only.is_none_or(|only| only == Soaked::Alerts) {
                 alerts::soak(&lab)?;
@@ -244,8 +248,23 @@ fn run(verb: Verb) -> Result<ExitCode, LabError> {
             if only == Some(Soaked::Alerts) {
                 return Ok(ExitCode::SUCCESS);
             }
-            components::up(&lab, &["net"], Options::default())?;
             images::compile(&lab)?;
+            if labs > 1 {
+                for (soaked, kind) in [(Soaked::Backups, "backups"), (Soaked::Restores, "restores")]
+                {
+                    if only.is_none_or(|only| only == soaked) {
+                        let all = soak::beside::Share {
+                            kind,
+                            rounds,
+                            seed,
+                            brokers,
+                        };
+                        soak::beside::play(&lab, labs, all)?;
+                    }
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            components::up(&lab, &["net"], Options::default())?;
             let cluster = kafka::Cluster {
                 name: "soak",
                 port: 9592,
