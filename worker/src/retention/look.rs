@@ -483,12 +483,8 @@ impl Archive<'_> {
         parts: &BTreeMap<&str, TopicPart>,
     ) -> Option<PinnedPartition> {
         let part = parts.get(&**self.runs.get(run)?.parts.get(topic)?)?;
-        let mut same = part.partitions.iter().filter(|partition| {
-            part.description.topic_id == id
-                && partition.partition == chain.partition
-                && partition.generation == chain.generation
-        });
-        same.next().cloned()
+        let pinned = part.pinned(chain.partition, &chain.generation);
+        pinned.filter(|_| part.description.topic_id == id).cloned()
     }
 
     /// What may go of the folder of a run that goes, or of which only parts are left.
