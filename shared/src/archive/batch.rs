@@ -7,6 +7,8 @@
 //! # Assumptions
 //! - A header's base timestamp says nothing about time: where the delete horizon bit is set it is the horizon. Use the max timestamp.
 
+use super::crc;
+
 /// Bytes of a batch before its records.
 pub const HEADER_LEN: usize = 61;
 /// Bytes of a batch that its length field does not count.
@@ -190,7 +192,7 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// [`BatchError::Crc`].
     pub fn verify_crc(&self) -> Result<(), BatchError> {
-        let found = crc32c::crc32c(&self.0[CRC_COVERED..]);
+        let found = crc::of(&self.0[CRC_COVERED..]);
         if found == self.crc() {
             return Ok(());
         }
@@ -277,7 +279,7 @@ pub fn set_records(
 
 /// Writes the CRC of a batch that was changed.
 pub fn seal(batch: &mut [u8]) {
-    let crc = crc32c::crc32c(&batch[CRC_COVERED..]);
+    let crc = crc::of(&batch[CRC_COVERED..]);
     batch[CRC_START..CRC_COVERED].copy_from_slice(&crc.to_be_bytes());
 }
 

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT_VERSION, FormatError};
+use super::{FORMAT_VERSION, FormatError, crc};
 
 /// A line may not be longer: a group with a million offsets has half of it.
 const LINE_MAX: u64 = 128 << 20;
@@ -147,7 +147,7 @@ impl GroupsWriter {
     pub fn finish(self) -> (Vec<u8>, GroupsPart) {
         let bytes = self.encoder.finish().expect("memory does not fail");
         let part = GroupsPart {
-            crc32c: crc32c::crc32c(&bytes),
+            crc32c: crc::of(&bytes),
             groups: self.groups,
             offsets: self.offsets,
             skipped: Vec::new(),

@@ -12,6 +12,7 @@
 pub mod batch;
 pub mod chain;
 pub mod codec;
+pub mod crc;
 pub mod groups;
 pub mod join;
 pub mod layout;

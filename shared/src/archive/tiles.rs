@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use super::chain::{Link, chain};
+use super::crc;
 use super::layout::SegmentName;
 use super::manifest::PinnedPartition;
 
@@ -181,8 +182,7 @@ fn stands_for(name: &SegmentName, lost: &Link, epochs: &RangeInclusive<i32>) -> 
 pub fn merged(pieces: &[(SegmentName, u64)]) -> Option<(SegmentName, u64)> {
     let ((mut name, mut size), rest) = pieces.split_first().map(|(first, rest)| (*first, rest))?;
     for (next, next_size) in rest {
-        let length = usize::try_from(*next_size).ok()?;
-        let crc32c = crc32c::crc32c_combine(name.crc32c, next.crc32c, length);
+        let crc32c = crc::combine(name.crc32c, next.crc32c, *next_size);
         name = SegmentName {
             crc32c,
             ..followed(name, next)?

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::restore::{Source, bound, source};
 use super::{ArchiveName, Plan, Referenced, RunRef, SpecError, namespace, run_ref};
+use crate::archive::crc;
 use crate::crd::{KafkaOffsetReset, KafkaOffsetRollback};
 use crate::selector::{GroupSelector, Selector};
 use crate::spec::{
@@ -581,7 +582,7 @@ pub fn default_snapshot_id(run: &str) -> String {
         }
     };
     let start: String = run.chars().map(plain).take(40).collect();
-    let sum = crc32c::crc32c(run.as_bytes());
+    let sum = crc::of(run.as_bytes());
     let start = match start.trim_matches('-') {
         "" => "snapshot",
         start => start,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_backup_shared::archive::batch::Batch;
 use kafka_backup_shared::archive::chain::OffsetRange;
+use kafka_backup_shared::archive::crc;
 use kafka_backup_shared::archive::layout::SegmentName;
 use kafka_backup_shared::archive::record::{self, RecordError};
 use tokio::time::Instant;
@@ -150,7 +151,7 @@ impl OpenSegment {
                 },
             )?;
             self.max_timestamp = self.max_timestamp.max(batch.max_timestamp());
-            self.crc = crc32c::crc32c_append(self.crc, batch.bytes());
+            self.crc = crc::append(self.crc, batch.bytes());
             self.bytes += batch.bytes().len();
             self.keep(kept, batch.bytes().len());
         }
@@ -169,7 +170,7 @@ impl OpenSegment {
     ) {
         self.records += recoded.records;
         self.max_timestamp = self.max_timestamp.max(recoded.max_timestamp);
-        self.crc = crc32c::crc32c_append(self.crc, &recoded.bytes);
+        self.crc = crc::append(self.crc, &recoded.bytes);
         self.bytes += recoded.bytes.len();
         let mut rest = &recoded.bytes[..];
         while !rest.is_empty() {

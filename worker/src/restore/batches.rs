@@ -20,6 +20,7 @@ use bytes::Bytes;
 use kafka_backup_shared::archive::batch::{self, Batch, BatchError, HEADER_LEN};
 use kafka_backup_shared::archive::chain::OffsetRange;
 use kafka_backup_shared::archive::codec::Codec;
+use kafka_backup_shared::archive::crc;
 use kafka_backup_shared::archive::join::{Joined, Offsets};
 use kafka_backup_shared::archive::record::{self, Record, RecordError, decode};
 
@@ -66,8 +67,8 @@ impl Outgoing {
         const CRC: std::ops::Range<usize> = 17..21;
         let mut header = self.header;
         batch::set_producer(&mut header, producer.id, producer.epoch, base_sequence);
-        let crc = crc32c::crc32c(&header[CRC.end..]);
-        let crc = crc32c::crc32c_append(crc, &self.payload);
+        let crc = crc::of(&header[CRC.end..]);
+        let crc = crc::append(crc, &self.payload);
         header[CRC].copy_from_slice(&crc.to_be_bytes());
         [Bytes::copy_from_slice(&header), self.payload.clone()]
     }

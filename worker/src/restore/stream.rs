@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_backup_shared::archive::FORMAT_VERSION;
+use kafka_backup_shared::archive::crc;
 use kafka_backup_shared::archive::join::JOIN_MAX;
 use kafka_backup_shared::archive::restore::{OffsetPiece, OffsetRun};
 use tokio::sync::OwnedSemaphorePermit;
@@ -354,7 +355,7 @@ impl Stream {
         let (Some(current), Some(loaded)) = (&mut self.current, self.loaded.take()) else {
             return false;
         };
-        current.crc = crc32c::crc32c_append(current.crc, &loaded.bytes);
+        current.crc = crc::append(current.crc, &loaded.bytes);
         current.outgoings.feed(loaded.bytes, loaded.is_last);
         // Of the part before.
         self.hold(None);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_backup_shared::archive::chain::{Link, OffsetRange, chain};
+use kafka_backup_shared::archive::crc;
 use kafka_backup_shared::archive::layout::{ChainKey, Layout, SegmentName, TopicId};
 use kafka_backup_shared::archive::restore::{
     RestoreDecision, RestoredTopicDecision, SourcePartition,
@@ -131,7 +132,7 @@ impl Piece {
                 true => Bytes::new(),
                 false => self.read_part(range, store).await?,
             };
-            crc = crc32c::crc32c_append(crc, &part);
+            crc = crc::append(crc, &part);
             if is_last {
                 self.check_crc(crc)?;
             }
@@ -174,7 +175,7 @@ pub(super) async fn read(
     let Some(bytes) = store.get(key).await? else {
         return Err(RestoreError::lost(key));
     };
-    check_crc(key, name, crc32c::crc32c(&bytes))?;
+    check_crc(key, name, crc::of(&bytes))?;
     Ok(bytes)
 }
 

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use kafka_backup_shared::archive::FORMAT_VERSION;
+use kafka_backup_shared::archive::crc;
 use kafka_backup_shared::archive::layout::Layout;
 use kafka_backup_shared::archive::manifest::to_json;
 use kafka_backup_shared::archive::retention::{Marked, Step};
@@ -26,11 +27,7 @@ pub(super) async fn act(
             keys: keys.to_vec(),
         });
         // Named by time and content: two retentions that mark the same write the same.
-        let id = format!(
-            "{}-{:08x}",
-            now.strftime("%Y%m%d-%H%M%S"),
-            crc32c::crc32c(&list)
-        );
+        let id = format!("{}-{:08x}", now.strftime("%Y%m%d-%H%M%S"), crc::of(&list));
         store.create(&layout.trash_list(&id), list.into()).await?;
     }
     for rank in Rank::IN_ORDER {

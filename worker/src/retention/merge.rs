@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use kafka_backup_shared::archive::batch::Batches;
+use kafka_backup_shared::archive::crc;
 use kafka_backup_shared::archive::layout::{ChainKey, Layout, SegmentName};
 use kafka_backup_shared::archive::tiles::{TILE_MAX, merged};
 use tokio::sync::Semaphore;
@@ -75,7 +76,7 @@ async fn tile(
         let Some(content) = content else {
             return Ok(Ok(false));
         };
-        if content.len() as u64 != *expected || crc32c::crc32c(&content) != piece.crc32c {
+        if content.len() as u64 != *expected || crc::of(&content) != piece.crc32c {
             return Ok(Err(format!(
                 "{key} is damaged: its CRC-32C is not the one in its name"
             )));

@@ -29,7 +29,9 @@ mod s3;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::future::Future;
+use std::io::{self, Take};
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
@@ -306,15 +308,24 @@ impl Store {
     /// A part of an object's content, shorter where the object ends before it does; `None` where there is no object.
     ///
     /// # Errors
-    /// As [`Store::get`]; also a range that begins beyond the object's end.
+    /// As [`Store::get`]; in a bucket also a range that begins beyond the object's end, where a folder has no bytes.
     pub async fn get_range(
         &self,
         key: &str,
         range: Range<u64>,
     ) -> Result<Option<Bytes>, StoreError> {
-        self.part(key, range, |found, length| {
-            part::content(found, length, self.buffers.clone())
-        })
+        let length = range.end.saturating_sub(range.start);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let buffers = &self.buffers;
+        self.part(
+            key,
+            range,
+            |found| part::content(found, length, buffers),
+            || {
+                let buffers = buffers.clone();
+                move |file| part::file_content(file, length, &buffers)
+            },
+        )
         .await
         .inspect(|found| measure::count_bytes(Stage::Read, found.as_ref().map_or(0, Bytes::len)))
     }
@@ -330,32 +341,52 @@ impl Store {
         range: Range<u64>,
         before: u32,
     ) -> Result<Option<(u32, u64)>, StoreError> {
-        self.part(key, range, |found, _| part::crc32c(found, before))
-            .await
-            .inspect(|found| {
-                let bytes = found.map_or(0, |(_, length)| length);
-                measure::count_bytes(Stage::Read, usize::try_from(bytes).unwrap_or(usize::MAX));
-            })
+        self.part(
+            key,
+            range,
+            |found| part::crc32c(found, before),
+            || move |file| part::file_crc32c(file, before),
+        )
+        .await
+        .inspect(|found| {
+            let bytes = found.map_or(0, |(_, length)| length);
+            measure::count_bytes(Stage::Read, usize::try_from(bytes).unwrap_or(usize::MAX));
+        })
     }
 
-    async fn part<T, F>(
+    /// Reads a part of an object by `read`, and by what `read_file` gives where it is a file of the folder.
+    async fn part<T, F, R>(
         &self,
         key: &str,
         range: Range<u64>,
-        read: impl Fn(GetResult, u64) -> F,
+        read: impl Fn(GetResult) -> F,
+        read_file: impl Fn() -> R,
     ) -> Result<Option<T>, StoreError>
     where
+        T: Send + 'static,
         F: Future<Output = object_store::Result<T>>,
+        R: FnOnce(Take<File>) -> io::Result<T> + Send + 'static,
     {
         let path = self.path(key)?;
         let length = range.end.saturating_sub(range.start);
         let found = self.retried("read", key, || {
-            let options = GetOptions {
-                range: Some(range.clone().into()),
-                ..GetOptions::default()
-            };
             limited(StoreRequest::Read, self.timeout_for(length), async {
-                read(self.inner.get_opts(&path, options).await?, length).await
+                let Some(folder) = &self.folder else {
+                    let options = GetOptions {
+                        range: Some(range.clone().into()),
+                        ..GetOptions::default()
+                    };
+                    return read(self.inner.get_opts(&path, options).await?).await;
+                };
+                let found = folder.read_part(path.as_ref(), range.clone(), read_file());
+                let found = found.await;
+                found.map_err(|source| match source.kind() {
+                    io::ErrorKind::NotFound => object_store::Error::NotFound {
+                        path: key.into(),
+                        source: source.into(),
+                    },
+                    _ => folder_error(key, source),
+                })
             })
         });
         absent_as_none(found.await)

@@ -33,6 +33,19 @@ async fn a_folder_keeps_the_promises() {
 }
 
 #[tokio::test]
+async fn a_folder_has_no_bytes_beyond_the_end_of_a_file() {
+    let (_folder, store) = folder();
+    store.create("k", CONTENT).await.unwrap();
+    let end = CONTENT.len() as u64;
+    for beyond in [end..end + 1, end + 100..end + 200] {
+        let found = store.get_range("k", beyond.clone()).await.unwrap();
+        assert_eq!(found, Some(Bytes::new()));
+        let found = store.crc32c("k", beyond, 5).await.unwrap();
+        assert_eq!(found, Some((5, 0)));
+    }
+}
+
+#[tokio::test]
 async fn a_folder_without_hard_links_keeps_the_promises() {
     let (_folder, mut store) = folder();
     store.check().await.unwrap();

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 use kafka_backup_shared::archive::FormatError;
 use kafka_backup_shared::archive::chain::{OffsetRange, chain, uncovered};
+use kafka_backup_shared::archive::crc;
 use kafka_backup_shared::archive::groups::{GroupsPart, read_groups};
 use kafka_backup_shared::archive::layout::{ChainKey, Layout, SegmentName, unescape};
 use kafka_backup_shared::archive::manifest::{
@@ -275,7 +276,7 @@ impl Work<'_> {
             self.wrong(None, &key, "it is missing, but a manifest names it");
             return Ok(());
         };
-        let crc = crc32c::crc32c(&bytes);
+        let crc = crc::of(&bytes);
         if crc != expected.crc32c {
             let problem = format!("expected CRC-32C {:08x}, found {crc:08x}", expected.crc32c);
             self.wrong(None, &key, problem);

@@ -5,6 +5,7 @@
 //!   have to be counted one by one, is held whole.
 
 use kafka_backup_shared::archive::batch::{Batch, BatchError, CRC_COVERED, HEADER_LEN};
+use kafka_backup_shared::archive::crc;
 use kafka_backup_shared::archive::layout::SegmentName;
 use kafka_backup_shared::archive::record;
 
@@ -85,7 +86,7 @@ impl Walk {
     }
 
     fn pass(&mut self, mut piece: &[u8]) {
-        self.crc = crc32c::crc32c_append(self.crc, piece);
+        self.crc = crc::append(self.crc, piece);
         while !piece.is_empty() && self.wrong.is_none() {
             let taken = match self.step(piece) {
                 Ok(taken) => taken,
@@ -111,7 +112,7 @@ impl Walk {
             }
             State::Records(open) => {
                 let taken = piece.len().min(open.left);
-                open.crc = crc32c::crc32c_append(open.crc, &piece[..taken]);
+                open.crc = crc::append(open.crc, &piece[..taken]);
                 open.left -= taken;
                 if let Some(held) = &mut open.held {
                     held.extend_from_slice(&piece[..taken]);
@@ -157,7 +158,7 @@ impl Walk {
             base_offset,
             count: u64::from(batch.record_count().unsigned_abs()),
             expected: batch.crc(),
-            crc: crc32c::crc32c(&header[CRC_COVERED..]),
+            crc: crc::of(&header[CRC_COVERED..]),
             left: length - HEADER_LEN,
             held: across.then(|| header.to_vec()),
         })

@@ -41,10 +41,7 @@ async fn objects_are_created_once(store: &Store) {
     );
     assert_eq!(store.get("a/b").await.unwrap(), Some(CONTENT));
     assert_eq!(store.head("a/b").await.unwrap(), Some(7));
-    assert_eq!(
-        store.get_range("a/b", 1..3).await.unwrap(),
-        Some(Bytes::from_static(b"on"))
-    );
+    parts_are_read(store).await;
 
     let segment: PutPayload = [Bytes::from_static(b"ab"), Bytes::from_static(b"cd")]
         .into_iter()
@@ -202,6 +199,24 @@ pub async fn large_segments_are_whole(store: &Store, size: usize) {
         Some(Bytes::from_static(&[1, 2]))
     );
     store.delete(&["large".into()]).await.unwrap();
+}
+
+/// Of the object `a/b`, which has [`CONTENT`].
+async fn parts_are_read(store: &Store) {
+    for part in [0..7, 1..3, 6..7, 5..9] {
+        let expected = &CONTENT[part.start..part.end.min(7)];
+        let range = part.start as u64..part.end as u64;
+        let found = store.get_range("a/b", range.clone()).await.unwrap();
+        assert_eq!(found.as_deref(), Some(expected), "{part:?}");
+        let before = crc32c::crc32c(b"before");
+        let expected = (
+            crc32c::crc32c_append(before, expected),
+            expected.len() as u64,
+        );
+        let found = store.crc32c("a/b", range, before).await.unwrap();
+        assert_eq!(found, Some(expected), "{part:?}");
+    }
+    assert_eq!(store.crc32c("a/c", 0..1, 0).await.unwrap(), None);
 }
 
 /// Lists more keys and folders than a page of any store has (S3 and Google 1,000, Azure 5,000).
