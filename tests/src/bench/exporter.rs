@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::shipped;
+use super::{median, shipped};
 use crate::lab::components::{self, Options};
 use crate::lab::gateways::{self, Check, ENDPOINT};
 use crate::lab::{Doing, Lab, LabError, cargo, net, process, step};
@@ -203,11 +203,8 @@ fn medians(rows: Vec<Row>) -> Vec<Row> {
         }
     }
     let cpu = |row: &Row| row.figures.cpu_us_per_push.unwrap_or(f64::INFINITY);
-    let median = |mut case: Vec<Row>| {
-        case.sort_by(|a, b| cpu(a).total_cmp(&cpu(b)));
-        case.swap_remove(case.len() / 2)
-    };
-    cases.into_iter().map(median).collect()
+    let cases = cases.into_iter();
+    cases.map(|case| median(case, cpu)).collect()
 }
 
 /// Our figures beside what they should be.

@@ -164,7 +164,7 @@ impl Bench<'_> {
                 }
                 runs.push(self.run(kind, topic, &name, number, gb)?);
             }
-            let row = median(runs);
+            let row = median(runs, |run| run.cpu_s);
             print_row(&row, self.json);
             rows.push(row);
         }
@@ -325,9 +325,9 @@ impl Bench<'_> {
     }
 }
 
-/// The one in the middle, by CPU.
-fn median(mut runs: Vec<Row>) -> Row {
-    runs.sort_by(|a, b| a.cpu_s.total_cmp(&b.cpu_s));
+/// The one in the middle, by CPU. There is one at least.
+fn median<R>(mut runs: Vec<R>, cpu: impl Fn(&R) -> f64) -> R {
+    runs.sort_by(|a, b| cpu(a).total_cmp(&cpu(b)));
     runs.swap_remove(runs.len() / 2)
 }
 

@@ -64,7 +64,7 @@ pub(super) fn measure(
                 clear(&at.folder)?;
                 at.measured(case.clone(), OURS, gb, &at.worker, &args)
             });
-            let row = median(runs.collect::<Result<_, _>>()?);
+            let row = median(runs.collect::<Result<_, _>>()?, |run: &Row| run.cpu_s);
             print_row(&row, at.json);
             rows.push(row);
         }

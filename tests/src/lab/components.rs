@@ -1,7 +1,8 @@
 //! The declarative list of the lab's components, and what `up`, `down` and `status` do with it.
 
 use super::{
-    Lab, LabError, azurite, chain, kafka, kubernetes, net, packages, parts, process, prometheus,
+    Lab, LabError, at_once, azurite, chain, kafka, kubernetes, net, packages, parts, process,
+    prometheus,
     secure::{self, Secured, tokens},
     step, store, versitygw,
 };
@@ -270,25 +271,10 @@ pub fn up(lab: &Lab, wanted: &[&str], options: Options) -> Result<(), LabError> 
     }
     lab.program()?;
     for wave in waves {
-        let errors: Vec<LabError> = std::thread::scope(|scope| {
-            let threads: Vec<_> = wave
-                .iter()
-                .map(|component| scope.spawn(move || up_one(lab, component, options)))
-                .collect();
-            threads
-                .into_iter()
-                .filter_map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|_| {
-                            Err(LabError::State(
-                                "the lab itself has a bug: a thread panicked".to_owned(),
-                            ))
-                        })
-                        .err()
-                })
-                .collect()
-        });
+        let errors = at_once(
+            wave.iter()
+                .map(|component| || up_one(lab, component, options)),
+        );
         if !errors.is_empty() {
             return Err(LabError::Several(errors));
         }
@@ -340,24 +326,9 @@ fn stop(lab: &Lab, wanted: &[&str]) -> Result<(), LabError> {
             .iter()
             .filter(|component| doomed.contains(&component.name))
             .collect();
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = wave
-                .iter()
-                .map(|component| scope.spawn(|| down_one(lab, component)))
-                .collect();
-            for thread in threads {
-                errors.extend(
-                    thread
-                        .join()
-                        .unwrap_or_else(|_| {
-                            Err(LabError::State(
-                                "the lab itself has a bug: a thread panicked".to_owned(),
-                            ))
-                        })
-                        .err(),
-                );
-            }
-        });
+        errors.extend(at_once(
+            wave.iter().map(|component| || down_one(lab, component)),
+        ));
     }
     if wanted.is_empty() {
         // Also processes that tests started beside the components, and those whose record was lost.

@@ -37,6 +37,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// The address on which all servers of the lab listen; pods and host-side programs both reach it.
@@ -164,6 +165,20 @@ impl Lab {
     pub fn state(&self, name: &str) -> PathBuf {
         self.run.join(name)
     }
+}
+
+/// Does all of `work`, each piece on a thread of its own, and gives what went wrong.
+pub fn at_once<W>(work: impl IntoIterator<Item = W>) -> Vec<LabError>
+where
+    W: FnOnce() -> Result<(), LabError> + Send,
+{
+    let bug = || LabError::State("the lab itself has a bug: a thread panicked".to_owned());
+    thread::scope(|scope| {
+        let threads: Vec<_> = work.into_iter().map(|piece| scope.spawn(piece)).collect();
+        let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        let errors = ended.filter_map(|ended| ended.unwrap_or_else(|_| Err(bug())).err());
+        errors.collect()
+    })
 }
 
 /// Waits until `ready` says true, looking every 20 ms; an error when that takes longer than `limit`.

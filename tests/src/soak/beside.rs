@@ -3,9 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
 
-use crate::lab::{Doing, Lab, LabError};
+use crate::lab::{Doing, Lab, LabError, at_once};
 
 /// A part of a soak.
 #[derive(Debug, Clone, Copy)]
@@ -26,25 +25,17 @@ pub struct Share<'a> {
 pub fn play(lab: &Lab, labs: u16, all: Share<'_>) -> Result<(), LabError> {
     let program = &lab.program()?;
     let labs = u64::from(labs);
-    let failed: Vec<LabError> = thread::scope(|scope| {
-        let plays: Vec<_> = (0..labs.min(all.rounds))
-            .map(|number| {
-                let more = u64::from(number < all.rounds % labs);
-                let share = Share {
-                    rounds: all.rounds / labs + more,
-                    seed: all.seed.wrapping_add(number),
-                    ..all
-                };
-                let name = format!("{}-{}", lab.name, number + 1);
-                scope.spawn(move || play_one(program, &name, share))
-            })
-            .collect();
-        let ended = plays.into_iter().filter_map(|play| match play.join() {
-            Ok(played) => played.err(),
-            Err(_) => Some(LabError::State("a thread of the soak has died".into())),
-        });
-        ended.collect()
+    let plays = (0..labs.min(all.rounds)).map(|number| {
+        let more = u64::from(number < all.rounds % labs);
+        let share = Share {
+            rounds: all.rounds / labs + more,
+            seed: all.seed.wrapping_add(number),
+            ..all
+        };
+        let name = format!("{}-{}", lab.name, number + 1);
+        move || play_one(program, &name, share)
     });
+    let failed = at_once(plays);
     match failed.is_empty() {
         true => Ok(()),
         false => Err(LabError::Several(failed)),
